@@ -1,0 +1,3 @@
+//! The launcher's attestation token: read, refreshed, verified, held against a policy profile.
+//!
+//! Must not touch: HTTP routes, the engine.

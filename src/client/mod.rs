@@ -1,0 +1,3 @@
+//! The employee's side: session, transport, completion.
+//!
+//! Must not touch: engine, model, kernels.

@@ -1,0 +1,3 @@
+//! Generation: the async handle and the one model thread behind it.
+//!
+//! Must not touch: HTTP, KMS.

@@ -1,0 +1,49 @@
+//! Confidential code completion: CodeGemma inside a Confidential Space VM, prompts sealed end to end.
+//!
+//! # Layout
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`secret`] | the redacting, zeroizing types that every DEK, prompt and token lives in |
+//! | [`protocol`] | wire types, seal and open, padding, stream frames; pure, shared by client and server |
+//! | [`attestation`] | the launcher's token (file and socket), claims, policy profiles, JWT verification |
+//! | [`keys`] | Cloud KMS client over reviving credentials, DEK cache |
+//! | [`config`] | command line and environment → validated [`config::Config`] |
+//! | [`hub`] | model sources (`hf://`, `gs://`, a directory), verified against the manifest |
+//! | [`model`] | the Gemma architecture through candle |
+//! | [`tokenizer`] | text to token ids and back, UTF-8 safe while streaming |
+//! | [`prompt`] | CodeGemma's templates as token ids, budgets, stop matcher |
+//! | [`engine`] | the one model thread and its async handle |
+//! | [`server`] | the HTTP face of the workload |
+//! | [`telemetry`] | closed sets of log events and metrics, process hardening |
+//! | [`client`] | the employee's side: session, transport, `complete` |
+//! | [`sandbox`] | a local Confidential Space on loopback |
+//! | [`demo`] | the whole flow in one process |
+//!
+//! What each module may touch is written in `docs/architecture.md` and held by `tests/it/architecture.rs`.
+
+pub mod attestation;
+#[cfg(feature = "client")]
+pub mod client;
+pub mod config;
+#[cfg(all(feature = "server", feature = "client", feature = "sandbox"))]
+pub mod demo;
+#[cfg(feature = "server")]
+pub mod engine;
+#[cfg(feature = "server")]
+pub mod hub;
+#[cfg(any(feature = "server", feature = "client"))]
+pub mod keys;
+#[cfg(feature = "server")]
+pub mod model;
+#[cfg(feature = "server")]
+pub mod prompt;
+pub mod protocol;
+#[cfg(feature = "sandbox")]
+pub mod sandbox;
+pub mod secret;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod telemetry;
+#[cfg(feature = "server")]
+pub mod tokenizer;

@@ -1,0 +1,3 @@
+//! The Gemma architecture through candle.
+//!
+//! Must not touch: async runtimes, HTTP, the scheduler.

@@ -1,0 +1,27 @@
+//! The wire protocol of `docs/protocol.md`: pure, shared by client and server.
+//!
+//! Envelope encryption: the client seals with a fresh [`Dek`] (Fernet) and sends it wrapped by Cloud KMS.
+//! Must not touch: HTTP frameworks, KMS, the model.
+
+mod base64;
+mod dek;
+mod envelope;
+mod error;
+mod fernet;
+pub mod openai;
+mod padding;
+mod stream;
+
+pub use self::dek::{Dek, Namespace};
+pub use self::envelope::{
+    Call, Envelope, GenerateReply, Reply, RequestId, SealedReply, SealedRequest, WrappedDek,
+};
+pub use self::error::{ErrorBody, ErrorCode, ErrorDetail, Rejected};
+pub use self::fernet::Token;
+pub use self::stream::{Frame, FrameError, FrameReader, FrameWriter, MAX_EVENT_BYTES};
+
+/// New tokens that `/generate` makes unless configured otherwise: the codelab's `max_new_tokens`.
+pub const DEFAULT_NEW_TOKENS: usize = 128;
+
+/// How far a token's timestamp may lie from the server's clock, in seconds, both ways.
+pub const REPLAY_WINDOW_SECS: u64 = 300;

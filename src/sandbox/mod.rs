@@ -1,0 +1,3 @@
+//! A local Confidential Space: launcher, issuer, STS, IAM and KMS on loopback, with faults on demand.
+//!
+//! Must not touch: production code paths.

@@ -1,0 +1,3 @@
+//! Text to token ids and back, UTF-8 safe while streaming.
+//!
+//! Must not touch: HTTP.

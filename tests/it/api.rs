@@ -1,0 +1,1 @@
+//! The HTTP interface: sealed completions, chat, health, limits.

@@ -1,0 +1,1 @@
+//! Module boundaries, held by scanning `use` lines.

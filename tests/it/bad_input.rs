@@ -1,0 +1,1 @@
+//! Malformed, forged, replayed, oversized and slow requests.

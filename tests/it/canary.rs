@@ -1,0 +1,1 @@
+//! No prompt, key or token in any log, metric or error, at TRACE.

@@ -1,0 +1,1 @@
+//! `codeseal complete` as a process.

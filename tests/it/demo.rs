@@ -1,0 +1,1 @@
+//! `codeseal demo` as a process.

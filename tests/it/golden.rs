@@ -1,0 +1,1 @@
+//! Completions of the embedded model, pinned.

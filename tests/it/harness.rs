@@ -1,0 +1,1 @@
+//! Starts the parts on loopback for the other tests.

@@ -1,0 +1,1 @@
+//! Model sources against loopback servers.

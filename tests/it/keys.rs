@@ -1,0 +1,1 @@
+//! The KMS client and the DEK cache against the sandbox.

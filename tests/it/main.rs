@@ -1,0 +1,29 @@
+//! One integration binary: everything through public surfaces, all traffic on loopback.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs
+)]
+
+mod api;
+mod architecture;
+mod bad_input;
+mod canary;
+mod client;
+mod demo;
+mod docs;
+mod faults;
+mod golden;
+mod harness;
+mod hub;
+mod keys;
+mod model;
+mod python_client;
+mod sandbox;
+mod shutdown;
+mod streaming;
+mod vectors;

@@ -1,0 +1,1 @@
+//! The model against the expected values of the transformers library.

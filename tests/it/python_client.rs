@@ -1,0 +1,1 @@
+//! Google's sample client and google-cloud-kms against ours.

@@ -1,0 +1,1 @@
+//! Drain on SIGTERM.
