@@ -40,6 +40,8 @@ pub enum ErrorCode {
     PayloadTooLarge,
     /// This very envelope was seen before, or its timestamp is outside the window.
     Replayed,
+    /// The server remembers as many envelopes as it can, and lets none in unremembered.
+    ReplaySetFull,
     /// The body did not arrive in time.
     RequestTimeout,
     /// The server has as much work as it takes.
@@ -61,7 +63,11 @@ impl ErrorCode {
             Self::InvalidParameter => 422,
             Self::ServerBusy => 429,
             Self::Internal => 500,
-            Self::AttestationExpired | Self::Draining | Self::KeyServiceUnavailable | Self::Starting => 503,
+            Self::AttestationExpired
+            | Self::Draining
+            | Self::KeyServiceUnavailable
+            | Self::ReplaySetFull
+            | Self::Starting => 503,
             Self::DeadlineExceeded => 504,
         }
     }
@@ -72,7 +78,7 @@ impl ErrorCode {
             Self::ServerBusy => Some(1),
             Self::Draining | Self::KeyServiceUnavailable => Some(2),
             Self::Starting => Some(5),
-            Self::AttestationExpired => Some(30),
+            Self::AttestationExpired | Self::ReplaySetFull => Some(30),
             _ => None,
         }
     }
@@ -103,6 +109,7 @@ impl ErrorCode {
             Self::NotFound => "not_found",
             Self::PayloadTooLarge => "payload_too_large",
             Self::Replayed => "replayed",
+            Self::ReplaySetFull => "replay_set_full",
             Self::RequestTimeout => "request_timeout",
             Self::ServerBusy => "server_busy",
             Self::Starting => "starting",

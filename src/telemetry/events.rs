@@ -1,30 +1,124 @@
 //! The closed set of log events: numbers and enums, never a text that a user, a key or a path could be in.
 
+use std::net::SocketAddr;
+
+use serde::Serialize;
 use tracing::Level;
 
+use super::hardening::Hardening;
+use super::labels::{Endpoint, Outcome};
+
 /// Everything that the process ever logs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
+    /// The launcher's token has expired, or cannot be had.
+    AttestationLost,
+    /// The launcher's token is good again.
+    AttestationRecovered,
+    /// The launcher's token agrees with the profile.
+    AttestationVerified,
+    /// The server has begun to stop.
+    Draining {
+        /// Requests that are still running.
+        running: usize,
+        /// How long they are given, in seconds.
+        limit_secs: u64,
+    },
+    /// The server has stopped.
+    Drained {
+        /// Requests that did not finish in time and were cancelled.
+        cancelled: usize,
+    },
+    /// What the process did to keep its memory to itself.
+    Hardened(Hardening),
+    /// A part of the model's files has come.
+    ModelFetching {
+        /// Percent of all bytes.
+        percent: u8,
+    },
+    /// The weights are in memory.
+    ModelLoaded {
+        /// How long fetching, loading and warming up took, in milliseconds.
+        milliseconds: u64,
+    },
+    /// A task panicked; the message is withheld because it may hold a secret.
+    Panicked {
+        /// The source file, of this program or of a library.
+        file: Box<str>,
+        /// The line in it.
+        line: u32,
+    },
     /// The process accepts requests.
-    Ready,
+    Ready {
+        /// Where requests are taken.
+        listen: SocketAddr,
+        /// Where metrics are served.
+        admin_listen: SocketAddr,
+    },
+    /// A request has ended.
+    RequestFinished {
+        /// What it was for.
+        endpoint: Endpoint,
+        /// How it ended.
+        outcome: Outcome,
+        /// From the first byte of the body to the last of the answer, in milliseconds.
+        milliseconds: u64,
+        /// Tokens of the prompt, or 0 if it was never read.
+        prompt_tokens: usize,
+        /// Tokens generated.
+        completion_tokens: usize,
+    },
+    /// The process has begun.
+    Starting {
+        /// The package's version.
+        version: &'static str,
+    },
 }
 
 impl Event {
-    fn level(self) -> Level {
+    fn level(&self) -> Level {
         match self {
-            Self::Ready => Level::INFO,
+            Self::Panicked { .. } => Level::ERROR,
+            Self::AttestationLost => Level::WARN,
+            Self::ModelFetching { .. } => Level::DEBUG,
+            _ => Level::INFO,
         }
     }
 }
 
 /// Writes `event` to the log.
 pub fn emit(event: Event) {
+    // Every field is a number or an enum, so there is nothing in it that JSON could refuse.
+    let Ok(json) = serde_json::to_string(&event) else { return };
     // The macros are disallowed everywhere else, so this is the one door to the log.
     #[allow(clippy::disallowed_macros)]
     match event.level() {
-        Level::ERROR => tracing::error!(target: "codeseal", event = ?event),
-        Level::WARN => tracing::warn!(target: "codeseal", event = ?event),
-        _ => tracing::info!(target: "codeseal", event = ?event),
+        Level::ERROR => tracing::error!(target: super::logging::TARGET, event = json),
+        Level::WARN => tracing::warn!(target: super::logging::TARGET, event = json),
+        Level::INFO => tracing::info!(target: super::logging::TARGET, event = json),
+        _ => tracing::debug!(target: super::logging::TARGET, event = json),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::ErrorCode;
+
+    #[test]
+    fn an_event_is_flat_json_with_its_name_first() {
+        let event = Event::RequestFinished {
+            endpoint: Endpoint::Generate,
+            outcome: Outcome::Failed(ErrorCode::Replayed),
+            milliseconds: 7,
+            prompt_tokens: 2,
+            completion_tokens: 0,
+        };
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"event":"request_finished","endpoint":"generate","outcome":"replayed","milliseconds":7,"prompt_tokens":2,"completion_tokens":0}"#
+        );
     }
 }
