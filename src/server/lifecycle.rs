@@ -1,0 +1,80 @@
+//! Where the server stands between its start and its end, and what that means for a request.
+//!
+//! Must not touch: sockets, the model.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use crate::protocol::ErrorCode;
+
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const DRAINING: u8 = 2;
+
+/// Starting, ready, draining, in this order and never back; beside it, whether the attestation token is good.
+#[derive(Debug, Default)]
+pub(super) struct Lifecycle {
+    phase: AtomicU8,
+    attestation_lost: AtomicBool,
+}
+
+impl Lifecycle {
+    /// The model is warm. Says whether this changed anything: a server that drains stays draining.
+    pub(super) fn set_ready(&self) -> bool {
+        self.phase.compare_exchange(STARTING, READY, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// No request is taken from here on.
+    pub(super) fn set_draining(&self) {
+        self.phase.store(DRAINING, Ordering::SeqCst);
+    }
+
+    /// Whether the launcher's token has expired. Says whether this changed anything.
+    pub(super) fn set_attestation_lost(&self, lost: bool) -> bool {
+        self.attestation_lost.swap(lost, Ordering::SeqCst) != lost
+    }
+
+    /// Whether a request may be taken. An expired token does not hinder those whose key is known.
+    pub(super) fn check(&self) -> Result<(), ErrorCode> {
+        match self.phase.load(Ordering::SeqCst) {
+            READY => Ok(()),
+            STARTING => Err(ErrorCode::Starting),
+            _ => Err(ErrorCode::Draining),
+        }
+    }
+
+    /// Whether a load balancer should send requests.
+    pub(super) fn readiness(&self) -> Result<(), ErrorCode> {
+        self.check()?;
+        if self.attestation_lost.load(Ordering::SeqCst) {
+            return Err(ErrorCode::AttestationExpired);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_forward_only() {
+        let lifecycle = Lifecycle::default();
+        assert_eq!(lifecycle.check(), Err(ErrorCode::Starting));
+        assert!(lifecycle.set_ready());
+        assert_eq!(lifecycle.check(), Ok(()));
+        lifecycle.set_draining();
+        assert!(!lifecycle.set_ready());
+        assert_eq!(lifecycle.check(), Err(ErrorCode::Draining));
+    }
+
+    #[test]
+    fn an_expired_token_turns_the_load_balancer_away_but_not_a_request() {
+        let lifecycle = Lifecycle::default();
+        lifecycle.set_ready();
+        assert!(lifecycle.set_attestation_lost(true));
+        assert_eq!((lifecycle.check(), lifecycle.readiness()), (Ok(()), Err(ErrorCode::AttestationExpired)));
+        assert!(!lifecycle.set_attestation_lost(true));
+        assert!(lifecycle.set_attestation_lost(false));
+        assert_eq!(lifecycle.readiness(), Ok(()));
+    }
+}

@@ -1,0 +1,115 @@
+//! What every request shares: limits, counters, and the parts that are there once the model is loaded.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::lifecycle::Lifecycle;
+use super::replay::ReplayGuard;
+use crate::config::Limits;
+use crate::engine::Handle;
+use crate::keys::Keys;
+use crate::protocol::{ErrorCode, REPLAY_WINDOW_SECS};
+use crate::telemetry::Metrics;
+use crate::tokenizer::Tokenizer;
+
+/// The server's state.
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) limits: Limits,
+    pub(super) metrics: Metrics,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) replay: Arc<ReplayGuard>,
+    slots: Arc<Semaphore>,
+    loaded: OnceLock<Loaded>,
+}
+
+/// What answers requests.
+pub(super) struct Loaded {
+    pub(super) keys: Keys,
+    pub(super) engine: Handle,
+    pub(super) tokenizer: Arc<Tokenizer>,
+}
+
+/// The right to use the model, held from admission to the end of the answer.
+#[derive(Debug)]
+pub(super) struct Slot(#[expect(dead_code, reason = "it is what dropping it gives back")] OwnedSemaphorePermit);
+
+impl App {
+    /// A server that is starting.
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            metrics: Metrics::new(),
+            lifecycle: Lifecycle::default(),
+            replay: ReplayGuard::new(REPLAY_WINDOW_SECS, limits.replay_entries),
+            slots: Arc::new(Semaphore::new(limits.slots())),
+            loaded: OnceLock::new(),
+            limits,
+        })
+    }
+
+    /// Everything is loaded: requests are taken from here on.
+    pub(super) fn set_loaded(&self, loaded: Loaded) {
+        if self.loaded.set(loaded).is_ok() && self.lifecycle.set_ready() {
+            self.metrics.ready(true);
+        }
+    }
+
+    /// No request is taken from here on.
+    pub(super) fn set_draining(&self) {
+        self.lifecycle.set_draining();
+        self.metrics.ready(false);
+    }
+
+    /// What answers requests.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Starting`] and [`ErrorCode::Draining`].
+    pub(super) fn loaded(&self) -> Result<&Loaded, ErrorCode> {
+        self.lifecycle.check()?;
+        self.loaded.get().ok_or(ErrorCode::Starting)
+    }
+
+    /// A slot for a request, at once or not at all.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ServerBusy`] if all are taken, [`ErrorCode::Draining`] if none is given any more.
+    pub(super) fn admit(&self) -> Result<Slot, ErrorCode> {
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| ErrorCode::ServerBusy)?;
+        // Looked at again while the slot is held: a drain that began before now waits for it.
+        self.lifecycle.check().map(|()| Slot(slot))
+    }
+
+    /// Requests that hold a slot.
+    pub(super) fn running(&self) -> usize {
+        self.limits.slots() - self.slots.available_permits()
+    }
+
+    /// Waits until no request holds a slot. After [`App::set_draining`] none gets one.
+    pub(super) async fn idle(&self) {
+        let all = u32::try_from(self.limits.slots()).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        drop(self.slots.acquire_many(all).await);
+    }
+
+    /// The metrics in the text format.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub(super) fn render_metrics(&self) -> Result<String, std::fmt::Error> {
+        let load = self.loaded.get().map(|loaded| loaded.engine.load()).unwrap_or_default();
+        self.metrics.render(load.running, load.waiting, self.replay.len())
+    }
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Loaded")
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
