@@ -1,1 +1,100 @@
-//! Fernet vectors from Python.
+//! Fernet vectors from Python's `cryptography`: the same verdict on every token, and each opens the other's.
+//!
+//! `tests/vectors/fernet.py` makes `fernet.json` and checks `sealed.json`, which `UPDATE_VECTORS=1` writes here.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use codeseal::protocol::{Dek, Envelope, Token};
+use serde::{Deserialize, Serialize};
+
+#[derive(Deserialize)]
+struct Vectors<C> {
+    cases: Vec<C>,
+}
+
+#[derive(Deserialize)]
+struct PythonCase {
+    name: String,
+    key: String,
+    token: String,
+    plaintext: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OurCase {
+    name: String,
+    key: String,
+    token: String,
+    plaintext: String,
+}
+
+/// What a server does with a key and a token, errors folded into one.
+fn open(key: &[u8], token: &[u8]) -> Option<Vec<u8>> {
+    let dek = Dek::parse(key).ok()?;
+    dek.open(&Token::parse(token).ok()?).ok().map(|plaintext| plaintext.expose().clone())
+}
+
+fn python_cases() -> Vec<PythonCase> {
+    serde_json::from_str::<Vectors<_>>(include_str!("../vectors/fernet.json")).unwrap().cases
+}
+
+#[test]
+fn every_verdict_is_pythons() {
+    let cases = python_cases();
+    assert!(cases.len() > 40);
+    for case in cases {
+        let [key, token] = [&case.key, &case.token].map(|text| BASE64.decode(text).unwrap());
+        let opened = open(&key, &token).map(|plaintext| BASE64.encode(plaintext));
+        assert_eq!(opened, case.plaintext, "{}", case.name);
+    }
+}
+
+#[test]
+fn the_codelabs_nested_base64_reads_the_same_tokens() {
+    for case in python_cases() {
+        // The JSON member holds text, as `base64.b64encode(token).decode()` makes it.
+        let body = serde_json::json!({"ciphertext": case.token, "wrapped_dek": "AAAA"}).to_string();
+        let dek = Dek::parse(&BASE64.decode(&case.key).unwrap());
+        let opened = Envelope::parse_generate(body.as_bytes()).ok().zip(dek.ok()).and_then(|(envelope, dek)| {
+            dek.open(&envelope.token).ok().map(|plaintext| BASE64.encode(plaintext.expose()))
+        });
+        assert_eq!(opened, case.plaintext, "{}", case.name);
+    }
+}
+
+#[test]
+fn one_token_in_many_spellings_has_one_digest() {
+    let digest = |name: &str| {
+        let case = python_cases().into_iter().find(|case| case.name == name).unwrap();
+        *Token::parse(&BASE64.decode(case.token).unwrap()).unwrap().digest()
+    };
+    let plain = digest("wrong key");
+    for name in ["more padding", "trailing newline", "wrapped lines", "spaces", "standard alphabet", "junk bytes"] {
+        assert_eq!(digest(name), plain, "{name}");
+    }
+    assert_ne!(digest("flipped hmac"), plain);
+}
+
+#[test]
+fn what_we_seal_is_what_python_was_shown() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/sealed.json");
+    if std::env::var_os("UPDATE_VECTORS").is_some() {
+        let cases: Vec<_> = python_cases().into_iter().filter_map(seal_again).collect();
+        let json = serde_json::to_string_pretty(&serde_json::json!({ "cases": cases })).unwrap();
+        std::fs::write(path, json + "\n").unwrap();
+    }
+    let cases = serde_json::from_str::<Vectors<OurCase>>(&std::fs::read_to_string(path).unwrap()).unwrap().cases;
+    assert!(cases.len() >= 7);
+    for case in cases {
+        let opened = open(case.key.as_bytes(), case.token.as_bytes()).map(|plaintext| BASE64.encode(plaintext));
+        assert_eq!(opened, Some(case.plaintext), "{}", case.name);
+    }
+}
+
+/// Seals a case's plaintext under its key, as the client and the server would.
+fn seal_again(case: PythonCase) -> Option<OurCase> {
+    let plaintext = case.plaintext?;
+    let dek = Dek::parse(&BASE64.decode(&case.key).ok()?).ok()?;
+    let token = dek.seal(&BASE64.decode(&plaintext).ok()?);
+    Some(OurCase { name: case.name, key: dek.to_fernet_key().expose().clone(), token, plaintext })
+}
