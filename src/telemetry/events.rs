@@ -6,6 +6,8 @@ use tracing::Level;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event {
+    /// The model failed in the middle of a request.
+    GenerationFailed,
     /// The process accepts requests.
     Ready,
 }
@@ -13,6 +15,7 @@ pub enum Event {
 impl Event {
     fn level(self) -> Level {
         match self {
+            Self::GenerationFailed => Level::ERROR,
             Self::Ready => Level::INFO,
         }
     }
