@@ -31,6 +31,8 @@ pub enum Event {
         /// Requests that did not finish in time and were cancelled.
         cancelled: usize,
     },
+    /// The model failed in the middle of a request.
+    GenerationFailed,
     /// What the process did to keep its memory to itself.
     Hardened(Hardening),
     /// A part of the model's files has come.
@@ -80,7 +82,7 @@ pub enum Event {
 impl Event {
     fn level(&self) -> Level {
         match self {
-            Self::Panicked { .. } => Level::ERROR,
+            Self::GenerationFailed | Self::Panicked { .. } => Level::ERROR,
             Self::AttestationLost => Level::WARN,
             Self::ModelFetching { .. } => Level::DEBUG,
             _ => Level::INFO,
