@@ -1,3 +1,15 @@
 //! Command line and environment, parsed once into validated configuration.
 //!
 //! Must not touch: network, GPU. Nothing below this module reads the environment.
+
+#[cfg(feature = "server")]
+mod server;
+#[cfg(feature = "server")]
+mod table;
+
+#[cfg(feature = "server")]
+pub use self::server::{
+    ConfigError, Limits, Logging, ModelsCommand, ServerArgs, ServerCommand, ServerConfig,
+};
+#[cfg(feature = "server")]
+pub use self::table::configuration_table;

@@ -42,8 +42,8 @@ impl App {
         Arc::new(Self {
             metrics: Metrics::new(),
             lifecycle: Lifecycle::default(),
-            replay: ReplayGuard::new(REPLAY_WINDOW_SECS, limits.replay_entries),
-            slots: Arc::new(Semaphore::new(limits.slots())),
+            replay: ReplayGuard::new(REPLAY_WINDOW_SECS, limits.max_replay_entries),
+            slots: Arc::new(Semaphore::new(limits.max_requests)),
             loaded: OnceLock::new(),
             limits,
         })
@@ -83,12 +83,12 @@ impl App {
 
     /// Requests that hold a slot.
     pub(super) fn running(&self) -> usize {
-        self.limits.slots() - self.slots.available_permits()
+        self.limits.max_requests - self.slots.available_permits()
     }
 
     /// Waits until no request holds a slot. After [`App::set_draining`] none gets one.
     pub(super) async fn idle(&self) {
-        let all = u32::try_from(self.limits.slots()).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.limits.max_requests).unwrap_or(u32::MAX);
         // The semaphore is never closed.
         drop(self.slots.acquire_many(all).await);
     }
