@@ -35,15 +35,29 @@ pub enum Event {
     GenerationFailed,
     /// What the process did to keep its memory to itself.
     Hardened(Hardening),
-    /// A part of the model's files has come.
-    ModelFetching {
-        /// Percent of all bytes.
-        percent: u8,
+    /// Keys cannot be unwrapped; those in the cache still work.
+    KeysLost {
+        /// A name out of a closed set, see `KeyError::as_str`.
+        reason: &'static str,
+    },
+    /// Keys can be unwrapped again.
+    KeysRecovered,
+    /// So much of the model has been fetched.
+    ModelDownload {
+        /// In steps of ten.
+        percent: u64,
     },
     /// The weights are in memory.
     ModelLoaded {
         /// How long fetching, loading and warming up took, in milliseconds.
         milliseconds: u64,
+    },
+    /// The model runs although the manifest does not pin every byte of it.
+    ModelNotLocked,
+    /// So much of the model has been held against the manifest.
+    ModelVerify {
+        /// In steps of ten.
+        percent: u64,
     },
     /// A task panicked; the message is withheld because it may hold a secret.
     Panicked {
@@ -83,8 +97,8 @@ impl Event {
     fn level(&self) -> Level {
         match self {
             Self::GenerationFailed | Self::Panicked { .. } => Level::ERROR,
-            Self::AttestationLost => Level::WARN,
-            Self::ModelFetching { .. } => Level::DEBUG,
+            Self::AttestationLost | Self::KeysLost { .. } | Self::ModelNotLocked => Level::WARN,
+            Self::ModelDownload { .. } | Self::ModelVerify { .. } => Level::DEBUG,
             _ => Level::INFO,
         }
     }
