@@ -6,6 +6,13 @@ use tracing::Level;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event {
+    /// Keys cannot be unwrapped; those in the cache still work.
+    KeysLost {
+        /// A name out of a closed set, see `KeyError::as_str`.
+        reason: &'static str,
+    },
+    /// Keys can be unwrapped again.
+    KeysRecovered,
     /// The process accepts requests.
     Ready,
 }
@@ -13,7 +20,8 @@ pub enum Event {
 impl Event {
     fn level(self) -> Level {
         match self {
-            Self::Ready => Level::INFO,
+            Self::KeysLost { .. } => Level::WARN,
+            Self::KeysRecovered | Self::Ready => Level::INFO,
         }
     }
 }
