@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use google_cloud_auth::credentials::Credentials as GoogleCredentials;
 
 use super::cache::DekCache;
@@ -53,7 +54,12 @@ impl Keys {
     /// [`KeyError::Setup`] if this machine lacks what the clients need.
     pub async fn connect(config: KmsConfig) -> Result<Self, KeyError> {
         let timeouts = config.timeouts;
-        let credentials = Credentials::new(Exchange::new(&config)?, timeouts.pause_after_failure);
+        let exchange = Arc::new(Exchange::new(&config)?);
+        let fetch = move || {
+            let exchange = exchange.clone();
+            async move { exchange.access_token().await }.boxed()
+        };
+        let credentials = Credentials::new(Box::new(fetch), timeouts.pause_after_failure);
         let google = GoogleCredentials::from(credentials.clone());
         let kms = Kms::new(&config.endpoint, google, config.key, timeouts.kms_attempt)
             .await
