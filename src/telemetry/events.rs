@@ -6,6 +6,18 @@ use tracing::Level;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event {
+    /// So much of the model has been fetched.
+    ModelDownload {
+        /// In steps of ten.
+        percent: u64,
+    },
+    /// The model runs although the manifest does not pin every byte of it.
+    ModelNotLocked,
+    /// So much of the model has been held against the manifest.
+    ModelVerify {
+        /// In steps of ten.
+        percent: u64,
+    },
     /// The process accepts requests.
     Ready,
 }
@@ -13,7 +25,8 @@ pub enum Event {
 impl Event {
     fn level(self) -> Level {
         match self {
-            Self::Ready => Level::INFO,
+            Self::ModelDownload { .. } | Self::ModelVerify { .. } | Self::Ready => Level::INFO,
+            Self::ModelNotLocked => Level::WARN,
         }
     }
 }
