@@ -6,6 +6,8 @@ use tracing::Level;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event {
+    /// The model failed in the middle of a request.
+    GenerationFailed,
     /// So much of the model has been fetched.
     ModelDownload {
         /// In steps of ten.
@@ -25,8 +27,9 @@ pub enum Event {
 impl Event {
     fn level(self) -> Level {
         match self {
-            Self::ModelDownload { .. } | Self::ModelVerify { .. } | Self::Ready => Level::INFO,
+            Self::GenerationFailed => Level::ERROR,
             Self::ModelNotLocked => Level::WARN,
+            Self::ModelDownload { .. } | Self::ModelVerify { .. } | Self::Ready => Level::INFO,
         }
     }
 }
