@@ -35,6 +35,13 @@ pub enum Event {
     GenerationFailed,
     /// What the process did to keep its memory to itself.
     Hardened(Hardening),
+    /// Keys cannot be unwrapped; those in the cache still work.
+    KeysLost {
+        /// A name out of a closed set, see `KeyError::as_str`.
+        reason: &'static str,
+    },
+    /// Keys can be unwrapped again.
+    KeysRecovered,
     /// A part of the model's files has come.
     ModelFetching {
         /// Percent of all bytes.
@@ -83,7 +90,7 @@ impl Event {
     fn level(&self) -> Level {
         match self {
             Self::GenerationFailed | Self::Panicked { .. } => Level::ERROR,
-            Self::AttestationLost => Level::WARN,
+            Self::AttestationLost | Self::KeysLost { .. } => Level::WARN,
             Self::ModelFetching { .. } => Level::DEBUG,
             _ => Level::INFO,
         }
