@@ -11,7 +11,8 @@ mod table;
 
 #[cfg(feature = "server")]
 pub use self::server::{
-    ConfigError, Limits, Logging, ModelsCommand, ServerArgs, ServerCommand, ServerConfig,
+    ConfigError, Limits, Logging, ModelOrigin, ModelsCommand, ServerArgs, ServerCommand, ServerConfig,
+    model_cache,
 };
 #[cfg(feature = "server")]
 pub use self::table::configuration_table;

@@ -12,7 +12,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::attestation::{OnTokenExpiry, Profile};
 use crate::engine::EngineConfig;
 use crate::hub::ModelSource;
-use crate::keys::{Endpoint, KeyName, KmsConfig};
+use crate::keys::{CacheLimits, Endpoint, InvalidName, KeyName, KmsConfig, Timeouts, WipAudience};
+use crate::model::ModelFiles;
 use crate::protocol::DEFAULT_NEW_TOKENS;
 use crate::telemetry::{LogFormat, LogLevel};
 
@@ -28,7 +29,7 @@ On Confidential Space, configuration belongs into the image, where it is measure
 tee.launch_policy.allow_env_override empty and allow_cmd_override false.";
 
 /// A confidential workload that completes code: prompts are opened here and nowhere else.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(
     name = "codeseal-server",
     version,
@@ -46,15 +47,15 @@ pub struct ServerArgs {
 }
 
 /// What `codeseal-server` does besides serving.
-#[derive(Clone, Debug, Subcommand)]
+#[derive(Subcommand)]
 pub enum ServerCommand {
     /// Look after models/manifest.toml
     #[command(subcommand)]
     Models(ModelsCommand),
 }
 
-/// What can be done with the manifest.
-#[derive(Clone, Debug, Subcommand)]
+/// What can be done with the manifest. No `Debug`: a token may be among it.
+#[derive(Subcommand)]
 pub enum ModelsCommand {
     /// Download a model where you trust the network, and write its hashes into the manifest
     Lock {
@@ -69,11 +70,15 @@ pub enum ModelsCommand {
         /// Where the files are kept
         #[arg(long, env = "CODESEAL_MODEL_CACHE", value_name = "DIR")]
         model_cache: Option<PathBuf>,
+
+        /// For models whose licence has to be accepted on the Hugging Face Hub
+        #[arg(long, env = "HF_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+        hugging_face_token: Option<String>,
     },
 }
 
 /// How to serve, as typed.
-#[derive(Clone, Debug, Args)]
+#[derive(Args)]
 struct ServeArgs {
     /// Where requests are taken
     #[arg(long, env = "CODESEAL_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:8080")]
@@ -98,7 +103,7 @@ struct ServeArgs {
     /// The workload identity provider:
     /// //iam.googleapis.com/projects/N/locations/global/workloadIdentityPools/W/providers/V
     #[arg(long, env = "CODESEAL_WIP_AUDIENCE", value_name = "NAME")]
-    wip_audience: String,
+    wip_audience: WipAudience,
 
     /// The service account to act as; without one, the workload identity itself must be granted the key
     #[arg(long, env = "CODESEAL_IMPERSONATE", value_name = "EMAIL")]
@@ -202,6 +207,8 @@ struct ServeArgs {
 
 /// No count needs to be larger: a permit is counted in 29 bits on the smallest machines.
 const MAX_COUNT: u64 = 1 << 28;
+/// Often enough for a load balancer, seldom enough for the launcher's socket, which attests anew each time.
+const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 /// A day.
 const MAX_SECONDS: u64 = 86_400;
 
@@ -213,9 +220,7 @@ pub struct ServerConfig {
     /// Where metrics are served.
     pub admin_listen: SocketAddr,
     /// Where the model comes from.
-    pub model: ModelSource,
-    /// Where downloaded models are kept.
-    pub model_cache: PathBuf,
+    pub model: ModelOrigin,
     /// Where keys come from.
     pub kms: KmsConfig,
     /// What this machine must be.
@@ -228,8 +233,29 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// How long running requests are given at the end.
     pub drain_limit: Duration,
+    /// How often the attestation token and the key service are looked at.
+    pub watch_interval: Duration,
     /// The log.
     pub logging: Logging,
+}
+
+/// Where the model comes from.
+#[derive(Clone, Debug)]
+pub enum ModelOrigin {
+    /// Fetched if need be, and held against the manifest.
+    Fetched {
+        /// From where.
+        source: ModelSource,
+        /// Where downloads are kept.
+        cache: PathBuf,
+    },
+    /// At hand already.
+    Files {
+        /// What it is called in answers.
+        name: String,
+        /// Its files.
+        files: ModelFiles,
+    },
 }
 
 /// Bounds on what clients may ask for and how long they may take.
@@ -273,6 +299,9 @@ pub enum ConfigError {
     /// A production server must know what it stands on.
     #[error("name the kind of machine with --profile: shielded-preview, sev, tdx or tdx-h100")]
     NoProfile,
+    /// The service account is none.
+    #[error(transparent)]
+    ServiceAccount(#[from] InvalidName),
     /// The sandbox proves nothing, so a production server must not accept it.
     #[error("the profile sandbox and --sandbox-endpoint go together")]
     SandboxMismatch,
@@ -313,24 +342,28 @@ impl ServeArgs {
             write_timeout: Duration::from_secs(self.write_timeout_secs),
             request_timeout: Duration::from_secs(self.request_timeout_secs),
         };
+        let impersonate = self.impersonate.filter(|email| !email.is_empty());
         let kms = KmsConfig {
+            key: self.kms_key,
+            wip_audience: self.wip_audience,
             token_file: self.attestation_token,
             token_socket: given_path(self.attestation_socket),
-            impersonate: self.impersonate.filter(|email| !email.is_empty()),
+            impersonate: impersonate.map(|email| email.parse()).transpose()?,
             endpoint,
-            ..KmsConfig::new(self.kms_key, self.wip_audience)
+            timeouts: Timeouts::default(),
+            cache: CacheLimits::default(),
         };
         Ok(ServerConfig {
             listen: self.listen,
             admin_listen: self.admin_listen,
-            model: self.model,
-            model_cache: model_cache(self.model_cache)?,
+            model: ModelOrigin::Fetched { source: self.model, cache: model_cache(self.model_cache)? },
             kms,
             profile,
             on_token_expiry: self.on_token_expiry,
             engine: EngineConfig { max_running: self.max_running, max_waiting: self.max_waiting },
             limits,
             drain_limit: Duration::from_secs(self.drain_secs),
+            watch_interval: WATCH_INTERVAL,
             logging: Logging { format: self.log_format, level: self.log_level },
         })
     }
@@ -348,7 +381,10 @@ impl ServeArgs {
 }
 
 /// The directory named, or else one in the user's cache directory.
-pub(super) fn model_cache(named: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+///
+/// # Errors
+/// There is neither a cache directory nor a home.
+pub fn model_cache(named: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     named
         .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("codeseal")))

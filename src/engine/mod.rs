@@ -6,6 +6,7 @@
 
 mod backend;
 mod handle;
+mod open;
 mod queue;
 mod sampler;
 mod thread;
@@ -17,8 +18,10 @@ use std::time::Instant;
 use zeroize::Zeroize;
 
 pub use self::handle::{Generation, Handle, Load};
+pub use self::open::{OpenError, open};
 pub use self::thread::{Engine, start};
 use crate::model::ModelError;
+pub use crate::model::ModelFiles;
 use crate::protocol::Namespace;
 use crate::tokenizer::TokenId;
 

@@ -35,15 +35,23 @@ pub(super) trait Dialect: Send + Sync + 'static {
     ///
     /// # Errors
     /// A parameter is out of range, or the texts make no prompt.
-    fn job(request: Self::Request, tokenizer: &Tokenizer, default_new_tokens: usize) -> Result<Job, ApiError>;
+    fn job(request: Self::Request, tokenizer: &Tokenizer, default_new_tokens: usize)
+    -> Result<Job, ApiError>;
 
     /// The body of a whole answer.
-    fn answer<'a>(heading: &'a Heading, text: &'a str, finish: FinishReason, usage: Usage)
-    -> impl Serialize + 'a;
+    fn answer<'a>(
+        heading: &'a Heading,
+        text: &'a str,
+        finish: FinishReason,
+        usage: Usage,
+    ) -> impl Serialize + 'a;
 
     /// One event of a stream; the last one has an `end`.
-    fn event<'a>(heading: &'a Heading, text: &'a str, end: Option<(FinishReason, Usage)>)
-    -> impl Serialize + 'a;
+    fn event<'a>(
+        heading: &'a Heading,
+        text: &'a str,
+        end: Option<(FinishReason, Usage)>,
+    ) -> impl Serialize + 'a;
 }
 
 /// What stands at the top of every answer and every event.

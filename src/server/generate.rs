@@ -40,8 +40,7 @@ async fn answer(
     request: Request,
     observation: &mut Observation,
 ) -> Result<GenerateReply, ApiError> {
-    let (opened, plaintext) =
-        app.receive(request, Envelope::parse_generate, observation.deadline()).await?;
+    let (opened, plaintext) = app.receive(request, Envelope::parse_generate, observation.deadline()).await?;
     let text = continue_prompt(app, &opened, plaintext, observation).await;
     match text {
         Ok(text) => Ok(GenerateReply::seal(&opened.dek, &text)),

@@ -24,10 +24,10 @@ pub(super) struct Job {
 }
 
 /// An answer that is being generated. Dropping it stops the model's work on it.
-#[derive(Debug)]
 pub(super) struct Answer {
     generation: Generation,
-    decoder: Decoder,
+    /// Gone once the model has ended.
+    decoder: Option<Decoder>,
     /// Gone once the answer has ended.
     matcher: Option<StopMatcher>,
     lead: Option<Secret<String>>,
@@ -68,7 +68,7 @@ impl Answer {
         })?;
         Ok(Self {
             generation,
-            decoder: loaded.tokenizer.decoder(),
+            decoder: Some(loaded.tokenizer.decoder()),
             matcher: Some(stops.into_matcher()),
             lead: job.lead,
             finish: None,
@@ -89,7 +89,8 @@ impl Answer {
         match self.generation.next().await {
             Some(Ok(Event::Token(id))) => {
                 observation.token();
-                let text = self.decoder.push(id).map_err(|_| ErrorCode::Internal)?;
+                let decoder = self.decoder.as_mut().ok_or(ErrorCode::Internal)?;
+                let text = decoder.push(id).map_err(|_| ErrorCode::Internal)?;
                 Ok(self.show(text))
             }
             Some(Ok(Event::Finished(Finish::Stop))) => Ok(self.end(FinishReason::Stop)),
@@ -128,10 +129,15 @@ impl Answer {
         Step::Text(piece.text)
     }
 
-    /// What was held back comes before the end.
+    /// What was held back comes before the end: bytes of an unfinished character, and the start of a stop text.
     fn end(&mut self, finish: FinishReason) -> Step {
-        self.finish = Some(finish);
-        Step::Text(self.matcher.take().map_or_else(|| Secret::new(String::new()), StopMatcher::finish))
+        let rest = self.decoder.take().and_then(Decoder::finish);
+        let shown = self.show(rest);
+        self.finish.get_or_insert(finish);
+        match (shown, self.matcher.take()) {
+            (Step::Text(text), Some(matcher)) => Step::Text(concat(&[text, matcher.finish()])),
+            (shown, _) => shown,
+        }
     }
 }
 

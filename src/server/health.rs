@@ -17,7 +17,7 @@ pub(super) async fn livez() -> Json<Value> {
 
 /// 200 while requests are served, else 503 with the reason.
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
-    match app.lifecycle.readiness() {
+    match app.readiness() {
         Ok(()) => Json(json!({ "status": "ready" })).into_response(),
         Err(code) => ApiError::from(code).into_response(),
     }

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::dialect::{Dialect, Heading};
@@ -95,25 +94,23 @@ impl EventStream {
             Ok(Step::Text(text)) => {
                 let empty = to_raw_value(&D::event(&self.heading, "", None))?;
                 for piece in json_pieces(text.expose(), MAX_EVENT_BYTES.saturating_sub(empty.get().len())) {
-                    self.push(&D::event(&self.heading, piece, None))?;
+                    let event = to_raw_value(&D::event(&self.heading, piece, None))?;
+                    self.events.push(event);
                 }
             }
             Ok(Step::End(finish)) => {
                 self.ended = true;
                 self.observation.succeeded();
-                self.push(&D::event(&self.heading, "", Some((finish, self.observation.usage()))))?;
+                let end = Some((finish, self.observation.usage()));
+                let event = to_raw_value(&D::event(&self.heading, "", end))?;
+                self.events.push(event);
             }
             Err(error) => {
                 self.ended = true;
                 self.observation.failed(error.code());
-                self.push(&error.body())?;
+                self.events.push(to_raw_value(&error.body())?);
             }
         }
-        Ok(())
-    }
-
-    fn push(&mut self, event: &impl Serialize) -> Result<(), serde_json::Error> {
-        self.events.push(to_raw_value(event)?);
         Ok(())
     }
 }

@@ -7,9 +7,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::lifecycle::Lifecycle;
 use super::replay::ReplayGuard;
+use crate::attestation::OnTokenExpiry;
 use crate::config::Limits;
 use crate::engine::Handle;
-use crate::keys::Keys;
+use crate::keys::{Keys, Status};
 use crate::protocol::{ErrorCode, REPLAY_WINDOW_SECS};
 use crate::telemetry::Metrics;
 use crate::tokenizer::Tokenizer;
@@ -23,6 +24,7 @@ pub(super) struct App {
     pub(super) replay: Arc<ReplayGuard>,
     slots: Arc<Semaphore>,
     loaded: OnceLock<Loaded>,
+    on_token_expiry: OnTokenExpiry,
 }
 
 /// What answers requests.
@@ -34,17 +36,20 @@ pub(super) struct Loaded {
 
 /// The right to use the model, held from admission to the end of the answer.
 #[derive(Debug)]
-pub(super) struct Slot(#[expect(dead_code, reason = "it is what dropping it gives back")] OwnedSemaphorePermit);
+pub(super) struct Slot(
+    #[expect(dead_code, reason = "it is what dropping it gives back")] OwnedSemaphorePermit,
+);
 
 impl App {
     /// A server that is starting.
-    pub(super) fn new(limits: Limits) -> Arc<Self> {
+    pub(super) fn new(limits: Limits, on_token_expiry: OnTokenExpiry) -> Arc<Self> {
         Arc::new(Self {
             metrics: Metrics::new(),
             lifecycle: Lifecycle::default(),
             replay: ReplayGuard::new(REPLAY_WINDOW_SECS, limits.max_replay_entries),
             slots: Arc::new(Semaphore::new(limits.max_requests)),
             loaded: OnceLock::new(),
+            on_token_expiry,
             limits,
         })
     }
@@ -93,13 +98,48 @@ impl App {
         drop(self.slots.acquire_many(all).await);
     }
 
+    /// Whether a load balancer should send requests.
+    ///
+    /// # Errors
+    /// The reason why not: starting, draining, no attestation token, no key service.
+    pub(super) fn readiness(&self) -> Result<(), ErrorCode> {
+        let loaded = self.loaded()?;
+        if self.on_token_expiry != OnTokenExpiry::Ignore && self.lifecycle.attestation_lost() {
+            return Err(ErrorCode::AttestationExpired);
+        }
+        match loaded.keys.status() {
+            Status::Untried => Err(ErrorCode::Starting),
+            Status::Ok => Ok(()),
+            Status::Failing(error) => match error.code() {
+                // Whether that matters was said above.
+                ErrorCode::AttestationExpired => Ok(()),
+                code => Err(code),
+            },
+        }
+    }
+
+    /// Has the key service prove that it works, unless the last request did.
+    pub(super) async fn probe_keys(&self) {
+        let Some(loaded) = self.loaded.get() else { return };
+        if loaded.keys.status() != Status::Ok {
+            // What comes of it is what the status says from then on.
+            loaded.keys.probe().await.ok();
+        }
+    }
+
+    /// Whether the model thread is gone.
+    pub(super) fn engine_stopped(&self) -> bool {
+        self.loaded.get().is_some_and(|loaded| loaded.engine.is_stopped())
+    }
+
     /// The metrics in the text format.
     ///
     /// # Errors
     /// None in practice.
     pub(super) fn render_metrics(&self) -> Result<String, std::fmt::Error> {
-        let load = self.loaded.get().map(|loaded| loaded.engine.load()).unwrap_or_default();
-        self.metrics.render(load.running, load.waiting, self.replay.len())
+        let load = self.loaded.get().map(|loaded| loaded.engine.load());
+        let (running, waiting) = load.map_or((0, 0), |load| (load.running, load.waiting));
+        self.metrics.render(running, waiting, self.replay.len())
     }
 }
 

@@ -42,15 +42,22 @@ pub enum Event {
     },
     /// Keys can be unwrapped again.
     KeysRecovered,
-    /// A part of the model's files has come.
-    ModelFetching {
-        /// Percent of all bytes.
-        percent: u8,
+    /// So much of the model has been fetched.
+    ModelDownload {
+        /// In steps of ten.
+        percent: u64,
     },
     /// The weights are in memory.
     ModelLoaded {
         /// How long fetching, loading and warming up took, in milliseconds.
         milliseconds: u64,
+    },
+    /// The model runs although the manifest does not pin every byte of it.
+    ModelNotLocked,
+    /// So much of the model has been held against the manifest.
+    ModelVerify {
+        /// In steps of ten.
+        percent: u64,
     },
     /// A task panicked; the message is withheld because it may hold a secret.
     Panicked {
@@ -90,8 +97,8 @@ impl Event {
     fn level(&self) -> Level {
         match self {
             Self::GenerationFailed | Self::Panicked { .. } => Level::ERROR,
-            Self::AttestationLost | Self::KeysLost { .. } => Level::WARN,
-            Self::ModelFetching { .. } => Level::DEBUG,
+            Self::AttestationLost | Self::KeysLost { .. } | Self::ModelNotLocked => Level::WARN,
+            Self::ModelDownload { .. } | Self::ModelVerify { .. } => Level::DEBUG,
             _ => Level::INFO,
         }
     }

@@ -192,8 +192,8 @@ mod tests {
 
     #[test]
     fn the_level_leaves_details_out() {
-        let fetching = || emit(Event::ModelFetching { percent: 3 });
+        let fetching = || emit(Event::ModelDownload { percent: 30 });
         assert_eq!(logged(LogFormat::Text, LogLevel::Info, fetching), "");
-        assert!(logged(LogFormat::Text, LogLevel::Debug, fetching).contains("model_fetching percent=3"));
+        assert!(logged(LogFormat::Text, LogLevel::Debug, fetching).contains("model_download percent=30"));
     }
 }

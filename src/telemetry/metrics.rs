@@ -154,7 +154,12 @@ impl Metrics {
     ///
     /// # Errors
     /// None in practice: the text is written to memory.
-    pub fn render(&self, running: usize, waiting: usize, replay_entries: usize) -> Result<String, fmt::Error> {
+    pub fn render(
+        &self,
+        running: usize,
+        waiting: usize,
+        replay_entries: usize,
+    ) -> Result<String, fmt::Error> {
         self.running.set(gauge(running));
         self.waiting.set(gauge(waiting));
         self.replay_entries.set(gauge(replay_entries));
