@@ -2,6 +2,8 @@
 //!
 //! Must not touch: network, GPU. Nothing below this module reads the environment.
 
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
