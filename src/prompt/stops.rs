@@ -167,7 +167,7 @@ mod tests {
             let start = &text.as_bytes()[..end];
             let longest = stops.iter().filter(|stop| start.ends_with(stop.as_bytes())).map(String::len).max();
             if let Some(longest) = longest {
-                return (text[..end - longest].to_owned(), true);
+                return (text.split_at(end - longest).0.to_owned(), true);
             }
         }
         (text.to_owned(), false)
