@@ -1,7 +1,7 @@
 //! Where a model's files are read from: a directory, or the binary itself.
 
 use std::fs::File;
-use std::io::{self, Cursor, Read, Seek};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 /// The files of one model: `config.json`, `tokenizer.json` and the weights.
@@ -11,6 +11,7 @@ pub struct ModelFiles(Place);
 #[derive(Clone, Debug)]
 enum Place {
     Directory(PathBuf),
+    #[cfg(any(test, feature = "sandbox"))]
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
 
@@ -26,6 +27,7 @@ impl ModelFiles {
     }
 
     /// Files that are part of the binary.
+    #[cfg(any(test, feature = "sandbox"))]
     pub(super) fn embedded(files: &'static [(&'static str, &'static [u8])]) -> Self {
         Self(Place::Embedded(files))
     }
@@ -53,10 +55,11 @@ impl ModelFiles {
         }
         match &self.0 {
             Place::Directory(dir) => Ok(Box::new(File::open(dir.join(name))?)),
+            #[cfg(any(test, feature = "sandbox"))]
             Place::Embedded(files) => {
                 let (_, bytes) =
                     files.iter().find(|(known, _)| *known == name).ok_or(io::ErrorKind::NotFound)?;
-                Ok(Box::new(Cursor::new(*bytes)))
+                Ok(Box::new(io::Cursor::new(*bytes)))
             }
         }
     }
@@ -64,6 +67,7 @@ impl ModelFiles {
     pub(super) fn has(&self, name: &str) -> bool {
         match &self.0 {
             Place::Directory(dir) => dir.join(name).is_file(),
+            #[cfg(any(test, feature = "sandbox"))]
             Place::Embedded(files) => files.iter().any(|(known, _)| *known == name),
         }
     }

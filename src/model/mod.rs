@@ -5,6 +5,8 @@
 mod config;
 mod files;
 mod gemma;
+#[cfg(any(test, feature = "sandbox"))]
+mod tiny;
 mod weights;
 
 use std::io;
@@ -12,6 +14,8 @@ use std::io;
 pub use self::config::Config;
 pub use self::files::ModelFiles;
 pub use self::gemma::{Model, Sequence};
+#[cfg(any(test, feature = "sandbox"))]
+pub use self::tiny::TINY_MODEL_NAME;
 
 /// Why a model cannot be loaded, or cannot go on.
 #[derive(Debug, thiserror::Error)]
