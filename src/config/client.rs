@@ -202,20 +202,20 @@ impl CompleteArgs {
     /// # Errors
     /// [`SettingsError`]: which setting is missing or wrong.
     pub fn resolve(self, file: FileSettings) -> Result<CompleteConfig, SettingsError> {
-        let server = self.server.or(file.server).ok_or(SettingsError::Missing {
+        let server = given(self.server).or(file.server).ok_or(SettingsError::Missing {
             what: "server",
             flag: "--server",
             variable: "CODESEAL_SERVER",
             key: "server",
         })?;
-        let key = self.kms_key.or(file.kms_key).ok_or(SettingsError::Missing {
+        let key = given(self.kms_key).or(file.kms_key).ok_or(SettingsError::Missing {
             what: "key",
             flag: "--kms-key",
             variable: "CODESEAL_KMS_KEY",
             key: "kms_key",
         })?;
         #[cfg(feature = "sandbox")]
-        let endpoint = match self.sandbox_endpoint.or(file.sandbox_endpoint) {
+        let endpoint = match given(self.sandbox_endpoint).or(file.sandbox_endpoint) {
             Some(url) => Endpoint::Sandbox(loopback(&url)?),
             None => Endpoint::Google,
         };
@@ -243,6 +243,11 @@ impl CompleteArgs {
             timeout: timeout(self.timeout_secs.or(file.timeout_secs))?,
         })
     }
+}
+
+/// An empty variable is one that is not set.
+fn given(value: Option<String>) -> Option<String> {
+    value.filter(|value| !value.is_empty())
 }
 
 fn invalid(setting: &'static str, error: impl std::fmt::Display) -> SettingsError {
