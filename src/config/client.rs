@@ -269,7 +269,11 @@ fn source(
 }
 
 fn temperature(value: f64) -> Result<f64, SettingsError> {
-    if (0.0..=2.0).contains(&value) { Ok(value) } else { Err(invalid("--temperature", "must be from 0 to 2")) }
+    if (0.0..=2.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err(invalid("--temperature", "must be from 0 to 2"))
+    }
 }
 
 fn stops(stops: Vec<String>) -> Result<Vec<Secret<String>>, SettingsError> {
@@ -317,9 +321,8 @@ mod tests {
 
     /// What was typed, without looking at this process's environment.
     fn complete(flags: &[&str]) -> Result<CompleteArgs, clap::Error> {
-        let command = ClientArgs::command().mut_subcommand("complete", |complete| {
-            complete.mut_args(|argument| argument.env(None::<&str>))
-        });
+        let command = ClientArgs::command()
+            .mut_subcommand("complete", |complete| complete.mut_args(|argument| argument.env(None::<&str>)));
         let matches = command.try_get_matches_from(["codeseal", "complete"].iter().chain(flags))?;
         match ClientArgs::from_arg_matches(&matches)?.command {
             Command::Complete(args) => Ok(*args),
@@ -345,7 +348,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file() {
-        let settings = format!("server = \"http://file:1\"\nkms_key = \"{KEY}\"\nmax_tokens = 3\nstop = [\"a\"]");
+        let settings =
+            format!("server = \"http://file:1\"\nkms_key = \"{KEY}\"\nmax_tokens = 3\nstop = [\"a\"]");
         let config = complete(&["--server", "http://flag:2", "x"]).unwrap().resolve(file(&settings)).unwrap();
         assert_eq!(config.server.to_string(), "http://flag:2");
         assert_eq!(config.options.max_tokens, Some(3));
@@ -369,7 +373,9 @@ mod tests {
         assert!(complete(&["--file", "f", "x"]).is_err());
         assert!(complete(&["--file", "f", "--fim", "f:1:1"]).is_err());
         assert!(matches!(whole(&["-"]).unwrap().source, Source::Stdin));
-        assert!(matches!(whole(&["--", "--x"]).unwrap().source, Source::Text(text) if text.expose() == "--x"));
+        assert!(
+            matches!(whole(&["--", "--x"]).unwrap().source, Source::Text(text) if text.expose() == "--x")
+        );
         assert!(matches!(whole(&["--file", "f"]).unwrap().source, Source::File(_)));
     }
 
@@ -395,9 +401,13 @@ mod tests {
         for good in ["http://127.0.0.1:8", "http://localhost:8/", "http://[::1]:8"] {
             assert!(whole(&["--sandbox-endpoint", good, "x"]).is_ok(), "{good}");
         }
-        for bad in
-            ["http://10.0.0.1:8", "https://127.0.0.1:8", "http://127.0.0.1@evil:8", "http://127.0.0.1:8/x", ""]
-        {
+        for bad in [
+            "http://10.0.0.1:8",
+            "https://127.0.0.1:8",
+            "http://127.0.0.1@evil:8",
+            "http://127.0.0.1:8/x",
+            "",
+        ] {
             assert!(whole(&["--sandbox-endpoint", bad, "x"]).is_err(), "{bad}");
         }
     }
