@@ -552,3 +552,19 @@ async fn a_manifest_that_does_not_parse_is_not_overwritten() {
     assert!(matches!(error, HubError::Manifest(_)), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "version = 1\nsurprise = true\n");
 }
+
+#[tokio::test]
+async fn the_manifest_pins_the_small_model_as_it_is() {
+    let copy = tempfile::NamedTempFile::new().unwrap();
+    let text = std::fs::read_to_string("models/manifest.toml").unwrap();
+    std::fs::write(copy.path(), &text).unwrap();
+    let source: ModelSource = "models/tiny".parse().unwrap();
+    let mut options = FetchOptions::new(PathBuf::new(), Manifest::built_in().unwrap());
+    lock(&source, &options, copy.path()).await.unwrap();
+    let locked = std::fs::read_to_string(copy.path()).unwrap();
+    assert_eq!(locked, text, "run: codeseal-server models lock --manifest models/manifest.toml models/tiny");
+    options.require_locked = true;
+    fetch(&source, &options).await.unwrap();
+    // Wherever it lies, as in an image.
+    fetch(&ModelSource::Directory(Path::new("models/tiny").canonicalize().unwrap()), &options).await.unwrap();
+}
