@@ -14,6 +14,8 @@ use http::Uri;
 use crate::client::{Cursor, Origin, Source};
 use crate::keys::{Endpoint, KeyName, WrapConfig};
 use crate::protocol::openai::MAX_STOPS;
+#[cfg(feature = "sandbox")]
+use crate::sandbox::SandboxConfig;
 use crate::secret::Secret;
 
 pub use self::file::{FileError, FileSettings};
@@ -196,6 +198,37 @@ pub enum SettingsError {
     },
 }
 
+#[cfg(feature = "sandbox")]
+impl SandboxArgs {
+    /// Reads the files that were named.
+    ///
+    /// # Errors
+    /// [`SettingsError`]: which flag is wrong.
+    pub fn resolve(self) -> Result<SandboxConfig, SettingsError> {
+        let read = |flag, path: &Option<PathBuf>| match path {
+            Some(path) => std::fs::read_to_string(path)
+                .map(Some)
+                .map_err(|error| SettingsError::File { flag, kind: error.kind() }),
+            None => Ok(None),
+        };
+        let claims = read("--claims", &self.claims)?;
+        let claims = claims.map(|text| serde_json::from_str(&text)).transpose();
+        if !self.listen.ip().is_loopback() {
+            return Err(invalid(
+                "--listen",
+                "must be an address of this machine: a sandbox protects nothing",
+            ));
+        }
+        Ok(SandboxConfig {
+            listen: self.listen,
+            dir: self.dir,
+            condition: read("--condition", &self.condition)?,
+            claims: claims.map_err(|_| invalid("--claims", "must be the name of a JSON file"))?,
+            ..SandboxConfig::default()
+        })
+    }
+}
+
 impl CompleteArgs {
     /// Fills what was not given from `file` and checks everything.
     ///
@@ -269,7 +302,11 @@ fn source(
 }
 
 fn temperature(value: f64) -> Result<f64, SettingsError> {
-    if (0.0..=2.0).contains(&value) { Ok(value) } else { Err(invalid("--temperature", "must be from 0 to 2")) }
+    if (0.0..=2.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err(invalid("--temperature", "must be from 0 to 2"))
+    }
 }
 
 fn stops(stops: Vec<String>) -> Result<Vec<Secret<String>>, SettingsError> {
@@ -317,9 +354,8 @@ mod tests {
 
     /// What was typed, without looking at this process's environment.
     fn complete(flags: &[&str]) -> Result<CompleteArgs, clap::Error> {
-        let command = ClientArgs::command().mut_subcommand("complete", |complete| {
-            complete.mut_args(|argument| argument.env(None::<&str>))
-        });
+        let command = ClientArgs::command()
+            .mut_subcommand("complete", |complete| complete.mut_args(|argument| argument.env(None::<&str>)));
         let matches = command.try_get_matches_from(["codeseal", "complete"].iter().chain(flags))?;
         match ClientArgs::from_arg_matches(&matches)?.command {
             Command::Complete(args) => Ok(*args),
@@ -345,7 +381,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file() {
-        let settings = format!("server = \"http://file:1\"\nkms_key = \"{KEY}\"\nmax_tokens = 3\nstop = [\"a\"]");
+        let settings =
+            format!("server = \"http://file:1\"\nkms_key = \"{KEY}\"\nmax_tokens = 3\nstop = [\"a\"]");
         let config = complete(&["--server", "http://flag:2", "x"]).unwrap().resolve(file(&settings)).unwrap();
         assert_eq!(config.server.to_string(), "http://flag:2");
         assert_eq!(config.options.max_tokens, Some(3));
@@ -369,7 +406,9 @@ mod tests {
         assert!(complete(&["--file", "f", "x"]).is_err());
         assert!(complete(&["--file", "f", "--fim", "f:1:1"]).is_err());
         assert!(matches!(whole(&["-"]).unwrap().source, Source::Stdin));
-        assert!(matches!(whole(&["--", "--x"]).unwrap().source, Source::Text(text) if text.expose() == "--x"));
+        assert!(
+            matches!(whole(&["--", "--x"]).unwrap().source, Source::Text(text) if text.expose() == "--x")
+        );
         assert!(matches!(whole(&["--file", "f"]).unwrap().source, Source::File(_)));
     }
 
@@ -395,9 +434,13 @@ mod tests {
         for good in ["http://127.0.0.1:8", "http://localhost:8/", "http://[::1]:8"] {
             assert!(whole(&["--sandbox-endpoint", good, "x"]).is_ok(), "{good}");
         }
-        for bad in
-            ["http://10.0.0.1:8", "https://127.0.0.1:8", "http://127.0.0.1@evil:8", "http://127.0.0.1:8/x", ""]
-        {
+        for bad in [
+            "http://10.0.0.1:8",
+            "https://127.0.0.1:8",
+            "http://127.0.0.1@evil:8",
+            "http://127.0.0.1:8/x",
+            "",
+        ] {
             assert!(whole(&["--sandbox-endpoint", bad, "x"]).is_err(), "{bad}");
         }
     }

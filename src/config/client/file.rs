@@ -91,7 +91,8 @@ impl FileSettings {
 /// A relative `XDG_CONFIG_HOME` is to be ignored, says its specification; so is an empty variable.
 fn path(xdg_config_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
     let absolute = |value: OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
-    let directory = xdg_config_home.and_then(absolute).or_else(|| Some(home.and_then(absolute)?.join(".config")));
+    let directory =
+        xdg_config_home.and_then(absolute).or_else(|| Some(home.and_then(absolute)?.join(".config")));
     Some(directory?.join("codeseal/config.toml"))
 }
 
@@ -122,10 +123,7 @@ mod tests {
 
     #[test]
     fn a_wrong_type_is_an_error() {
-        assert!(matches!(
-            FileSettings::parse("max_tokens = 0"),
-            Err(FileError::Parse { line: 1, .. })
-        ));
+        assert!(matches!(FileSettings::parse("max_tokens = 0"), Err(FileError::Parse { line: 1, .. })));
         assert!(FileSettings::parse("temperature = \"warm\"").is_err());
     }
 
