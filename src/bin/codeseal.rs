@@ -4,9 +4,18 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use codeseal::client::{self, ClientError};
+use codeseal::client;
+#[cfg(feature = "sandbox")]
+use codeseal::config::client::SandboxArgs;
 use codeseal::config::client::{ClientArgs, Command, CompleteArgs, FileSettings};
+#[cfg(all(feature = "server", feature = "sandbox"))]
+use codeseal::demo::{self, DemoConfig};
+#[cfg(feature = "sandbox")]
+use codeseal::sandbox::Sandbox;
+use codeseal::telemetry;
 use tokio::runtime::Runtime;
+#[cfg(feature = "sandbox")]
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Wrong usage or configuration; `clap` uses the same.
 const USAGE: u8 = 2;
@@ -36,17 +45,52 @@ fn complete(runtime: &Runtime, args: CompleteArgs) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error),
     };
+    // No prompt in a core dump; what a system does not allow is not missed here.
+    telemetry::harden();
     let (mut stdin, mut stdout, mut stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let terminal = stdout.is_terminal();
     let done = client::run(config, &mut stdin, &mut stdout, &mut stderr, terminal);
     match runtime.block_on(done) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(exit_code(&error), &error),
+        Err(error) => fail(client::exit_code(&error), &error),
     }
 }
 
-fn exit_code(error: &ClientError) -> u8 {
-    client::exit_code(error)
+#[cfg(feature = "sandbox")]
+fn sandbox(runtime: &Runtime, args: SandboxArgs) -> ExitCode {
+    let config = match args.resolve() {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &error),
+    };
+    let served = async {
+        // Before anything else can be waited for: as PID 1 a signal without a handler is ignored.
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        let sandbox = Sandbox::start(config).await.map_err(|error| error.to_string())?;
+        writeln!(std::io::stdout(), "{}", sandbox.describe()).map_err(|error| error.to_string())?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        sandbox.shutdown().await;
+        Ok::<(), String>(())
+    };
+    match runtime.block_on(served) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(INTERNAL, &error),
+    }
+}
+
+#[cfg(all(feature = "server", feature = "sandbox"))]
+fn demo(runtime: &Runtime) -> ExitCode {
+    let mut stdout = std::io::stdout();
+    // https://no-color.org: any value but the empty one.
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let config = DemoConfig { scratch: std::env::temp_dir(), colour: stdout.is_terminal() && !plain };
+    match runtime.block_on(demo::run(config, &mut stdout)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(INTERNAL, &error),
+    }
 }
 
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {

@@ -27,6 +27,7 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 pub struct Client {
     session: Session,
     transport: Transport,
+    max_attempts: u32,
 }
 
 /// A completion.
@@ -57,7 +58,13 @@ impl Client {
     /// # Errors
     /// [`ClientError::Internal`] if TLS cannot be set up.
     pub fn new(server: &Origin, session: Session) -> Result<Self, ClientError> {
-        Ok(Self { session, transport: Transport::new(server.clone())? })
+        Ok(Self { session, transport: Transport::new(server.clone())?, max_attempts: MAX_ATTEMPTS })
+    }
+
+    /// Gives up at the first refusal, even if the server says that a wait can heal it.
+    #[must_use]
+    pub fn without_retries(self) -> Self {
+        Self { max_attempts: 1, ..self }
     }
 
     /// Gets the whole completion of `prompt`.
@@ -71,7 +78,7 @@ impl Client {
         tap: &mut WireTap<'_>,
     ) -> Result<Answer, ClientError> {
         let body = request::body(prompt, options, false)?;
-        let mut patience = Patience::default();
+        let mut patience = Patience::of(self.max_attempts);
         loop {
             match self.try_complete(&body, tap).await {
                 Err(error) => tokio::time::sleep(patience.after(error)?).await,
@@ -92,7 +99,7 @@ impl Client {
         on_text: &mut OnText<'_>,
     ) -> Result<(FinishReason, Option<Usage>), ClientError> {
         let body = request::body(prompt, options, true)?;
-        let mut patience = Patience::default();
+        let mut patience = Patience::of(self.max_attempts);
         let mut begun = false;
         loop {
             let mut pass_on = |text: &str| {
@@ -131,9 +138,7 @@ impl Client {
         let (id, sealed) = self.session.seal(PATH, body.expose())?;
         tap(Wire::Sent(&sealed));
         match self.transport.post(PATH, sealed, true).await? {
-            Incoming::Stream(body) => {
-                read_frames(body, Frames::new(&self.session, id), tap, on_text).await
-            }
+            Incoming::Stream(body) => read_frames(body, Frames::new(&self.session, id), tap, on_text).await,
             // Refused before the stream began, so there is nothing to stream.
             Incoming::Whole(body) => {
                 let body = body.whole().await?;
@@ -169,22 +174,26 @@ async fn read_frames(
 }
 
 /// How much longer a busy server is waited for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Patience {
-    attempts: u32,
+    attempts_left: u32,
     waited: Duration,
 }
 
 impl Patience {
+    fn of(attempts: u32) -> Self {
+        Self { attempts_left: attempts, waited: Duration::ZERO }
+    }
+
     /// How long to wait before the next attempt after `error`.
     ///
     /// # Errors
     /// `error` itself, if a repetition is not safe, cannot help, or would take too long.
     fn after(&mut self, error: ClientError) -> Result<Duration, ClientError> {
-        self.attempts += 1;
+        self.attempts_left = self.attempts_left.saturating_sub(1);
         match &error {
             ClientError::Refused(Refusal { retry_after: Some(wait), .. })
-                if self.attempts < MAX_ATTEMPTS && self.waited + *wait <= MAX_WAIT =>
+                if self.attempts_left > 0 && self.waited + *wait <= MAX_WAIT =>
             {
                 self.waited += *wait;
                 Ok(*wait)
@@ -204,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_busy_server_is_tried_again_as_it_asks_and_not_for_ever() {
-        let mut patience = Patience::default();
+        let mut patience = Patience::of(MAX_ATTEMPTS);
         for secs in [1, 2, 3] {
             let wait = patience.after(refusal(429, Some(&secs.to_string()))).unwrap();
             assert_eq!(wait, Duration::from_secs(secs));
@@ -214,19 +223,20 @@ mod tests {
 
     #[test]
     fn a_long_wait_is_not_begun() {
-        assert!(Patience::default().after(refusal(503, Some("11"))).is_err());
-        let mut patience = Patience::default();
+        assert!(Patience::of(MAX_ATTEMPTS).after(refusal(503, Some("11"))).is_err());
+        let mut patience = Patience::of(MAX_ATTEMPTS);
         assert!(patience.after(refusal(503, Some("6"))).is_ok());
         assert!(patience.after(refusal(503, Some("6"))).is_err());
+        assert!(Patience::of(1).after(refusal(503, Some("1"))).is_err());
     }
 
     #[test]
     fn only_what_a_wait_can_heal_is_repeated() {
         for status in [400, 409, 413, 500, 502, 504] {
-            assert!(Patience::default().after(refusal(status, Some("1"))).is_err(), "{status}");
+            assert!(Patience::of(MAX_ATTEMPTS).after(refusal(status, Some("1"))).is_err(), "{status}");
         }
         // The request may have been served: it is not for this tool to ask twice.
-        assert!(Patience::default().after(ClientError::Unreachable("")).is_err());
-        assert!(Patience::default().after(NotAuthentic::Cut.into()).is_err());
+        assert!(Patience::of(MAX_ATTEMPTS).after(ClientError::Unreachable("")).is_err());
+        assert!(Patience::of(MAX_ATTEMPTS).after(NotAuthentic::Cut.into()).is_err());
     }
 }

@@ -21,8 +21,7 @@ pub(super) fn reply(session: &Session, id: RequestId, body: &[u8]) -> Result<Ans
         return Err(NotAuthentic::WrongRequest.into());
     }
     if reply.status != 200 {
-        let error: ErrorBody =
-            serde_json::from_str(reply.body.get()).map_err(|_| NotAuthentic::Malformed)?;
+        let error: ErrorBody = serde_json::from_str(reply.body.get()).map_err(|_| NotAuthentic::Malformed)?;
         return Err(Refusal::sealed(reply.status, error).into());
     }
     let completion: Completion<Secret<String>> =
@@ -193,7 +192,8 @@ mod tests {
     #[test]
     fn an_error_in_a_stream_is_a_refusal_with_its_own_status() {
         let (session, dek, id) = session();
-        let body = serde_json::value::to_raw_value(&ErrorCode::DeadlineExceeded.body("ask for less")).unwrap();
+        let body =
+            serde_json::value::to_raw_value(&ErrorCode::DeadlineExceeded.body("ask for less")).unwrap();
         let frame = FrameWriter::new(id).next_frame(&mut vec![body], true).unwrap();
         let error = Frames::new(&session, id).accept(&dek.seal(frame.expose())).unwrap_err();
         let ClientError::Refused(refusal) = error else { panic!("{error}") };

@@ -173,9 +173,17 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Origin>().unwrap().to_string(), shown);
         }
-        for wrong in
-            ["", "h:8080", "ftp://h", "http://h/v1", "http://h?x", "http://h#x", "http://u@h", "http://", "/x"]
-        {
+        for wrong in [
+            "",
+            "h:8080",
+            "ftp://h",
+            "http://h/v1",
+            "http://h?x",
+            "http://h#x",
+            "http://u@h",
+            "http://",
+            "/x",
+        ] {
             assert_eq!(wrong.parse::<Origin>(), Err(OriginError), "{wrong}");
         }
     }

@@ -14,6 +14,8 @@ use http::Uri;
 use crate::client::{Cursor, Origin, Source};
 use crate::keys::{Endpoint, KeyName, WrapConfig};
 use crate::protocol::openai::MAX_STOPS;
+#[cfg(feature = "sandbox")]
+use crate::sandbox::SandboxConfig;
 use crate::secret::Secret;
 
 pub use self::file::{FileError, FileSettings};
@@ -194,6 +196,37 @@ pub enum SettingsError {
         /// What it must be.
         must: String,
     },
+}
+
+#[cfg(feature = "sandbox")]
+impl SandboxArgs {
+    /// Reads the files that were named.
+    ///
+    /// # Errors
+    /// [`SettingsError`]: which flag is wrong.
+    pub fn resolve(self) -> Result<SandboxConfig, SettingsError> {
+        let read = |flag, path: &Option<PathBuf>| match path {
+            Some(path) => std::fs::read_to_string(path)
+                .map(Some)
+                .map_err(|error| SettingsError::File { flag, kind: error.kind() }),
+            None => Ok(None),
+        };
+        let claims = read("--claims", &self.claims)?;
+        let claims = claims.map(|text| serde_json::from_str(&text)).transpose();
+        if !self.listen.ip().is_loopback() {
+            return Err(invalid(
+                "--listen",
+                "must be an address of this machine: a sandbox protects nothing",
+            ));
+        }
+        Ok(SandboxConfig {
+            listen: self.listen,
+            dir: self.dir,
+            condition: read("--condition", &self.condition)?,
+            claims: claims.map_err(|_| invalid("--claims", "must be the name of a JSON file"))?,
+            ..SandboxConfig::default()
+        })
+    }
 }
 
 impl CompleteArgs {

@@ -146,3 +146,6 @@ impl fmt::Debug for GenerationRequest {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,8 +18,7 @@ pub(super) enum Sampler {
 impl Sampler {
     pub(super) fn new(sampling: Sampling) -> Self {
         let Sampling { temperature, top_k, top_p, seed } = sampling;
-        // Written so that a NaN is greedy, too.
-        if !(temperature >= MIN_TEMPERATURE) {
+        if temperature.is_nan() || temperature < MIN_TEMPERATURE {
             return Self::Greedy;
         }
         let top_k = top_k.filter(|&k| k > 0);
@@ -28,7 +27,7 @@ impl Sampler {
             (None, None) => Strategy::All { temperature },
             (Some(k), None) => Strategy::TopK { k, temperature },
             // A nucleus of nothing still has its likeliest token; the library would take it for all of them.
-            (_, Some(p)) if !(p > 0.0) => return Self::Greedy,
+            (_, Some(p)) if p <= 0.0 => return Self::Greedy,
             (None, Some(p)) => Strategy::TopP { p, temperature },
             (Some(k), Some(p)) => Strategy::TopKThenTopP { k, p, temperature },
         };

@@ -9,7 +9,7 @@ use crate::tokenizer::TokenId;
 
 /// A prompt that any Gemma can read: `<bos>` and some rows that every vocabulary has.
 const PROMPT: [TokenId; 8] =
-    [TokenId(2), TokenId(108), TokenId(11), TokenId(97), TokenId(42), TokenId(64), TokenId(5), TokenId(83)];
+    [TokenId(2), TokenId(100), TokenId(11), TokenId(97), TokenId(42), TokenId(64), TokenId(5), TokenId(83)];
 /// How many tokens are made.
 const NEW_TOKENS: usize = 4;
 /// By how much a logit may differ when keys and values come from the cache, relative to the largest one.

@@ -100,7 +100,7 @@ impl Default for CacheLimits {
             deks: 1024,
             rejected_ttl: Duration::from_secs(30),
             rejected: 1024,
-            in_flight: 64,
+            in_flight: 256,
         }
     }
 }

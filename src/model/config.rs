@@ -105,10 +105,10 @@ impl Config {
                 1 << 17,
             )?,
         };
-        if config.head_dim % 2 != 0 {
+        if !config.head_dim.is_multiple_of(2) {
             return Err(ModelError::OutOfBounds("head_dim"));
         }
-        if config.num_heads % config.num_kv_heads != 0 {
+        if !config.num_heads.is_multiple_of(config.num_kv_heads) {
             return Err(ModelError::OutOfBounds("num_key_value_heads"));
         }
         Ok(config)

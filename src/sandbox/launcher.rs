@@ -272,8 +272,12 @@ async fn refresh(inner: Arc<Inner>) {
         if inner.lock().held {
             continue;
         }
-        let down = inner.shared.faults.attestation_is_down();
-        failures = if down || inner.write_fresh().is_err() { failures.saturating_add(1) } else { 0 };
+        if inner.shared.faults.attestation_is_down() || inner.write_fresh().is_err() {
+            failures = failures.saturating_add(1);
+            inner.shared.ledger.count(|counts| counts.failed_refreshes += 1);
+        } else {
+            failures = 0;
+        }
     }
 }
 

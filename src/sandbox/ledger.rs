@@ -26,6 +26,8 @@ pub struct Ledger {
 pub struct Counts {
     /// Tokens that launchers wrote into their files.
     pub token_files: u64,
+    /// Refreshes that the attestation service would not give a token for.
+    pub failed_refreshes: u64,
     /// Requests to the launchers' sockets.
     pub launcher: Tally,
     /// Token exchanges.

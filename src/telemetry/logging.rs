@@ -52,7 +52,18 @@ pub struct LoggingError;
 /// # Errors
 /// The process already has a log.
 pub fn init(format: LogFormat, level: LogLevel) -> Result<(), LoggingError> {
-    subscriber(format, level, std::io::stdout).try_init().map_err(|_| LoggingError)
+    init_to(format, level, std::io::stdout)
+}
+
+/// Sends events to `writer` from here on.
+///
+/// # Errors
+/// The process already has a log.
+pub fn init_to<W>(format: LogFormat, level: LogLevel, writer: W) -> Result<(), LoggingError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    subscriber(format, level, writer).try_init().map_err(|_| LoggingError)
 }
 
 fn subscriber<W>(format: LogFormat, level: LogLevel, writer: W) -> impl Subscriber + Send + Sync

@@ -72,7 +72,7 @@ impl Pieces {
         ids.iter().filter_map(|&id| self.get(id)).map(<[u8]>::len).sum()
     }
 
-    fn get(&self, TokenId(id): TokenId) -> Option<&[u8]> {
+    pub(super) fn get(&self, TokenId(id): TokenId) -> Option<&[u8]> {
         let index = usize::try_from(id).ok()?;
         let end = *self.ends.get(index)?;
         let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);

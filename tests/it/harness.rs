@@ -58,9 +58,15 @@ pub(crate) struct Sealed {
 
 impl World {
     pub(crate) async fn start() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    /// One whose configuration is changed first.
+    pub(crate) async fn with(change: impl FnOnce(&mut SandboxConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let sandbox = Sandbox::start(SandboxConfig::for_tests(dir.path().join("cs"))).await.unwrap();
-        Self { sandbox, _dir: dir }
+        let mut config = SandboxConfig::for_tests(dir.path().join("cs"));
+        change(&mut config);
+        Self { sandbox: Sandbox::start(config).await.unwrap(), _dir: dir }
     }
 
     /// A configuration for this world: the embedded model, ports that are free, short waits.
