@@ -12,7 +12,8 @@ async fn generate_answers_with_the_prompt_and_its_continuation() {
     let prompt = "def fib(n):\n    # 한국어 🦀 <|fim_middle|> <eos>\n";
     let first = employee.open_generated(&server.post("/generate", &employee.prompt(prompt.as_bytes())).await);
     assert!(first.starts_with(prompt) && first.len() > prompt.len(), "{first}");
-    let second = employee.open_generated(&server.post("/generate", &employee.prompt(prompt.as_bytes())).await);
+    let second =
+        employee.open_generated(&server.post("/generate", &employee.prompt(prompt.as_bytes())).await);
     assert_eq!(first, second, "greedy answers repeat");
 }
 
@@ -36,7 +37,10 @@ async fn a_completion_is_sealed_padded_and_counted() {
         let (status, body) = employee.open(sealed.id, &answer);
         assert_eq!((status, &body["object"]), (200, &json!("text_completion")));
         assert_eq!(body["id"], format!("cmpl-{}", sealed.id));
-        assert_eq!((&body["model"], &body["choices"][0]["finish_reason"]), (&json!("tiny"), &json!("length")));
+        assert_eq!(
+            (&body["model"], &body["choices"][0]["finish_reason"]),
+            (&json!("tiny"), &json!("length"))
+        );
         let usage = &body["usage"];
         assert_eq!(usage["completion_tokens"], 3);
         let total = usage["prompt_tokens"].as_u64().unwrap() + 3;
@@ -75,8 +79,7 @@ async fn a_stop_text_ends_the_answer_and_is_no_part_of_it() {
 async fn echo_puts_the_prompt_first() {
     let world = World::start().await;
     let (server, employee) = (world.server().await, world.employee().await);
-    let (_, body) =
-        server.ask(&employee, "/v1/completions", json!({ "prompt": "x = ", "echo": true })).await;
+    let (_, body) = server.ask(&employee, "/v1/completions", json!({ "prompt": "x = ", "echo": true })).await;
     let expected = format!("x = {}", server.complete(&employee, "x = ").await);
     assert_eq!(body["choices"][0]["text"], expected);
 }
