@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use codeseal::config::{ModelsCommand, ServerArgs, ServerCommand, ServerConfig};
+use codeseal::config::{Action, ModelsCommand, ServerArgs, ServerConfig};
 use codeseal::hub::{self, FetchOptions, Manifest, Progress};
 use codeseal::telemetry::{self, Event};
 use codeseal::{config, server};
@@ -44,11 +44,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: ServerArgs) -> Result<(), Failure> {
-    let resolved = args.resolve().map_err(|error| (USAGE, error.to_string()))?;
+    let action = args.resolve().map_err(|error| (USAGE, error.to_string()))?;
     let runtime = Runtime::new().map_err(internal)?;
-    let outcome = match resolved {
-        Ok(config) => runtime.block_on(serve(config)),
-        Err(ServerCommand::Models(command)) => runtime.block_on(models(command)),
+    let outcome = match action {
+        Action::Serve(config) => runtime.block_on(serve(*config)),
+        Action::Models(command) => runtime.block_on(models(command)),
     };
     runtime.shutdown_timeout(LAST_BREATH);
     outcome

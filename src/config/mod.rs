@@ -11,8 +11,7 @@ mod table;
 
 #[cfg(feature = "server")]
 pub use self::server::{
-    ConfigError, Limits, Logging, ModelOrigin, ModelsCommand, ServerArgs, ServerCommand, ServerConfig,
-    model_cache,
+    Action, ConfigError, Limits, Logging, ModelOrigin, ModelsCommand, ServerArgs, ServerConfig, model_cache,
 };
 #[cfg(feature = "server")]
 pub use self::table::configuration_table;

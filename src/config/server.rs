@@ -46,9 +46,17 @@ pub struct ServerArgs {
     serve: Option<ServeArgs>,
 }
 
+/// What `codeseal-server` is to do.
+pub enum Action {
+    /// Serve.
+    Serve(Box<ServerConfig>),
+    /// Look after the manifest.
+    Models(ModelsCommand),
+}
+
 /// What `codeseal-server` does besides serving.
 #[derive(Subcommand)]
-pub enum ServerCommand {
+enum ServerCommand {
     /// Look after models/manifest.toml
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -92,7 +100,7 @@ struct ServeArgs {
     #[arg(long, env = "CODESEAL_MODEL", value_name = "SOURCE")]
     model: ModelSource,
 
-    /// Where downloaded models are kept [default: the user's cache directory]
+    /// Where downloaded models are kept; without it, the user's cache directory
     #[arg(long, env = "CODESEAL_MODEL_CACHE", value_name = "DIR")]
     model_cache: Option<PathBuf>,
 
@@ -191,7 +199,7 @@ struct ServeArgs {
         value_parser = seconds(MAX_SECONDS))]
     request_timeout_secs: u64,
 
-    /// For running requests to finish after SIGTERM; at most 25, because the VM is switched off at 30
+    /// For running requests to finish after SIGTERM; at most 25, because a Spot VM is switched off at 30
     #[arg(long, env = "CODESEAL_DRAIN_SECS", value_name = "SECONDS", default_value_t = 20,
         value_parser = seconds(25))]
     drain_secs: u64,
@@ -308,14 +316,14 @@ pub enum ConfigError {
 }
 
 impl ServerArgs {
-    /// The subcommand, or else the checked configuration of the server.
+    /// What to do, checked.
     ///
     /// # Errors
     /// [`ConfigError`] for flags that do not go together.
-    pub fn resolve(self) -> Result<Result<ServerConfig, ServerCommand>, ConfigError> {
+    pub fn resolve(self) -> Result<Action, ConfigError> {
         match (self.command, self.serve) {
-            (Some(command), _) => Ok(Err(command)),
-            (None, Some(serve)) => serve.resolve().map(Ok),
+            (Some(ServerCommand::Models(command)), _) => Ok(Action::Models(command)),
+            (None, Some(serve)) => serve.resolve().map(Box::new).map(Action::Serve),
             // clap has refused this already: the flags of serving are required without a subcommand.
             (None, None) => Err(ConfigError::NoProfile),
         }
@@ -348,7 +356,7 @@ impl ServeArgs {
             key: self.kms_key,
             wip_audience: self.wip_audience,
             token_file: self.attestation_token,
-            token_socket: given_path(self.attestation_socket),
+            token_socket: Some(self.attestation_socket),
             impersonate: impersonate.map(|email| email.parse()).transpose()?,
             endpoint,
             timeouts: Timeouts::default(),
@@ -397,11 +405,6 @@ fn is_sandbox(endpoint: &Endpoint) -> bool {
     !matches!(endpoint, Endpoint::Google)
 }
 
-/// An empty path, as an image's unset `ENV` gives it, is none.
-fn given_path(path: PathBuf) -> Option<PathBuf> {
-    Some(path).filter(|path| !path.as_os_str().is_empty())
-}
-
 fn at_least_one() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=MAX_COUNT)
 }
@@ -428,7 +431,10 @@ mod tests {
 
     fn resolve(more: &[&str]) -> Result<ServerConfig, ConfigError> {
         let args = ServerArgs::try_parse_from(REQUIRED.iter().chain(more)).unwrap();
-        args.resolve().map(Result::unwrap)
+        args.resolve().map(|action| match action {
+            Action::Serve(config) => *config,
+            Action::Models(_) => panic!("no subcommand was named"),
+        })
     }
 
     #[test]
@@ -481,9 +487,6 @@ mod tests {
     fn locking_a_model_needs_none_of_the_flags_of_serving() {
         let args = ["codeseal-server", "models", "lock", "--model", "hf://google/codegemma-2b"];
         let args = ServerArgs::try_parse_from(args).unwrap();
-        assert!(matches!(
-            args.resolve().unwrap().unwrap_err(),
-            ServerCommand::Models(ModelsCommand::Lock { .. })
-        ));
+        assert!(matches!(args.resolve().unwrap(), Action::Models(ModelsCommand::Lock { .. })));
     }
 }

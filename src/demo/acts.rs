@@ -75,6 +75,8 @@ impl<'a> Demo<'a> {
         self.why_the_key_was_released()?;
         self.what_the_employee_gets(&completion).await?;
         self.service.shutdown().await;
+        // Its last lines are no part of what follows.
+        self.operator.take_log();
         let other = claims::with_image_digest(claims::shielded_preview(), WRONG_DIGEST);
         let other = self.scene.launch(other).await?;
         let service = self.scene.serve(&other).await?;
@@ -130,8 +132,8 @@ impl<'a> Demo<'a> {
             ));
         }
         self.paper.holds(
-            "No word of the prompt is in any of it. What is left to see is how long things took, \
-             and sizes, which are padded to powers of two.",
+            "No word of the prompt is in any of it. What is left to see: when, how long, how many tokens, and \
+             sizes, which are padded to powers of two.",
         )?;
         Ok(())
     }

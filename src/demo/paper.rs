@@ -9,7 +9,7 @@ const WIDTH: usize = 92;
 /// How long a value may be before its middle is left out, in characters.
 const MAX_VALUE: usize = 68;
 /// The width of a field's name, in characters.
-const NAME: usize = 15;
+const NAME: usize = 23;
 
 const BOLD: &str = "1";
 const DIM: &str = "2";

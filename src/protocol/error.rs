@@ -51,6 +51,27 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::AttestationExpired,
+        Self::ContextLengthExceeded,
+        Self::DeadlineExceeded,
+        Self::Draining,
+        Self::EnvelopeRejected,
+        Self::Internal,
+        Self::InvalidParameter,
+        Self::InvalidRequest,
+        Self::KeyServiceUnavailable,
+        Self::MethodNotAllowed,
+        Self::NotFound,
+        Self::PayloadTooLarge,
+        Self::Replayed,
+        Self::ReplaySetFull,
+        Self::RequestTimeout,
+        Self::ServerBusy,
+        Self::Starting,
+    ];
+
     /// The HTTP status that goes with the code.
     pub fn status(self) -> u16 {
         match self {

@@ -56,4 +56,48 @@ mod tests {
         assert_eq!(file_name("/home/someone/registry/src/lib.rs"), "lib.rs");
         assert_eq!(file_name("lib.rs"), "lib.rs");
     }
+
+    /// Run as a process of its own: the hook and the log are the whole process's.
+    #[test]
+    #[ignore = "the child of the test below"]
+    fn child_that_panics() {
+        crate::telemetry::init(crate::telemetry::LogFormat::Text, crate::telemetry::LogLevel::Trace).unwrap();
+        redact_panics();
+        std::panic::catch_unwind(|| panic!("canary {}", 7)).unwrap_err();
+    }
+
+    #[test]
+    fn a_panic_says_where_and_never_what() {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture", "telemetry::hardening::tests::child_that_panics"])
+            .env("RUST_BACKTRACE", "full")
+            .output()
+            .unwrap();
+        let output = [child.stdout, child.stderr].concat();
+        let output = String::from_utf8(output).unwrap();
+        assert!(
+            child.status.success() && output.contains("ERROR panicked file=hardening.rs line="),
+            "{output}"
+        );
+        assert!(!output.contains("canary"), "{output}");
+    }
+
+    #[test]
+    #[ignore = "the child of the test below"]
+    fn child_that_hardens() {
+        let done = harden();
+        assert!(done.core_dumps_off && done.undumpable);
+        assert_eq!(rustix::process::getrlimit(Resource::Core).maximum, Some(0));
+        // What belongs to an undumpable process belongs to root, or cannot be read at all.
+        assert_eq!(rustix::process::dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+    }
+
+    #[test]
+    fn the_process_leaves_no_dump_behind() {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "telemetry::hardening::tests::child_that_hardens"])
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+    }
 }

@@ -1,6 +1,7 @@
 //! Starts the parts on loopback for the other tests, and plays the employee by hand.
 
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -13,9 +14,12 @@ use codeseal::protocol::{Call, Dek, Frame, FrameReader, Reply, RequestId, Token,
 use codeseal::sandbox::{Sandbox, SandboxConfig};
 use codeseal::server::Service;
 use codeseal::telemetry::{LogFormat, LogLevel};
+use rustix::process::Signal;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 /// What no condition on loopback takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -281,4 +285,98 @@ pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) 
         }
     };
     assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "not in time: {what}");
+}
+
+/// `codeseal-server` as a process.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) address: String,
+    pub(crate) admin_address: String,
+    stdout: BufReader<ChildStdout>,
+    stderr: ChildStderr,
+    log: String,
+}
+
+/// What a process left behind.
+pub(crate) struct Remains {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Process {
+    /// Starts it and waits for the line that says where it listens.
+    pub(crate) async fn start(flags: &[String]) -> Self {
+        let mut child = command(flags).spawn().unwrap();
+        let mut process = Self {
+            stdout: BufReader::new(child.stdout.take().unwrap()),
+            stderr: child.stderr.take().unwrap(),
+            child,
+            address: String::new(),
+            admin_address: String::new(),
+            log: String::new(),
+        };
+        let line = process.until_logged("admin_listen").await;
+        let field = |name: &str| match serde_json::from_str::<Value>(&line) {
+            Ok(json) => json[name].as_str().unwrap().to_owned(),
+            Err(_) => {
+                let mut fields = line.split_whitespace().filter_map(|field| field.split_once('='));
+                fields.find(|(known, _)| *known == name).unwrap().1.to_owned()
+            }
+        };
+        process.address = field("listen");
+        process.admin_address = field("admin_listen");
+        process
+    }
+
+    /// The next line of the log that has `needle` in it.
+    pub(crate) async fn until_logged(&mut self, needle: &str) -> String {
+        let reading = async {
+            loop {
+                let mut line = String::new();
+                assert_ne!(self.stdout.read_line(&mut line).await.unwrap(), 0, "no {needle}: {}", self.log);
+                self.log.push_str(&line);
+                if line.contains(needle) {
+                    break line;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, reading).await.expect("the line is logged")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn remains(mut self) -> Remains {
+        let mut stderr = String::new();
+        let ending = async {
+            self.stdout.read_to_string(&mut self.log).await.unwrap();
+            self.stderr.read_to_string(&mut stderr).await.unwrap();
+            self.child.wait().await.unwrap()
+        };
+        let status = tokio::time::timeout(PATIENCE, ending).await.expect("the process ends");
+        Remains { code: status.code(), stdout: self.log, stderr }
+    }
+}
+
+/// Runs `codeseal-server` to its end.
+pub(crate) async fn run_server(flags: &[String]) -> Remains {
+    let output = tokio::time::timeout(PATIENCE, command(flags).output()).await;
+    let output = output.expect("the process ends").unwrap();
+    Remains {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// As noisy as the environment can make it, which must make no difference.
+fn command(flags: &[String]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_codeseal-server"));
+    command.args(flags).env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
 }
