@@ -83,8 +83,6 @@ impl Drop for Observation {
             endpoint: self.endpoint,
             outcome: self.outcome,
             milliseconds: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-            prompt_tokens: self.usage.prompt_tokens,
-            completion_tokens: self.usage.completion_tokens,
         });
     }
 }
