@@ -15,7 +15,7 @@ Exit codes:
   1   the server, or the key service, refused
   2   wrong usage or configuration, or no valid Google credentials
   3   the server, or the key service, cannot be reached or does not answer in time
-  4   the answer is not authentic: forged, cut short, or not this request's; do not use what was printed
+  4   the answer is not authentic: forged, or cut short; do not use what was printed
   70  internal failure, or the output cannot be written
 
 Settings are taken from the flags, then from the environment, then from
