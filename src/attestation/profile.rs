@@ -47,11 +47,11 @@ pub struct UnknownProfile;
 /// What the server does when the launcher's token has expired and no new one is to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnTokenExpiry {
-    /// Serve on with the keys that are in the cache.
+    /// Stay ready; requests whose key is not in the cache are refused.
     Ignore,
-    /// Refuse requests until there is a token again.
+    /// Not ready until there is a token again; requests whose key is in the cache are still served.
     Wait,
-    /// End the process, for supervisors that then start a new VM.
+    /// Drain and end the process, for supervisors that then start a new VM.
     Exit,
 }
 

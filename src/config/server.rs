@@ -1,50 +1,24 @@
-//! The command line of `codeseal-server` → validated [`ServerConfig`].
+//! The flags of `codeseal-server` → validated [`ServerConfig`].
 //!
 //! Must not touch: network, GPU.
+
+mod flags;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand};
-
+pub use self::flags::{ModelsCommand, ServerArgs};
+use self::flags::{ServeArgs, ServerCommand};
 use crate::attestation::{OnTokenExpiry, Profile};
 use crate::engine::EngineConfig;
 use crate::hub::ModelSource;
-use crate::keys::{CacheLimits, Endpoint, InvalidName, KeyName, KmsConfig, Timeouts, WipAudience};
+use crate::keys::{CacheLimits, Endpoint, InvalidName, KmsConfig, Timeouts};
 use crate::model::ModelFiles;
-use crate::protocol::DEFAULT_NEW_TOKENS;
 use crate::telemetry::{LogFormat, LogLevel};
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0   stopped by a signal, with every request that was running answered
-  64  wrong usage or configuration
-  70  internal failure
-  75  stopped because the attestation token expired (--on-token-expiry exit)
-  78  this machine's attestation does not fit --profile; no port was opened
-
-On Confidential Space, configuration belongs into the image, where it is measured: leave
-tee.launch_policy.allow_env_override empty and allow_cmd_override false.";
-
-/// A confidential workload that completes code: prompts are opened here and nowhere else.
-#[derive(Parser)]
-#[command(
-    name = "codeseal-server",
-    version,
-    after_help = EXIT_CODES,
-    max_term_width = 100,
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true
-)]
-pub struct ServerArgs {
-    #[command(subcommand)]
-    command: Option<ServerCommand>,
-
-    #[command(flatten)]
-    serve: Option<ServeArgs>,
-}
+/// Often enough for a load balancer, seldom enough for the launcher's socket, which attests anew each time.
+const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What `codeseal-server` is to do.
 pub enum Action {
@@ -53,172 +27,6 @@ pub enum Action {
     /// Look after the manifest.
     Models(ModelsCommand),
 }
-
-/// What `codeseal-server` does besides serving.
-#[derive(Subcommand)]
-enum ServerCommand {
-    /// Look after models/manifest.toml
-    #[command(subcommand)]
-    Models(ModelsCommand),
-}
-
-/// What can be done with the manifest. No `Debug`: a token may be among it.
-#[derive(Subcommand)]
-pub enum ModelsCommand {
-    /// Download a model where you trust the network, and write its hashes into the manifest
-    Lock {
-        /// hf://owner/name[@revision] or gs://bucket/prefix
-        #[arg(long, value_name = "SOURCE")]
-        model: ModelSource,
-
-        /// The manifest to complete
-        #[arg(long, value_name = "FILE", default_value = "models/manifest.toml")]
-        manifest: PathBuf,
-
-        /// Where the files are kept
-        #[arg(long, env = "CODESEAL_MODEL_CACHE", value_name = "DIR")]
-        model_cache: Option<PathBuf>,
-
-        /// For models whose licence has to be accepted on the Hugging Face Hub
-        #[arg(long, env = "HF_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-        hugging_face_token: Option<String>,
-    },
-}
-
-/// How to serve, as typed.
-#[derive(Args)]
-struct ServeArgs {
-    /// Where requests are taken
-    #[arg(long, env = "CODESEAL_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:8080")]
-    listen: SocketAddr,
-
-    /// Where metrics are served; keep it on loopback
-    #[arg(long, env = "CODESEAL_ADMIN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:9090")]
-    admin_listen: SocketAddr,
-
-    /// The model: a directory, hf://owner/name[@revision] or gs://bucket/prefix
-    #[arg(long, env = "CODESEAL_MODEL", value_name = "SOURCE")]
-    model: ModelSource,
-
-    /// Where downloaded models are kept; without it, the user's cache directory
-    #[arg(long, env = "CODESEAL_MODEL_CACHE", value_name = "DIR")]
-    model_cache: Option<PathBuf>,
-
-    /// The Cloud KMS key that wraps DEKs: projects/P/locations/L/keyRings/R/cryptoKeys/K
-    #[arg(long, env = "CODESEAL_KMS_KEY", value_name = "NAME")]
-    kms_key: KeyName,
-
-    /// The workload identity provider:
-    /// //iam.googleapis.com/projects/N/locations/global/workloadIdentityPools/W/providers/V
-    #[arg(long, env = "CODESEAL_WIP_AUDIENCE", value_name = "NAME")]
-    wip_audience: WipAudience,
-
-    /// The service account to act as; without one, the workload identity itself must be granted the key
-    #[arg(long, env = "CODESEAL_IMPERSONATE", value_name = "EMAIL")]
-    impersonate: Option<String>,
-
-    /// The launcher's token, opened by this path each time
-    #[arg(
-        long,
-        env = "CODESEAL_ATTESTATION_TOKEN",
-        value_name = "FILE",
-        default_value = "/run/container_launcher/attestation_verifier_claims_token"
-    )]
-    attestation_token: PathBuf,
-
-    /// The launcher's socket, asked when the file holds no valid token
-    #[arg(
-        long,
-        env = "CODESEAL_ATTESTATION_SOCKET",
-        value_name = "FILE",
-        default_value = "/run/container_launcher/teeserver.sock"
-    )]
-    attestation_socket: PathBuf,
-
-    /// What this machine must be: shielded-preview, sev, tdx or tdx-h100; sandbox with --sandbox-endpoint
-    #[arg(long, env = "CODESEAL_PROFILE", value_name = "NAME")]
-    profile: Option<Profile>,
-
-    /// When the launcher's token has expired: ignore (stay ready), wait (not ready, but requests whose key is
-    /// known are served) or exit
-    #[arg(long, env = "CODESEAL_ON_TOKEN_EXPIRY", value_name = "POLICY", default_value = "wait")]
-    on_token_expiry: OnTokenExpiry,
-
-    /// A local Confidential Space in place of Google's services; not in production builds
-    #[cfg(feature = "sandbox")]
-    #[arg(long, env = "CODESEAL_SANDBOX_ENDPOINT", value_name = "URL")]
-    sandbox_endpoint: Option<String>,
-
-    /// New tokens of an answer, unless the request says otherwise
-    #[arg(long, env = "CODESEAL_MAX_NEW_TOKENS", value_name = "N", default_value_t = DEFAULT_NEW_TOKENS,
-        value_parser = at_least_one())]
-    max_new_tokens: usize,
-
-    /// The largest request body, in bytes
-    #[arg(long, env = "CODESEAL_MAX_BODY_BYTES", value_name = "N", default_value_t = 1 << 20,
-        value_parser = at_least_one())]
-    max_body_bytes: usize,
-
-    /// Requests that the model works on in turn
-    #[arg(long, env = "CODESEAL_MAX_RUNNING", value_name = "N", default_value_t = 8,
-        value_parser = at_least_one())]
-    max_running: usize,
-
-    /// Requests that wait for those; more get 429
-    #[arg(long, env = "CODESEAL_MAX_WAITING", value_name = "N", default_value_t = 56,
-        value_parser = RangedU64ValueParser::<usize>::new().range(0..=MAX_COUNT))]
-    max_waiting: usize,
-
-    /// Open connections; more wait to be accepted
-    #[arg(long, env = "CODESEAL_MAX_CONNECTIONS", value_name = "N", default_value_t = 512,
-        value_parser = at_least_one())]
-    max_connections: usize,
-
-    /// Envelopes remembered within the replay window; more get 503
-    #[arg(long, env = "CODESEAL_MAX_REPLAY_ENTRIES", value_name = "N", default_value_t = 200_000,
-        value_parser = at_least_one())]
-    max_replay_entries: usize,
-
-    /// For a request head, and for the pause between two requests of a connection
-    #[arg(long, env = "CODESEAL_HEADER_TIMEOUT_SECS", value_name = "SECONDS", default_value_t = 10,
-        value_parser = seconds(MAX_SECONDS))]
-    header_timeout_secs: u64,
-
-    /// For a whole request body
-    #[arg(long, env = "CODESEAL_BODY_TIMEOUT_SECS", value_name = "SECONDS", default_value_t = 10,
-        value_parser = seconds(MAX_SECONDS))]
-    body_timeout_secs: u64,
-
-    /// For the client to take what is written to it
-    #[arg(long, env = "CODESEAL_WRITE_TIMEOUT_SECS", value_name = "SECONDS", default_value_t = 30,
-        value_parser = seconds(MAX_SECONDS))]
-    write_timeout_secs: u64,
-
-    /// For a whole request, waiting and generating included
-    #[arg(long, env = "CODESEAL_REQUEST_TIMEOUT_SECS", value_name = "SECONDS", default_value_t = 120,
-        value_parser = seconds(MAX_SECONDS))]
-    request_timeout_secs: u64,
-
-    /// For running requests to finish after SIGTERM; at most 25, because a Spot VM is switched off at 30
-    #[arg(long, env = "CODESEAL_DRAIN_SECS", value_name = "SECONDS", default_value_t = 20,
-        value_parser = seconds(25))]
-    drain_secs: u64,
-
-    /// How a line of the log looks
-    #[arg(long, env = "CODESEAL_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
-
-    /// How much is logged; no level logs a prompt, a key or a token
-    #[arg(long, env = "CODESEAL_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
-    log_level: LogLevel,
-}
-
-/// No count needs to be larger: a permit is counted in 29 bits on the smallest machines.
-const MAX_COUNT: u64 = 1 << 28;
-/// Often enough for a load balancer, seldom enough for the launcher's socket, which attests anew each time.
-const WATCH_INTERVAL: Duration = Duration::from_secs(10);
-/// A day.
-const MAX_SECONDS: u64 = 86_400;
 
 /// How to serve: everything resolved and checked.
 #[derive(Clone, Debug)]
@@ -405,17 +213,9 @@ fn is_sandbox(endpoint: &Endpoint) -> bool {
     !matches!(endpoint, Endpoint::Google)
 }
 
-fn at_least_one() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..=MAX_COUNT)
-}
-
-fn seconds(most: u64) -> RangedU64ValueParser<u64> {
-    RangedU64ValueParser::new().range(1..=most)
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, Parser as _};
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! The HTTP face of the workload: sealed requests in, sealed answers out.
 //!
-//! The way of a request: [`accept`] → [`router`] → [`admission`] (body, slot, key, seal, replay) → a handler
-//! ([`generate`], [`sealed`] with a [`dialect`]) → [`generation`].
+//! The way of a request: `accept` → `router` → `admission` (body, slot, key, seal, replay) → a handler
+//! (`generate`, `sealed` with a `dialect`) → `generation`.
 //! Must not touch: cipher code, candle.
 
 mod accept;

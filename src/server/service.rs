@@ -23,6 +23,8 @@ use crate::telemetry::{self, Event};
 
 /// What a drain leaves at the least for answers to reach their clients.
 const LAST_WRITES: Duration = Duration::from_secs(1);
+/// How long the model thread is waited for.
+const LAST_STEP: Duration = Duration::from_secs(1);
 
 /// A server on its two listeners. Dropping it cuts everything off; [`Service::shutdown`] is the gentle way.
 #[derive(Debug)]
@@ -147,8 +149,9 @@ impl Service {
             tokio::time::timeout_at(last_writes, listener).await.ok();
         }
         if let Loading::Done(engine) = self.loading {
-            // A model thread that panicked has said so already.
-            tokio::task::spawn_blocking(move || engine.shutdown().ok()).await.ok();
+            // A thread that panicked has said so already; one in the middle of a long step ends with the process.
+            let ended = tokio::task::spawn_blocking(move || engine.shutdown().ok());
+            tokio::time::timeout(LAST_STEP, ended).await.ok();
         }
         telemetry::emit(Event::Drained { cancelled });
     }

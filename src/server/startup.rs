@@ -9,10 +9,11 @@ use super::admission::blocking;
 use super::state::{App, Loaded};
 use crate::attestation::{AttestationError, Malformed, Profile, ProfileMismatch};
 use crate::config::{ModelOrigin, ServerConfig};
-use crate::engine::{self, Engine, OpenError};
+use crate::engine::{self, Engine, EngineConfig, Handle, ModelFiles, OpenError};
 use crate::hub::{self, FetchOptions, HubError, Manifest, ManifestError, ModelSource, Progress};
 use crate::keys::{KeyError, Keys};
 use crate::telemetry::{self, Event};
+use crate::tokenizer::Tokenizer;
 
 /// Why the server did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -73,24 +74,36 @@ impl ServeError {
 pub(super) async fn load(app: Arc<App>, config: ServerConfig) -> Result<Engine, ServeError> {
     let started = Instant::now();
     let keys = Keys::connect(config.kms).await?;
-    let (name, files) = match config.model {
-        ModelOrigin::Files { name, files } => (name, files),
-        ModelOrigin::Fetched { source, cache } => {
-            let options = FetchOptions {
-                require_locked: config.profile != Profile::Sandbox,
-                progress: Progress::shown(),
-                ..FetchOptions::new(cache, Manifest::built_in()?)
-            };
-            let directory = hub::fetch(&source, &options).await?;
-            (model_name(&source), engine::ModelFiles::directory(directory))
-        }
-    };
-    let opened = blocking(move || engine::open(&files, &name, config.engine)).await;
-    let (engine, stop, tokenizer) = opened.map_err(|_| ServeError::Panicked)??;
+    // Meanwhile the way to KMS is tried, so that readiness has an answer when the model does. Whether it works is
+    // no reason not to start: it may heal, and an exit is a reboot of the VM.
+    let (opened, _) = tokio::join!(open(config.model, config.profile, config.engine), keys.probe());
+    let (engine, stop, tokenizer) = opened?;
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     telemetry::emit(Event::ModelLoaded { milliseconds });
     app.set_loaded(Loaded { keys, engine, tokenizer: Arc::new(tokenizer) });
     Ok(stop)
+}
+
+/// Fetches the model if need be, and starts an engine for it.
+async fn open(
+    model: ModelOrigin,
+    profile: Profile,
+    config: EngineConfig,
+) -> Result<(Handle, Engine, Tokenizer), ServeError> {
+    let (name, files) = match model {
+        ModelOrigin::Files { name, files } => (name, files),
+        ModelOrigin::Fetched { source, cache } => {
+            let options = FetchOptions {
+                require_locked: profile != Profile::Sandbox,
+                progress: Progress::shown(),
+                ..FetchOptions::new(cache, Manifest::built_in()?)
+            };
+            let directory = hub::fetch(&source, &options).await?;
+            (model_name(&source), ModelFiles::directory(directory))
+        }
+    };
+    let opened = blocking(move || engine::open(&files, &name, config)).await;
+    Ok(opened.map_err(|_| ServeError::Panicked)??)
 }
 
 /// What clients are told: never where the model lies on this machine.
