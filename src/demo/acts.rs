@@ -21,14 +21,14 @@ use crate::server::Service;
 const PROMPT: &str = "\
 # Primus, confidential: the discount that wins the Northwind tender
 def northwind_discount(volume, quarter):
-    floor_price = 41.75
+    floor_price = larkspur(volume)
     return";
 /// What stands before the cursor of the infill.
 const PREFIX: &str = "def northwind_margin(price):\n    cost = ";
 /// What stands after it.
 const SUFFIX: &str = "\n    return price - cost\n";
 /// Parts of the texts that must not be seen anywhere else.
-const TELLTALES: [&str; 4] = ["Northwind", "northwind", "41.75", "tender"];
+const TELLTALES: [&str; 4] = ["Northwind", "northwind", "larkspur", "tender"];
 
 const WRONG_DIGEST: &str = "sha256:0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad";
 

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use serde::Serialize;
-use tracing::Level;
+use tracing::{Level, event};
 
 use super::hardening::Hardening;
 use super::labels::{Endpoint, Outcome};
+use super::logging::TARGET;
 
 /// Everything that the process ever logs.
 #[derive(Clone, Debug, Serialize)]
@@ -104,13 +105,11 @@ impl Event {
 pub fn emit(event: Event) {
     // Every field is a number or an enum, so there is nothing in it that JSON could refuse.
     let Ok(json) = serde_json::to_string(&event) else { return };
-    // The macros are disallowed everywhere else, so this is the one door to the log.
-    #[allow(clippy::disallowed_macros)]
     match event.level() {
-        Level::ERROR => tracing::error!(target: super::logging::TARGET, event = json),
-        Level::WARN => tracing::warn!(target: super::logging::TARGET, event = json),
-        Level::INFO => tracing::info!(target: super::logging::TARGET, event = json),
-        _ => tracing::debug!(target: super::logging::TARGET, event = json),
+        Level::ERROR => event!(target: TARGET, Level::ERROR, event = json),
+        Level::WARN => event!(target: TARGET, Level::WARN, event = json),
+        Level::INFO => event!(target: TARGET, Level::INFO, event = json),
+        _ => event!(target: TARGET, Level::DEBUG, event = json),
     }
 }
 

@@ -29,7 +29,7 @@ async fn the_demo_shows_every_step_and_ends_well() {
         "{seen}"
     );
     assert!(seen.contains(r#"codeseal_requests_total{endpoint="completions",code="ok"} 1"#), "{seen}");
-    for word in ["northwind", "Northwind", "41.75", "tender"] {
+    for word in ["northwind", "Northwind", "larkspur", "tender"] {
         assert!(!seen.contains(word), "the operator sees {word}: {seen}");
     }
     for claim in ["image_digest", "hwmodel", "GCP_SHIELDED_VM", "google_service_accounts"] {
