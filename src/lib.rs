@@ -8,7 +8,7 @@
 //! | [`protocol`] | wire types, seal and open, padding, stream frames; pure, shared by client and server |
 //! | [`attestation`] | the launcher's token (file and socket), claims, policy profiles, JWT verification |
 //! | [`keys`] | Cloud KMS client over reviving credentials, DEK cache |
-//! | [`config`] | command line and environment → validated [`config::Config`] |
+//! | [`config`] | command line and environment → validated configuration |
 //! | [`hub`] | model sources (`hf://`, `gs://`, a directory), verified against the manifest |
 //! | [`model`] | the Gemma architecture through candle |
 //! | [`tokenizer`] | text to token ids and back, UTF-8 safe while streaming |
