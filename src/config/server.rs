@@ -14,7 +14,7 @@ use crate::attestation::{OnTokenExpiry, Profile};
 use crate::engine::EngineConfig;
 use crate::hub::ModelSource;
 use crate::keys::{CacheLimits, Endpoint, InvalidName, KmsConfig, Timeouts};
-use crate::model::ModelFiles;
+use crate::model::{ModelFiles, Quantize};
 use crate::telemetry::{LogFormat, LogLevel};
 
 /// Often enough for a load balancer, seldom enough for the launcher's socket, which attests anew each time.
@@ -37,6 +37,8 @@ pub struct ServerConfig {
     pub admin_listen: SocketAddr,
     /// Where the model comes from.
     pub model: ModelOrigin,
+    /// What its weights are turned into while they load.
+    pub quantize: Quantize,
     /// Where keys come from.
     pub kms: KmsConfig,
     /// What this machine must be.
@@ -174,6 +176,7 @@ impl ServeArgs {
             listen: self.listen,
             admin_listen: self.admin_listen,
             model: ModelOrigin::Fetched { source: self.model, cache: model_cache(self.model_cache)? },
+            quantize: self.quantize,
             kms,
             profile,
             on_token_expiry: self.on_token_expiry,
@@ -277,6 +280,7 @@ mod tests {
             ["--max-body-bytes", "0"],
             ["--kms-key", "k"],
             ["--profile", "sgx"],
+            ["--quantize", "q2"],
             ["--log-level", "warn"],
         ] {
             assert!(ServerArgs::try_parse_from(REQUIRED.iter().chain(&bad)).is_err(), "{bad:?}");

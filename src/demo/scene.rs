@@ -13,7 +13,7 @@ use super::scratch::Scratch;
 use crate::attestation::{OnTokenExpiry, Profile};
 use crate::client::{Client, ClientError, Origin};
 use crate::config::{Limits, Logging, ModelOrigin, ServerConfig};
-use crate::engine::{EngineConfig, ModelFiles};
+use crate::engine::{EngineConfig, ModelFiles, Quantize};
 use crate::keys::{CacheLimits, Endpoint, KeyName, KmsConfig, Timeouts, WrapConfig};
 use crate::sandbox::{Launcher, Sandbox, SandboxConfig, claims};
 use crate::server::Service;
@@ -84,6 +84,7 @@ impl Scene {
             listen: any_port,
             admin_listen: any_port,
             model: ModelOrigin::Files { name: MODEL.to_owned(), files: ModelFiles::tiny() },
+            quantize: Quantize::None,
             kms: KmsConfig {
                 key: self.key.clone(),
                 wip_audience: self.sandbox.wip_audience().parse().map_err(|_| MISNAMED)?,

@@ -21,7 +21,7 @@ pub use self::handle::{Generation, Handle, Load};
 pub use self::open::{OpenError, open};
 pub use self::thread::{Engine, start};
 use crate::model::ModelError;
-pub use crate::model::ModelFiles;
+pub use crate::model::{ModelFiles, Quantize};
 use crate::protocol::Namespace;
 use crate::tokenizer::TokenId;
 

@@ -3,7 +3,7 @@
 //! Must not touch: where the files come from.
 
 use super::{Engine, EngineConfig, Handle, StartError, start};
-use crate::model::{Model, ModelError, ModelFiles};
+use crate::model::{Model, ModelError, ModelFiles, Quantize};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Why a model's files make no engine.
@@ -20,17 +20,18 @@ pub enum OpenError {
     Tokenizer(#[from] TokenizerError),
 }
 
-/// Loads the model in `files`, calls it `name`, and starts an engine for it. Blocks for as long as that takes.
+/// Loads the model in `files`, quantised as `quantize` says, calls it `name`, and starts an engine for it. Blocks for as long as that takes.
 ///
 /// # Errors
 /// [`OpenError`]
 pub fn open(
     files: &ModelFiles,
     name: &str,
+    quantize: Quantize,
     config: EngineConfig,
 ) -> Result<(Handle, Engine, Tokenizer), OpenError> {
     let tokenizer = Tokenizer::from_files(files)?;
-    let model = Model::from_files(files, name, |_, _| {})?;
+    let model = Model::from_files(files, name, quantize, |_, _| {})?;
     let (handle, engine) = start(model, config)?;
     Ok((handle, engine, tokenizer))
 }

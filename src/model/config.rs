@@ -1,7 +1,5 @@
 //! `config.json` as Gemma models in the wild have it, checked before anything is sized by it.
 
-use candle_nn::Activation;
-use candle_transformers::models::gemma;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -114,53 +112,92 @@ impl Config {
         Ok(config)
     }
 
-    /// The names and shapes of all weights there must be.
-    pub(super) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+    /// How wide the queries of a token are, all heads together.
+    pub(super) fn queries(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// How wide the keys of a token are, all heads together; so are the values.
+    pub(super) fn keys(&self) -> usize {
+        self.num_kv_heads * self.head_dim
+    }
+
+    /// All weights there must be.
+    pub(super) fn tensors(&self) -> Vec<Tensor> {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
-        let (queries, keys) = (self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim);
+        let (queries, keys) = (self.queries(), self.keys());
+        let tensor = |name: &str, shape, part, first_row| Tensor { name: name.to_owned(), shape, part, first_row };
         let mut tensors = vec![
-            (String::from("model.embed_tokens.weight"), vec![self.vocab_size, hidden]),
-            (String::from("model.norm.weight"), vec![hidden]),
+            tensor("model.embed_tokens.weight", vec![self.vocab_size, hidden], Part::Embedding, 0),
+            tensor("model.norm.weight", vec![hidden], Part::Norm, 0),
         ];
         for layer in 0..self.num_layers {
-            let mut add = |name: &str, shape| tensors.push((format!("model.layers.{layer}.{name}"), shape));
-            for (name, rows, columns) in [
-                ("self_attn.q_proj", queries, hidden),
-                ("self_attn.k_proj", keys, hidden),
-                ("self_attn.v_proj", keys, hidden),
-                ("self_attn.o_proj", hidden, queries),
-                ("mlp.gate_proj", inner, hidden),
-                ("mlp.up_proj", inner, hidden),
-                ("mlp.down_proj", hidden, inner),
+            let mut add = |name: &str, shape, part, first_row| {
+                let name = format!("model.layers.{layer}.{name}");
+                tensors.push(tensor(&name, shape, Part::Layer(layer, part), first_row));
+            };
+            for (name, rows, columns, part, bias, first_row) in [
+                ("q_proj", queries, hidden, LayerPart::QueriesKeysValues, LayerPart::QueriesKeysValuesBias, 0),
+                ("k_proj", keys, hidden, LayerPart::QueriesKeysValues, LayerPart::QueriesKeysValuesBias, queries),
+                (
+                    "v_proj",
+                    keys,
+                    hidden,
+                    LayerPart::QueriesKeysValues,
+                    LayerPart::QueriesKeysValuesBias,
+                    queries + keys,
+                ),
+                ("o_proj", hidden, queries, LayerPart::Output, LayerPart::OutputBias, 0),
             ] {
-                add(&format!("{name}.weight"), vec![rows, columns]);
-                if self.attention_bias && name.starts_with("self_attn") {
-                    add(&format!("{name}.bias"), vec![rows]);
+                add(&format!("self_attn.{name}.weight"), vec![rows, columns], part, first_row);
+                if self.attention_bias {
+                    add(&format!("self_attn.{name}.bias"), vec![rows], bias, first_row);
                 }
             }
-            add("input_layernorm.weight", vec![hidden]);
-            add("post_attention_layernorm.weight", vec![hidden]);
+            add("mlp.gate_proj.weight", vec![inner, hidden], LayerPart::GateUp, 0);
+            add("mlp.up_proj.weight", vec![inner, hidden], LayerPart::GateUp, inner);
+            add("mlp.down_proj.weight", vec![hidden, inner], LayerPart::Down, 0);
+            add("input_layernorm.weight", vec![hidden], LayerPart::InputNorm, 0);
+            add("post_attention_layernorm.weight", vec![hidden], LayerPart::FeedForwardNorm, 0);
         }
         tensors
     }
+}
 
-    /// The same for candle, which wants exactly one activation.
-    pub(super) fn to_candle(&self) -> gemma::Config {
-        gemma::Config {
-            attention_bias: self.attention_bias,
-            head_dim: self.head_dim,
-            hidden_act: None,
-            hidden_activation: Some(Activation::GeluPytorchTanh),
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            num_attention_heads: self.num_heads,
-            num_hidden_layers: self.num_layers,
-            num_key_value_heads: self.num_kv_heads,
-            rms_norm_eps: self.rms_norm_eps,
-            rope_theta: self.rope_theta,
-            vocab_size: self.vocab_size,
-            max_position_embeddings: self.context_length,
-        }
+/// A tensor that there must be, and where it goes.
+pub(super) struct Tensor {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+    pub(super) part: Part,
+    /// Which row of the part its first one is.
+    pub(super) first_row: usize,
+}
+
+/// What is one matrix or vector to the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Embedding,
+    Norm,
+    Layer(usize, LayerPart),
+}
+
+/// A [`Part`] of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LayerPart {
+    InputNorm,
+    QueriesKeysValues,
+    QueriesKeysValuesBias,
+    Output,
+    OutputBias,
+    FeedForwardNorm,
+    GateUp,
+    Down,
+}
+
+impl Tensor {
+    /// How many rows it has; each number of a vector is one.
+    pub(super) fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(1)
     }
 }
 

@@ -1,21 +1,52 @@
-//! The Gemma architecture through candle.
+//! The Gemma architecture: weights from safetensors, forward pass on our own kernels.
 //!
 //! Must not touch: async runtimes, HTTP, the scheduler.
 
 mod config;
 mod files;
+mod forward;
 mod gemma;
+mod parameters;
 #[cfg(any(test, feature = "sandbox"))]
 mod tiny;
 mod weights;
 
 use std::io;
+use std::str::FromStr;
 
 pub use self::config::Config;
 pub use self::files::ModelFiles;
-pub use self::gemma::{Model, Sequence};
+pub use self::forward::Sequence;
+pub use self::gemma::Model;
 #[cfg(any(test, feature = "sandbox"))]
 pub use self::tiny::TINY_MODEL_NAME;
+
+/// What weights are turned into while they load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quantize {
+    /// Nothing: bf16 stays bf16; f32 and f16 are kept as f32. Exact.
+    #[default]
+    None,
+    /// Eight bits each and a scale for every 32, the embedding included.
+    Q8_0,
+}
+
+/// The name is that of no way to quantise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("weights are quantised as none or q8_0")]
+pub struct UnknownQuantization;
+
+impl FromStr for Quantize {
+    type Err = UnknownQuantization;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "none" => Ok(Self::None),
+            "q8_0" => Ok(Self::Q8_0),
+            _ => Err(UnknownQuantization),
+        }
+    }
+}
 
 /// Why a model cannot be loaded, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +72,6 @@ pub enum ModelError {
     /// The sequence is as long as the model allows.
     #[error("the context is full")]
     ContextFull,
-    /// The device failed.
-    #[error("the model failed to compute")]
-    Compute(#[from] candle_core::Error),
 }
 
 /// Why weights cannot be loaded.

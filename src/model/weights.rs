@@ -1,18 +1,18 @@
-//! Weights from safetensors, one tensor at a time: never a second copy of them all.
+//! Weights from safetensors, some rows at a time: never a second copy of them.
 //!
 //! Every name and shape is held against the configuration before anything is allocated, so neither a wrong
 //! file nor a wrong configuration can ask for memory that the file does not fill.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, SeekFrom};
 
-use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::{Dtype, Metadata};
 use serde::Deserialize;
 
-use super::config::Config;
+use super::WeightsError;
+use super::config::{Part, Tensor};
 use super::files::{ModelFiles, ReadSeek};
-use super::{ModelError, WeightsError};
+use crate::kernels::cpu::Source;
 
 /// The weights of a model that is in one file.
 const SINGLE: &str = "model.safetensors";
@@ -20,6 +20,8 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// The longest header of a file and the largest index, in bytes; those of CodeGemma 7B are below 64 KiB.
 const MAX_HEADER_BYTES: u64 = 16 * 1024 * 1024;
+/// About how many bytes are read at a time.
+const READ_BYTES: usize = 1 << 20;
 
 #[derive(Deserialize)]
 struct Index {
@@ -34,70 +36,103 @@ struct Shard {
     start: u64,
 }
 
-/// Loads what `config` asks for as f32, calling `progress` with the bytes read and the bytes there are.
-/// Tensors that the model does not use are not read.
-///
-/// # Errors
-/// A file is missing or malformed, or a tensor is missing or of another shape or type than it must be.
-pub(super) fn load(
-    files: &ModelFiles,
-    config: &Config,
-    mut progress: impl FnMut(u64, u64),
-) -> Result<HashMap<String, Tensor>, ModelError> {
-    let wanted = config.tensors();
-    let mut shards = open(files, &wanted)?;
-    let plan =
-        shards.values().flat_map(|shard| wanted.iter().filter_map(|(name, _)| shard.metadata.info(name)));
-    let total = plan.map(byte_length).sum();
-    let (mut done, mut tensors) = (0, HashMap::with_capacity(wanted.len()));
-    progress(done, total);
-    for shard in shards.values_mut() {
-        for (name, shape) in in_file_order(&shard.metadata, &wanted) {
-            let tensor = shard.read(name, shape)?;
-            done += shard.metadata.info(name).map_or(0, byte_length);
-            progress(done, total);
-            tensors.insert(name.clone(), tensor);
-        }
+/// The files of a model's weights, opened and checked: all that is wanted is there.
+pub(super) struct Weights {
+    shards: Vec<Shard>,
+    /// What is wanted, in the order in which it lies in each file.
+    plan: Vec<Planned>,
+}
+
+/// A tensor, and where its bytes are.
+struct Planned {
+    tensor: Tensor,
+    source: Source,
+    shard: usize,
+    /// Within the shard's file.
+    offset: u64,
+    length: usize,
+}
+
+impl Weights {
+    /// Opens the files that hold `wanted`, and reads nothing but their headers.
+    ///
+    /// # Errors
+    /// A file is missing or malformed, or a tensor is missing or of another shape or type than it must be.
+    pub(super) fn open(files: &ModelFiles, wanted: Vec<Tensor>) -> Result<Self, WeightsError> {
+        let shards = open(files, &wanted)?;
+        let mut plan = wanted.into_iter().map(|tensor| find(&shards, tensor)).collect::<Result<Vec<_>, _>>()?;
+        // A disk reads best in one direction.
+        plan.sort_by_key(|planned| (planned.shard, planned.offset));
+        Ok(Self { shards, plan })
     }
-    match wanted.into_iter().find(|(name, _)| !tensors.contains_key(name)) {
-        Some((name, _)) => Err(WeightsError::Missing(name).into()),
-        None => Ok(tensors),
+
+    /// In what types the pieces of `part` are written.
+    pub(super) fn sources(&self, part: Part) -> impl Iterator<Item = Source> {
+        self.plan.iter().filter(move |planned| planned.tensor.part == part).map(|planned| planned.source)
+    }
+
+    /// Hands every tensor to `fill`, some rows at a time: which part it belongs to, the first row's number in it,
+    /// how the numbers are written, and the rows. `progress` hears the bytes read and the bytes there are.
+    ///
+    /// # Errors
+    /// A file is not readable.
+    pub(super) fn read(
+        &mut self,
+        mut progress: impl FnMut(u64, u64),
+        mut fill: impl FnMut(Part, usize, Source, &[u8]),
+    ) -> Result<(), WeightsError> {
+        let total = self.plan.iter().map(|planned| planned.length as u64).sum();
+        let (mut done, mut bytes) = (0, Vec::new());
+        progress(done, total);
+        for Planned { tensor, source, shard, offset, length } in &self.plan {
+            let Some(Shard { file, .. }) = self.shards.get_mut(*shard) else { continue };
+            file.seek(SeekFrom::Start(*offset))?;
+            let (rows, width) = (tensor.rows(), length / tensor.rows());
+            let together = (READ_BYTES / width).max(1);
+            for first in (0..rows).step_by(together) {
+                bytes.resize(together.min(rows - first) * width, 0);
+                file.read_exact(&mut bytes)?;
+                fill(tensor.part, tensor.first_row + first, *source, &bytes);
+                done += bytes.len() as u64;
+                progress(done, total);
+            }
+        }
+        Ok(())
     }
 }
 
-/// Opens the files that hold the `wanted` tensors, by name.
-fn open(files: &ModelFiles, wanted: &[(String, Vec<usize>)]) -> Result<BTreeMap<String, Shard>, ModelError> {
-    let mut shards = BTreeMap::new();
-    if !files.has(INDEX) {
-        shards.insert(String::from(SINGLE), Shard::open(files, SINGLE)?);
-        return Ok(shards);
-    }
-    let json = files.read(INDEX, MAX_HEADER_BYTES).map_err(WeightsError::Read)?;
-    let index: Index = serde_json::from_slice(&json).map_err(WeightsError::Malformed)?;
-    for (tensor, _) in wanted {
-        let file = index.weight_map.get(tensor).ok_or_else(|| WeightsError::Missing(tensor.clone()))?;
-        if !shards.contains_key(file) {
-            shards.insert(file.clone(), Shard::open(files, file)?);
-        }
-    }
-    Ok(shards)
-}
-
-/// Those of `wanted` that the file holds, as they lie in it: a disk reads best in one direction.
-fn in_file_order<'a>(
-    metadata: &Metadata,
-    wanted: &'a [(String, Vec<usize>)],
-) -> Vec<&'a (String, Vec<usize>)> {
-    let mut present: Vec<_> = wanted
+/// Where `tensor` is, which must be as the configuration implies.
+fn find(shards: &[Shard], tensor: Tensor) -> Result<Planned, WeightsError> {
+    let found = shards
         .iter()
-        .filter_map(|tensor| metadata.info(&tensor.0).map(|info| (info.data_offsets.0, tensor)))
-        .collect();
-    present.sort_by_key(|(offset, _)| *offset);
-    present.into_iter().map(|(_, tensor)| tensor).collect()
+        .enumerate()
+        .find_map(|(shard, Shard { metadata, start, .. })| Some((shard, metadata.info(&tensor.name)?, start)));
+    let Some((shard, info, start)) = found else { return Err(WeightsError::Missing(tensor.name)) };
+    if info.shape != tensor.shape {
+        return Err(WeightsError::Shape(tensor.name));
+    }
+    let source = match info.dtype {
+        Dtype::BF16 => Source::Bf16,
+        Dtype::F16 => Source::F16,
+        Dtype::F32 => Source::F32,
+        _ => return Err(WeightsError::Type(tensor.name)),
+    };
+    let (from, to) = info.data_offsets;
+    Ok(Planned { tensor, source, shard, offset: start + from as u64, length: to - from })
 }
 
-fn byte_length(info: &TensorInfo) -> u64 {
-    (info.data_offsets.1 - info.data_offsets.0) as u64
+/// Opens the files that hold the `wanted` tensors.
+fn open(files: &ModelFiles, wanted: &[Tensor]) -> Result<Vec<Shard>, WeightsError> {
+    if !files.has(INDEX) {
+        return Ok(vec![Shard::open(files, SINGLE)?]);
+    }
+    let json = files.read(INDEX, MAX_HEADER_BYTES)?;
+    let index: Index = serde_json::from_slice(&json).map_err(WeightsError::Malformed)?;
+    let mut names = BTreeSet::new();
+    for Tensor { name, .. } in wanted {
+        names.insert(index.weight_map.get(name).ok_or_else(|| WeightsError::Missing(name.clone()))?);
+    }
+    names.into_iter().map(|name| Shard::open(files, name)).collect()
 }
 
 impl Shard {
@@ -120,25 +155,5 @@ impl Shard {
             return Err(WeightsError::Incomplete);
         }
         Ok(Self { file, metadata, start })
-    }
-
-    /// Reads the tensor `name`, which must have the shape `shape`.
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        let info = self.metadata.info(name).ok_or_else(|| WeightsError::Missing(name.to_owned()))?;
-        if info.shape != shape {
-            return Err(WeightsError::Shape(name.to_owned()).into());
-        }
-        let dtype = match info.dtype {
-            safetensors::Dtype::BF16 => DType::BF16,
-            safetensors::Dtype::F16 => DType::F16,
-            safetensors::Dtype::F32 => DType::F32,
-            _ => return Err(WeightsError::Type(name.to_owned()).into()),
-        };
-        let (from, to) = info.data_offsets;
-        let mut bytes = vec![0; to - from];
-        self.file.seek(SeekFrom::Start(self.start + from as u64)).map_err(WeightsError::Read)?;
-        self.file.read_exact(&mut bytes).map_err(WeightsError::Read)?;
-        let tensor = Tensor::from_raw_buffer(&bytes, dtype, shape, &Device::Cpu)?;
-        Ok(tensor.to_dtype(DType::F32)?)
     }
 }

@@ -9,7 +9,7 @@ use super::admission::blocking;
 use super::state::{App, Loaded};
 use crate::attestation::{AttestationError, Malformed, Profile, ProfileMismatch};
 use crate::config::{ModelOrigin, ServerConfig};
-use crate::engine::{self, Engine, EngineConfig, Handle, ModelFiles, OpenError};
+use crate::engine::{self, Engine, EngineConfig, Handle, ModelFiles, OpenError, Quantize};
 use crate::hub::{self, FetchOptions, HubError, Manifest, ManifestError, ModelSource, Progress};
 use crate::keys::{KeyError, Keys};
 use crate::telemetry::{self, Event};
@@ -76,7 +76,7 @@ pub(super) async fn load(app: Arc<App>, config: ServerConfig) -> Result<Engine, 
     let keys = Keys::connect(config.kms).await?;
     // Meanwhile the way to KMS is tried, so that readiness has an answer when the model does. Whether it works is
     // no reason not to start: it may heal, and an exit is a reboot of the VM.
-    let (opened, _) = tokio::join!(open(config.model, config.profile, config.engine), keys.probe());
+    let (opened, _) = tokio::join!(open(config.model, config.profile, config.quantize, config.engine), keys.probe());
     let (engine, stop, tokenizer) = opened?;
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     telemetry::emit(Event::ModelLoaded { milliseconds });
@@ -88,6 +88,7 @@ pub(super) async fn load(app: Arc<App>, config: ServerConfig) -> Result<Engine, 
 async fn open(
     model: ModelOrigin,
     profile: Profile,
+    quantize: Quantize,
     config: EngineConfig,
 ) -> Result<(Handle, Engine, Tokenizer), ServeError> {
     let (name, files) = match model {
@@ -102,7 +103,7 @@ async fn open(
             (model_name(&source), ModelFiles::directory(directory))
         }
     };
-    let opened = blocking(move || engine::open(&files, &name, config)).await;
+    let opened = blocking(move || engine::open(&files, &name, quantize, config)).await;
     Ok(opened.map_err(|_| ServeError::Panicked)??)
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use codeseal::engine::{
     Engine, EngineConfig, EngineError, Event, Finish, Generation, GenerationRequest, Handle, Sampling, start,
 };
-use codeseal::model::{Model, ModelFiles, TINY_MODEL_NAME};
+use codeseal::model::{Model, ModelFiles, Quantize, TINY_MODEL_NAME};
 use codeseal::protocol::Dek;
 use codeseal::tokenizer::{TokenId, Tokenizer};
 use serde::Deserialize;
@@ -26,7 +26,7 @@ fn goldens() -> Vec<Golden> {
 }
 
 fn engine(max_running: usize) -> (Handle, Engine) {
-    let model = Model::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, |_, _| {}).unwrap();
+    let model = Model::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, Quantize::None, |_, _| {}).unwrap();
     start(model, EngineConfig { max_running, max_waiting: 16 }).unwrap()
 }
 

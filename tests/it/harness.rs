@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use codeseal::attestation::{OnTokenExpiry, Profile};
 use codeseal::config::{Limits, Logging, ModelOrigin, ServerConfig};
-use codeseal::engine::EngineConfig;
+use codeseal::engine::{EngineConfig, Quantize};
 use codeseal::keys::{CacheLimits, Endpoint, KmsConfig, Timeouts, WrapConfig, Wrapper};
 use codeseal::protocol::{Call, Dek, Frame, FrameReader, Reply, RequestId, Token, WrappedDek};
 use codeseal::sandbox::{Sandbox, SandboxConfig};
@@ -77,6 +77,7 @@ impl World {
             listen: any,
             admin_listen: any,
             model: ModelOrigin::Fetched { source: tiny().to_str().unwrap().parse().unwrap(), cache: tiny() },
+            quantize: Quantize::None,
             kms: KmsConfig {
                 key: sandbox.kms_key().parse().unwrap(),
                 wip_audience: sandbox.wip_audience().parse().unwrap(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use codeseal::model::{Model, ModelError, ModelFiles, TINY_MODEL_NAME, WeightsError};
+use codeseal::model::{Model, ModelError, ModelFiles, Quantize, TINY_MODEL_NAME, WeightsError};
 use codeseal::tokenizer::TokenId;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
@@ -367,7 +367,7 @@ fn a_configuration_that_the_file_does_not_fill_allocates_nothing() {
 fn progress_runs_from_nothing_to_all() {
     let mut seen = Vec::new();
     let model =
-        Model::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, |done, total| seen.push((done, total)))
+        Model::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, Quantize::None, |done, total| seen.push((done, total)))
             .unwrap();
     let total = seen.last().unwrap().1;
     assert_eq!((seen.first(), seen.last()), (Some(&(0, total)), Some(&(total, total))));
@@ -377,7 +377,7 @@ fn progress_runs_from_nothing_to_all() {
 
 #[test]
 fn the_embedded_model_has_codegemmas_architecture() {
-    let model = Model::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, |_, _| {}).unwrap();
+    let model = Model::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, Quantize::None, |_, _| {}).unwrap();
     let config = model.config();
     assert_eq!((config.head_dim, config.num_kv_heads, config.attention_bias), (256, 1, false));
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny");

@@ -1,0 +1,126 @@
+//! The weights of a Gemma as the forward pass wants them, and how they come out of the files.
+//!
+//! What is multiplied with the same activations is one matrix: queries, keys and values, and the two halves of the
+//! feed-forward's first step. Must not touch: the order in which files are read.
+
+use super::config::{Config, LayerPart, Part};
+use super::files::ModelFiles;
+use super::weights::Weights;
+use super::{ModelError, Quantize};
+use crate::kernels::cpu::{Format, Matrix, Source};
+
+/// All weights of a model.
+pub(super) struct Parameters {
+    /// A row for each token: what it means at the bottom, and what it is scored by at the top.
+    pub(super) embedding: Matrix,
+    pub(super) layers: Vec<Layer>,
+    /// The scale of the last norm.
+    pub(super) norm: Vec<f32>,
+}
+
+/// The weights of a layer. Biases are empty if there are none.
+pub(super) struct Layer {
+    pub(super) input_norm: Vec<f32>,
+    pub(super) queries_keys_values: Matrix,
+    pub(super) queries_keys_values_bias: Vec<f32>,
+    pub(super) output: Matrix,
+    pub(super) output_bias: Vec<f32>,
+    pub(super) feed_forward_norm: Vec<f32>,
+    pub(super) gate_up: Matrix,
+    pub(super) down: Matrix,
+}
+
+impl Parameters {
+    /// Loads what `config` asks for, calling `progress` with the bytes read and the bytes there are.
+    ///
+    /// Without `quantize`, weights stay bf16 if that is what they are in the file, and otherwise become f32.
+    ///
+    /// # Errors
+    /// As [`Weights::open`] and [`Weights::read`].
+    pub(super) fn load(
+        files: &ModelFiles,
+        config: &Config,
+        quantize: Quantize,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
+        let mut weights = Weights::open(files, config.tensors())?;
+        let format = |part: Part| match quantize {
+            Quantize::Q8_0 => Format::Q8_0,
+            Quantize::None if weights.sources(part).all(|source| source == Source::Bf16) => Format::Bf16,
+            Quantize::None => Format::F32,
+        };
+        let mut parameters = Self::zeros(config, format);
+        weights.read(progress, |part, row, source, bytes| parameters.fill(part, row, source, bytes))?;
+        parameters.finish_norms();
+        Ok(parameters)
+    }
+
+    fn zeros(config: &Config, format: impl Fn(Part) -> Format) -> Self {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (queries, keys) = (config.queries(), config.keys());
+        let bias = |length| if config.attention_bias { vec![0.0; length] } else { Vec::new() };
+        let layer = |number| {
+            let matrix = |part, rows, columns| {
+                Matrix::zeros(format(Part::Layer(number, part)), rows, columns)
+            };
+            Layer {
+                input_norm: vec![0.0; hidden],
+                queries_keys_values: matrix(LayerPart::QueriesKeysValues, queries + 2 * keys, hidden),
+                queries_keys_values_bias: bias(queries + 2 * keys),
+                output: matrix(LayerPart::Output, hidden, queries),
+                output_bias: bias(hidden),
+                feed_forward_norm: vec![0.0; hidden],
+                gate_up: matrix(LayerPart::GateUp, 2 * inner, hidden),
+                down: matrix(LayerPart::Down, hidden, inner),
+            }
+        };
+        Self {
+            embedding: Matrix::zeros(format(Part::Embedding), config.vocab_size, hidden),
+            layers: (0..config.num_layers).map(layer).collect(),
+            norm: vec![0.0; hidden],
+        }
+    }
+
+    /// Puts `bytes`, whole rows from `row` on, where they belong.
+    fn fill(&mut self, part: Part, row: usize, source: Source, bytes: &[u8]) {
+        let vector = |to: &mut [f32]| {
+            for (to, from) in to.iter_mut().skip(row).zip(source.read(bytes)) {
+                *to = from;
+            }
+        };
+        match part {
+            Part::Embedding => self.embedding.fill_rows(row, source, bytes),
+            Part::Norm => vector(&mut self.norm),
+            Part::Layer(number, part) => {
+                let Some(layer) = self.layers.get_mut(number) else { return };
+                match part {
+                    LayerPart::InputNorm => vector(&mut layer.input_norm),
+                    LayerPart::QueriesKeysValues => layer.queries_keys_values.fill_rows(row, source, bytes),
+                    LayerPart::QueriesKeysValuesBias => vector(&mut layer.queries_keys_values_bias),
+                    LayerPart::Output => layer.output.fill_rows(row, source, bytes),
+                    LayerPart::OutputBias => vector(&mut layer.output_bias),
+                    LayerPart::FeedForwardNorm => vector(&mut layer.feed_forward_norm),
+                    LayerPart::GateUp => layer.gate_up.fill_rows(row, source, bytes),
+                    LayerPart::Down => layer.down.fill_rows(row, source, bytes),
+                }
+            }
+        }
+    }
+
+    /// Gemma's files hold by how much the scale of a norm is more than 1.
+    fn finish_norms(&mut self) {
+        let layers = self.layers.iter_mut();
+        let norms = layers.flat_map(|layer| [&mut layer.input_norm, &mut layer.feed_forward_norm]);
+        for scale in norms.chain([&mut self.norm]).flatten() {
+            *scale += 1.0;
+        }
+    }
+
+    /// How many bytes are read to make one token: all matrices once.
+    pub(super) fn bytes(&self) -> usize {
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.queries_keys_values, &layer.output, &layer.gate_up, &layer.down]
+        });
+        layers.chain([&self.embedding]).map(Matrix::bytes).sum()
+    }
+}
