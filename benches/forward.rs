@@ -1,1 +1,192 @@
-fn main() {}
+//! Our forward pass beside the stock one of `candle-transformers`, on the same random weights in one run:
+//! `cargo bench --bench forward`. Decode is also given in bytes of weights per second, beside what the memory gives.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{Activation, VarBuilder};
+use candle_transformers::models::gemma;
+use codeseal::model::{Config, Model, ModelFiles, Quantize, Sequence};
+use codeseal::tokenizer::TokenId;
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use rayon::prelude::*;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
+use tempfile::TempDir;
+
+const PROMPT: usize = 256;
+/// Decode steps between two prompts: few, so that what is measured does not grow meanwhile.
+const STEPS: usize = 16;
+
+/// 2B's proportions at an eighth of its size, in bf16, as the original is.
+fn write_model() -> TempDir {
+    let (hidden, inner, vocabulary, layers) = (1024, 8192, 32_000, 6);
+    let config = json!({
+        "model_type": "gemma", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner,
+        "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
+    });
+    let mut shapes = vec![
+        (String::from("model.embed_tokens.weight"), vec![vocabulary, hidden]),
+        (String::from("model.norm.weight"), vec![hidden]),
+    ];
+    for layer in 0..layers {
+        for (name, shape) in [
+            ("self_attn.q_proj", vec![1024, hidden]),
+            ("self_attn.k_proj", vec![256, hidden]),
+            ("self_attn.v_proj", vec![256, hidden]),
+            ("self_attn.o_proj", vec![hidden, 1024]),
+            ("mlp.gate_proj", vec![inner, hidden]),
+            ("mlp.up_proj", vec![inner, hidden]),
+            ("mlp.down_proj", vec![hidden, inner]),
+            ("input_layernorm", vec![hidden]),
+            ("post_attention_layernorm", vec![hidden]),
+        ] {
+            shapes.push((format!("model.layers.{layer}.{name}.weight"), shape));
+        }
+    }
+    let tensors: Vec<_> = shapes.into_iter().map(|(name, shape)| (name, random(&shape), shape)).collect();
+    let views = tensors
+        .iter()
+        .map(|(name, data, shape)| (name, TensorView::new(Dtype::BF16, shape.clone(), data).unwrap()));
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
+    dir
+}
+
+/// Uniform numbers as small as those of a trained model, as bf16.
+fn random(shape: &[usize]) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let number = || {
+        state = state.wrapping_mul(0xD120_2E7A_29A5_B1F5).wrapping_add(1);
+        let uniform = ((state >> 40) as f32 / 8_388_608.0 - 1.0) * 0.05;
+        ((uniform.to_bits() >> 16) as u16).to_le_bytes()
+    };
+    std::iter::repeat_with(number).take(shape.iter().product()).flatten().collect()
+}
+
+/// Reads tokens, which come at a position, and gives the next one.
+trait Forward {
+    fn restart(&mut self);
+    fn step(&mut self, tokens: &[u32], position: usize) -> f32;
+}
+
+struct Ours<'a>(&'a Model, Sequence);
+
+impl Forward for Ours<'_> {
+    fn restart(&mut self) {
+        self.1 = self.0.sequence();
+    }
+
+    fn step(&mut self, tokens: &[u32], _: usize) -> f32 {
+        let tokens: Vec<_> = tokens.iter().copied().map(TokenId).collect();
+        self.1.forward(&tokens).unwrap()[0]
+    }
+}
+
+struct Stock(gemma::Model);
+
+impl Stock {
+    fn load(dir: &Path, config: &Config, dtype: DType) -> Self {
+        let tensors = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap();
+        let config = gemma::Config {
+            attention_bias: config.attention_bias,
+            head_dim: config.head_dim,
+            hidden_act: None,
+            hidden_activation: Some(Activation::GeluPytorchTanh),
+            hidden_size: config.hidden_size,
+            intermediate_size: config.intermediate_size,
+            num_attention_heads: config.num_heads,
+            num_hidden_layers: config.num_layers,
+            num_key_value_heads: config.num_kv_heads,
+            rms_norm_eps: config.rms_norm_eps,
+            rope_theta: config.rope_theta,
+            vocab_size: config.vocab_size,
+            max_position_embeddings: config.context_length,
+        };
+        let weights = VarBuilder::from_tensors(tensors, dtype, &Device::Cpu);
+        Self(gemma::Model::new(false, &config, weights).unwrap())
+    }
+}
+
+impl Forward for Stock {
+    fn restart(&mut self) {
+        self.0.clear_kv_cache();
+    }
+
+    fn step(&mut self, tokens: &[u32], position: usize) -> f32 {
+        let input = Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        let logits = self.0.forward(&input, position).unwrap().to_dtype(DType::F32).unwrap();
+        logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]
+    }
+}
+
+fn measure(criterion: &mut Criterion, name: &str, bytes: usize, model: &mut dyn Forward) {
+    let prompt: Vec<u32> = (0..PROMPT as u32).map(|index| 200 + 7 * index).collect();
+    let mut group = criterion.benchmark_group("forward");
+    settings(&mut group);
+    group.throughput(Throughput::Elements(PROMPT as u64));
+    group.bench_function(format!("prefill {PROMPT}/{name}"), |bencher| {
+        bencher.iter(|| {
+            model.restart();
+            model.step(black_box(&prompt), 0)
+        });
+    });
+    group.throughput(Throughput::Bytes(bytes as u64));
+    group.bench_function(format!("decode/{name}"), |bencher| {
+        bencher.iter_custom(|iterations| {
+            let (mut left, mut elapsed) = (iterations as usize, Duration::ZERO);
+            while left > 0 {
+                let steps = left.min(STEPS);
+                model.restart();
+                model.step(&prompt[..32], 0);
+                let start = Instant::now();
+                for step in 0..steps {
+                    black_box(model.step(&[300], 32 + step));
+                }
+                elapsed += start.elapsed();
+                left -= steps;
+            }
+            elapsed
+        });
+    });
+}
+
+fn settings(group: &mut BenchmarkGroup<'_, WallTime>) {
+    group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
+}
+
+fn forward(criterion: &mut Criterion) {
+    let dir = write_model();
+    let mut bytes = 0;
+    for (name, quantize) in [("codeseal q8_0", Quantize::Q8_0), ("codeseal bf16", Quantize::None)] {
+        let files = ModelFiles::directory(dir.path());
+        let model = Model::from_files(&files, "random", quantize, |_, _| {}).unwrap();
+        bytes = model.bytes_per_token();
+        measure(criterion, name, bytes, &mut Ours(&model, model.sequence()));
+    }
+    let config = Config::parse(&std::fs::read(dir.path().join("config.json")).unwrap()).unwrap();
+    let mut stock = Stock::load(dir.path(), &config, DType::F32);
+    measure(criterion, "candle-transformers f32", 2 * bytes, &mut stock);
+    let mut stock = Stock::load(dir.path(), &config, DType::BF16);
+    measure(criterion, "candle-transformers bf16", bytes, &mut stock);
+
+    let memory = vec![1u64; bytes / 8];
+    let mut group = criterion.benchmark_group("memory");
+    settings(&mut group);
+    group.throughput(Throughput::Bytes(bytes as u64));
+    group.bench_function("read", |bencher| {
+        bencher.iter(|| {
+            let sum = |piece: &[u64]| piece.iter().fold(0u64, |sum, value| sum.wrapping_add(*value));
+            black_box(&memory).par_chunks(1 << 16).map(sum).reduce(|| 0, u64::wrapping_add)
+        });
+    });
+}
+
+criterion_group!(benches, forward);
+criterion_main!(benches);

@@ -126,7 +126,8 @@ impl Config {
     pub(super) fn tensors(&self) -> Vec<Tensor> {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let (queries, keys) = (self.queries(), self.keys());
-        let tensor = |name: &str, shape, part, first_row| Tensor { name: name.to_owned(), shape, part, first_row };
+        let tensor =
+            |name: &str, shape, part, first_row| Tensor { name: name.to_owned(), shape, part, first_row };
         let mut tensors = vec![
             tensor("model.embed_tokens.weight", vec![self.vocab_size, hidden], Part::Embedding, 0),
             tensor("model.norm.weight", vec![hidden], Part::Norm, 0),
@@ -137,8 +138,22 @@ impl Config {
                 tensors.push(tensor(&name, shape, Part::Layer(layer, part), first_row));
             };
             for (name, rows, columns, part, bias, first_row) in [
-                ("q_proj", queries, hidden, LayerPart::QueriesKeysValues, LayerPart::QueriesKeysValuesBias, 0),
-                ("k_proj", keys, hidden, LayerPart::QueriesKeysValues, LayerPart::QueriesKeysValuesBias, queries),
+                (
+                    "q_proj",
+                    queries,
+                    hidden,
+                    LayerPart::QueriesKeysValues,
+                    LayerPart::QueriesKeysValuesBias,
+                    0,
+                ),
+                (
+                    "k_proj",
+                    keys,
+                    hidden,
+                    LayerPart::QueriesKeysValues,
+                    LayerPart::QueriesKeysValuesBias,
+                    queries,
+                ),
                 (
                     "v_proj",
                     keys,

@@ -161,11 +161,8 @@ impl Rows {
 impl Sequence {
     pub(super) fn new(network: Arc<Network>) -> Self {
         let config = &network.config;
-        let shape = KvShape {
-            layers: config.num_layers,
-            heads: config.num_kv_heads,
-            head_dim: config.head_dim,
-        };
+        let shape =
+            KvShape { layers: config.num_layers, heads: config.num_kv_heads, head_dim: config.head_dim };
         Self { kv: Kv::new(shape), network, length: 0 }
     }
 

@@ -60,9 +60,8 @@ impl Parameters {
         let (queries, keys) = (config.queries(), config.keys());
         let bias = |length| if config.attention_bias { vec![0.0; length] } else { Vec::new() };
         let layer = |number| {
-            let matrix = |part, rows, columns| {
-                Matrix::zeros(format(Part::Layer(number, part)), rows, columns)
-            };
+            let matrix =
+                |part, rows, columns| Matrix::zeros(format(Part::Layer(number, part)), rows, columns);
             Layer {
                 input_norm: vec![0.0; hidden],
                 queries_keys_values: matrix(LayerPart::QueriesKeysValues, queries + 2 * keys, hidden),
@@ -118,9 +117,10 @@ impl Parameters {
 
     /// How many bytes are read to make one token: all matrices once.
     pub(super) fn bytes(&self) -> usize {
-        let layers = self.layers.iter().flat_map(|layer| {
-            [&layer.queries_keys_values, &layer.output, &layer.gate_up, &layer.down]
-        });
+        let layers = self
+            .layers
+            .iter()
+            .flat_map(|layer| [&layer.queries_keys_values, &layer.output, &layer.gate_up, &layer.down]);
         layers.chain([&self.embedding]).map(Matrix::bytes).sum()
     }
 }

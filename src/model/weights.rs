@@ -60,7 +60,8 @@ impl Weights {
     /// A file is missing or malformed, or a tensor is missing or of another shape or type than it must be.
     pub(super) fn open(files: &ModelFiles, wanted: Vec<Tensor>) -> Result<Self, WeightsError> {
         let shards = open(files, &wanted)?;
-        let mut plan = wanted.into_iter().map(|tensor| find(&shards, tensor)).collect::<Result<Vec<_>, _>>()?;
+        let mut plan =
+            wanted.into_iter().map(|tensor| find(&shards, tensor)).collect::<Result<Vec<_>, _>>()?;
         // A disk reads best in one direction.
         plan.sort_by_key(|planned| (planned.shard, planned.offset));
         Ok(Self { shards, plan })
@@ -103,10 +104,9 @@ impl Weights {
 
 /// Where `tensor` is, which must be as the configuration implies.
 fn find(shards: &[Shard], tensor: Tensor) -> Result<Planned, WeightsError> {
-    let found = shards
-        .iter()
-        .enumerate()
-        .find_map(|(shard, Shard { metadata, start, .. })| Some((shard, metadata.info(&tensor.name)?, start)));
+    let found = shards.iter().enumerate().find_map(|(shard, Shard { metadata, start, .. })| {
+        Some((shard, metadata.info(&tensor.name)?, start))
+    });
     let Some((shard, info, start)) = found else { return Err(WeightsError::Missing(tensor.name)) };
     if info.shape != tensor.shape {
         return Err(WeightsError::Shape(tensor.name));

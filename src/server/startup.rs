@@ -76,7 +76,8 @@ pub(super) async fn load(app: Arc<App>, config: ServerConfig) -> Result<Engine, 
     let keys = Keys::connect(config.kms).await?;
     // Meanwhile the way to KMS is tried, so that readiness has an answer when the model does. Whether it works is
     // no reason not to start: it may heal, and an exit is a reboot of the VM.
-    let (opened, _) = tokio::join!(open(config.model, config.profile, config.quantize, config.engine), keys.probe());
+    let (opened, _) =
+        tokio::join!(open(config.model, config.profile, config.quantize, config.engine), keys.probe());
     let (engine, stop, tokenizer) = opened?;
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     telemetry::emit(Event::ModelLoaded { milliseconds });

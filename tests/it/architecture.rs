@@ -47,7 +47,15 @@ const RULES: &[Rule] = &[
     Rule { module: "model", may_not_touch: &["tokio", HTTP, "crate::engine", "crate::server"] },
     Rule {
         module: "kernels",
-        may_not_touch: &["tokio", HTTP, "crate::protocol", "crate::engine", "crate::server", "std::fs", "std::io"],
+        may_not_touch: &[
+            "tokio",
+            HTTP,
+            "crate::protocol",
+            "crate::engine",
+            "crate::server",
+            "std::fs",
+            "std::io",
+        ],
     },
     Rule { module: "hub", may_not_touch: &[MODEL, HTTP, "crate::engine", "crate::protocol::Dek"] },
     Rule {

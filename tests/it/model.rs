@@ -366,9 +366,10 @@ fn a_configuration_that_the_file_does_not_fill_allocates_nothing() {
 #[test]
 fn progress_runs_from_nothing_to_all() {
     let mut seen = Vec::new();
-    let model =
-        Model::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, Quantize::None, |done, total| seen.push((done, total)))
-            .unwrap();
+    let model = Model::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, Quantize::None, |done, total| {
+        seen.push((done, total))
+    })
+    .unwrap();
     let total = seen.last().unwrap().1;
     assert_eq!((seen.first(), seen.last()), (Some(&(0, total)), Some(&(total, total))));
     assert!(seen.is_sorted() && total > 500_000, "{total}");

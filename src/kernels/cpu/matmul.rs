@@ -185,7 +185,8 @@ fn vector<S: Simd, R: Rows>(simd: S, rows: R, first: usize, x: &[Block<f32>], ou
     let (fours, rest) = out.as_chunks_mut::<ROWS>();
     for (index, out) in fours.iter_mut().enumerate() {
         let at = first + index * ROWS;
-        *out = dots::<S, R, ROWS>(simd, [rows.row(at), rows.row(at + 1), rows.row(at + 2), rows.row(at + 3)], x);
+        *out =
+            dots::<S, R, ROWS>(simd, [rows.row(at), rows.row(at + 1), rows.row(at + 2), rows.row(at + 3)], x);
     }
     let done = first + fours.len() * ROWS;
     for (index, out) in rest.iter_mut().enumerate() {

@@ -76,9 +76,7 @@ impl Matrix {
         let store = match format {
             Format::F32 => Store::F32(vec![[[0.0; LANES]; 2]; blocks]),
             Format::Bf16 => Store::Bf16(vec![[[0; LANES]; 2]; blocks]),
-            Format::Q8_0 => {
-                Store::Q8 { quants: vec![[[0; LANES]; 2]; blocks], scales: vec![0; blocks] }
-            }
+            Format::Q8_0 => Store::Q8 { quants: vec![[[0; LANES]; 2]; blocks], scales: vec![0; blocks] },
         };
         Self { store, rows, columns }
     }
@@ -116,7 +114,9 @@ impl Matrix {
         let blocks = self.blocks();
         let at = row * blocks..(row + 1) * blocks;
         match &self.store {
-            Store::F32(from) => scale_into(to, from[at].as_flattened().as_flattened(), |&value| value * factor),
+            Store::F32(from) => {
+                scale_into(to, from[at].as_flattened().as_flattened(), |&value| value * factor)
+            }
             Store::Bf16(from) => scale_into(to, from[at].as_flattened().as_flattened(), |&bits| {
                 bf16::from_bits(bits).to_f32() * factor
             }),
@@ -142,9 +142,7 @@ impl Matrix {
         match &self.store {
             Store::F32(blocks) => size_of_val(blocks.as_slice()),
             Store::Bf16(blocks) => size_of_val(blocks.as_slice()),
-            Store::Q8 { quants, scales } => {
-                size_of_val(quants.as_slice()) + size_of_val(scales.as_slice())
-            }
+            Store::Q8 { quants, scales } => size_of_val(quants.as_slice()) + size_of_val(scales.as_slice()),
         }
     }
 
@@ -169,9 +167,13 @@ fn scale_into<T>(to: &mut [f32], from: &[T], read: impl Fn(&T) -> f32) {
 /// The nearest of 255 equidistant numbers for each of `block`. What is not finite makes a scale that is not: it
 /// must not turn into a plausible weight.
 fn quantise(block: &[f32; BLOCK], quants: &mut Block<i8>, scale: &mut u16) {
-    let largest = block.iter().fold(0.0, |largest: f32, value| {
-        if value.is_finite() { largest.max(value.abs()) } else { f32::INFINITY }
-    });
+    let largest =
+        block.iter().fold(
+            0.0,
+            |largest: f32, value| {
+                if value.is_finite() { largest.max(value.abs()) } else { f32::INFINITY }
+            },
+        );
     *scale = f16::from_f32(largest / 127.0).to_bits();
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
     for (quant, value) in quants.as_flattened_mut().iter_mut().zip(block) {

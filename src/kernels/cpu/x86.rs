@@ -182,9 +182,7 @@ impl Simd for Avx2 {
         let at = from.as_ptr();
         // SAFETY: as above, and the reference covers the 32 bytes.
         unsafe {
-            let widen = |bits| {
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
-            };
+            let widen = |bits| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)));
             [widen(_mm_loadu_si128(at.cast())), widen(_mm_loadu_si128(at.add(8).cast()))]
         }
     }
@@ -195,10 +193,7 @@ impl Simd for Avx2 {
         unsafe {
             let low = _mm_loadu_si128(from.as_ptr().cast());
             let high = _mm_unpackhi_epi64(low, low);
-            [
-                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)),
-                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)),
-            ]
+            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))]
         }
     }
 
