@@ -200,6 +200,36 @@ fn reading_a_text_in_pieces_gives_the_logits_of_transformers() {
 }
 
 #[test]
+fn a_text_in_pieces_gives_the_very_bits_of_the_whole() {
+    let tokens: Vec<_> = (0..150).map(|index| TokenId(100 + index * 7 % 900)).collect();
+    for quantize in [Quantize::None, Quantize::Q8_0] {
+        let model = Model::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, quantize, |_, _| {}).unwrap();
+        let whole = model.sequence().forward(&tokens).unwrap();
+        for pieces in [1, 2, 7, 33, 100] {
+            let mut sequence = model.sequence();
+            let mut logits = Vec::new();
+            for piece in tokens.chunks(pieces) {
+                logits = sequence.forward(piece).unwrap();
+            }
+            assert!(logits == whole, "{quantize:?} in pieces of {pieces}");
+        }
+    }
+}
+
+#[test]
+fn quantised_weights_take_half_the_memory_and_say_nearly_the_same() {
+    let load =
+        |quantize| Model::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, quantize, |_, _| {}).unwrap();
+    let (full, quantised) = (load(Quantize::None), load(Quantize::Q8_0));
+    assert_eq!(quantised.bytes_per_token() * 64, full.bytes_per_token() * 34);
+    let prompt = [2, 67, 500, 69, 501, 68].map(TokenId);
+    let [full, quantised] = [full, quantised].map(|model| model.sequence().forward(&prompt).unwrap());
+    let scale = full.iter().fold(0.0, |largest: f32, logit| largest.max(logit.abs()));
+    let difference = largest_difference(&full, &quantised);
+    assert!(difference > 0.0 && difference < 0.03 * scale, "{difference} of {scale}");
+}
+
+#[test]
 fn sequences_share_weights_and_nothing_else() {
     let case = Case::read("mqa");
     let model = case.model();

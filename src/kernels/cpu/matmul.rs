@@ -1,7 +1,7 @@
 //! Activations times a matrix of weights: `out[n][row] = Σ x[n][column] · weight[row][column]`.
 //!
-//! One activation: weights are widened in registers, four rows at a time, at the speed of the memory. Several: a
-//! panel of weights is widened once into the cache and meets all activations there. Either way an output is sixteen
+//! Few activations: weights are widened in registers, four rows at a time, at the speed of the memory. Many: a panel
+//! of weights is widened once into the cache and meets all activations there. Either way an output is sixteen
 //! sums over the columns in their order, then one tree: the same bits.
 //!
 //! Must not touch: what the numbers mean.
@@ -14,6 +14,8 @@ use super::simd::{Kernel, LANES, Lane, Simd};
 
 /// Rows that are worked on together, each a chain of its own.
 const ROWS: usize = 4;
+/// Activations for which widening weights in registers, again for every four, is cheaper than making a panel.
+const FEW: usize = 12;
 /// Rows of a panel.
 const PANEL_ROWS: usize = 32;
 /// Blocks of a panel's row: with a tile of activations it fits the first cache.
@@ -40,7 +42,7 @@ pub(crate) fn matmul(level: Level, matrix: &Matrix, x: &[f32], out: &mut [f32]) 
     let serial = count * rows * columns < SERIAL;
     if count == 1 {
         let task = |(index, out): (usize, &mut [f32])| {
-            level.run(Vector { matrix, first: index * TASK_ROWS, x, out });
+            level.run(Few { matrix, first: index * TASK_ROWS, x, out: &mut [out] });
         };
         if serial {
             out.chunks_mut(TASK_ROWS).enumerate().for_each(task);
@@ -50,7 +52,12 @@ pub(crate) fn matmul(level: Level, matrix: &Matrix, x: &[f32], out: &mut [f32]) 
         return;
     }
     let task = |scratch: &mut Scratch, (index, mut out): (usize, Vec<&mut [f32]>)| {
-        level.run(Batch { matrix, first: index * TASK_ROWS, x, out: &mut out, scratch });
+        let (first, out) = (index * TASK_ROWS, out.as_mut_slice());
+        if count <= FEW {
+            level.run(Few { matrix, first, x, out });
+        } else {
+            level.run(Batch { matrix, first, x, out, scratch });
+        }
     };
     let mut columns_of_out: Vec<_> = out.chunks_mut(rows).map(|row| row.chunks_mut(TASK_ROWS)).collect();
     let tasks: Vec<Vec<&mut [f32]>> = (0..rows.div_ceil(TASK_ROWS))
@@ -158,57 +165,92 @@ impl<'a> Rows for Quants<'a> {
     }
 }
 
-/// Some rows times one activation.
-struct Vector<'a> {
+/// Some rows times few activations.
+struct Few<'a, 'out> {
     matrix: &'a Matrix,
     first: usize,
     x: &'a [Block<f32>],
-    out: &'a mut [f32],
+    /// For each activation the outputs of these rows.
+    out: &'a mut [&'out mut [f32]],
 }
 
-impl Kernel for Vector<'_> {
+impl Kernel for Few<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let blocks = self.matrix.blocks();
         match &self.matrix.store {
-            Store::F32(all) => vector(simd, Full(all, blocks), self.first, self.x, self.out),
-            Store::Bf16(all) => vector(simd, Half(all, blocks), self.first, self.x, self.out),
-            Store::Q8 { quants, scales } => {
-                vector(simd, Quants(quants, scales, blocks), self.first, self.x, self.out);
+            Store::F32(all) => self.rows(simd, Full(all, blocks)),
+            Store::Bf16(all) => self.rows(simd, Half(all, blocks)),
+            Store::Q8 { quants, scales } => self.rows(simd, Quants(quants, scales, blocks)),
+        }
+    }
+}
+
+impl Few<'_, '_> {
+    #[inline(always)]
+    fn rows<S: Simd, R: Rows>(self, simd: S, rows: R) {
+        let blocks = self.matrix.blocks();
+        let height = self.out.first().map_or(0, |out| out.len());
+        let in_quads = height - height % ROWS;
+        for at in (0..in_quads).step_by(ROWS) {
+            let row = |offset: usize| rows.row(self.first + at + offset);
+            products::<S, R, ROWS>(simd, [row(0), row(1), row(2), row(3)], at, self.x, blocks, self.out);
+        }
+        for at in in_quads..height {
+            products::<S, R, 1>(simd, [rows.row(self.first + at)], at, self.x, blocks, self.out);
+        }
+    }
+}
+
+/// Writes what `rows`, the first of which is output `at`, make with all activations.
+#[inline(always)]
+fn products<S: Simd, R: Rows, const M: usize>(
+    simd: S,
+    rows: [R::Row; M],
+    at: usize,
+    x: &[Block<f32>],
+    blocks: usize,
+    out: &mut [&mut [f32]],
+) {
+    let together = if S::WIDE { 4 } else { 1 };
+    for (out, x) in out.chunks_mut(together).zip(x.chunks(together * blocks)) {
+        match out.len() {
+            4 => dots::<S, R, M, 4>(simd, rows, at, x, blocks, out),
+            3 => dots::<S, R, M, 3>(simd, rows, at, x, blocks, out),
+            2 => dots::<S, R, M, 2>(simd, rows, at, x, blocks, out),
+            _ => dots::<S, R, M, 1>(simd, rows, at, x, blocks, out),
+        }
+    }
+}
+
+/// `M` rows and `N` activations in registers, from the first column to the last.
+#[inline(always)]
+fn dots<S: Simd, R: Rows, const M: usize, const N: usize>(
+    simd: S,
+    rows: [R::Row; M],
+    at: usize,
+    x: &[Block<f32>],
+    blocks: usize,
+    out: &mut [&mut [f32]],
+) {
+    let x: [&[Block<f32>]; N] = std::array::from_fn(|n| &x[n * blocks..][..blocks]);
+    let mut sums = [[simd.splat(0.0); N]; M];
+    for block in 0..blocks {
+        for (row, sums) in rows.iter().zip(&mut sums) {
+            // The next rows lie right behind these.
+            R::prefetch(simd, *row, block, M * blocks);
+            let [low, high] = R::widen(simd, *row, block);
+            for (x, sum) in x.iter().zip(sums) {
+                *sum = simd.fma(low, simd.load(&x[block][0]), *sum);
+                *sum = simd.fma(high, simd.load(&x[block][1]), *sum);
             }
         }
     }
-}
-
-#[inline(always)]
-fn vector<S: Simd, R: Rows>(simd: S, rows: R, first: usize, x: &[Block<f32>], out: &mut [f32]) {
-    let (fours, rest) = out.as_chunks_mut::<ROWS>();
-    for (index, out) in fours.iter_mut().enumerate() {
-        let at = first + index * ROWS;
-        *out =
-            dots::<S, R, ROWS>(simd, [rows.row(at), rows.row(at + 1), rows.row(at + 2), rows.row(at + 3)], x);
-    }
-    let done = first + fours.len() * ROWS;
-    for (index, out) in rest.iter_mut().enumerate() {
-        [*out] = dots::<S, R, 1>(simd, [rows.row(done + index)], x);
-    }
-}
-
-#[inline(always)]
-fn dots<S: Simd, R: Rows, const N: usize>(simd: S, rows: [R::Row; N], x: &[Block<f32>]) -> [f32; N] {
-    let mut sums = [simd.splat(0.0); N];
-    let ahead = N * x.len();
-    for (block, x) in x.iter().enumerate() {
-        let (low, high) = (simd.load(&x[0]), simd.load(&x[1]));
-        for (row, sum) in rows.iter().zip(&mut sums) {
-            // The next rows lie right behind these.
-            R::prefetch(simd, *row, block, ahead);
-            let weights = R::widen(simd, *row, block);
-            *sum = simd.fma(weights[0], low, *sum);
-            *sum = simd.fma(weights[1], high, *sum);
+    for (n, out) in out.iter_mut().enumerate().take(N) {
+        for (out, sums) in out[at..at + M].iter_mut().zip(&sums) {
+            *out = simd.sum(sums[n]);
         }
     }
-    sums.map(|sum| simd.sum(sum))
 }
 
 /// What a task needs beside its inputs.
