@@ -31,7 +31,8 @@ ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64
 ARG KMS_KEY=""
 ARG WIP_AUDIENCE=""
 ARG IMPERSONATE=""
-ARG MODEL=hf://google/codegemma-2b
+# The codelab's bucket: public, so that no credential is needed where a credential could not be kept.
+ARG MODEL=gs://vertex-model-garden-public-us/codegemma/codegemma-2b
 ARG PROFILE=tdx
 ENV CODESEAL_KMS_KEY=${KMS_KEY} \
     CODESEAL_WIP_AUDIENCE=${WIP_AUDIENCE} \
