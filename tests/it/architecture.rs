@@ -102,6 +102,16 @@ fn nothing_below_config_reads_the_environment() {
 }
 
 #[test]
+fn only_telemetry_writes_to_the_log() {
+    for file in sources("").into_iter().filter(|file| !is_in(file, "telemetry")) {
+        for (number, line) in code_lines(&fs::read_to_string(&file).unwrap()) {
+            let writes = ["tracing::", "log::"].iter().any(|path| mentions(&line, path));
+            assert!(!writes, "{}:{number} logs past the closed set of events", file.display());
+        }
+    }
+}
+
+#[test]
 fn unsafe_code_stays_in_the_kernels() {
     for file in sources("").into_iter().filter(|file| !is_in(file, "kernels")) {
         for (number, line) in code_lines(&fs::read_to_string(&file).unwrap()) {
