@@ -18,10 +18,10 @@ COPY Cargo.toml Cargo.lock ./
 COPY benches benches
 COPY models models
 COPY src src
-RUN cargo build --release --locked --no-default-features --features ${FEATURES} --bin codeseal-server
+RUN cargo build --profile dist --locked --no-default-features --features ${FEATURES} --bin codeseal-server
 
 FROM ${RUNTIME_IMAGE}
-COPY --from=build /src/target/release/codeseal-server /usr/local/bin/codeseal-server
+COPY --from=build /src/target/dist/codeseal-server /usr/local/bin/codeseal-server
 
 # Where the launcher mounts the GPU driver's libraries when `tee-install-gpu-driver=true`. The image ships no
 # libcuda of its own.
