@@ -2,6 +2,8 @@
 //!
 //! Must not touch: network, GPU.
 
+mod eval;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,8 +11,10 @@ use std::time::Duration;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use self::eval::EvalCommand;
 use crate::attestation::{OnTokenExpiry, Profile};
 use crate::engine::EngineConfig;
+use crate::eval::FimConfig;
 use crate::hub::ModelSource;
 use crate::keys::{CacheLimits, Endpoint, InvalidName, KeyName, KmsConfig, Timeouts, WipAudience};
 use crate::model::ModelFiles;
@@ -50,6 +54,8 @@ pub struct ServerArgs {
 pub enum Action {
     /// Serve.
     Serve(Box<ServerConfig>),
+    /// Measure how a model fills holes.
+    EvalFim(FimConfig),
     /// Look after the manifest.
     Models(ModelsCommand),
 }
@@ -57,6 +63,10 @@ pub enum Action {
 /// What `codeseal-server` does besides serving.
 #[derive(Subcommand)]
 enum ServerCommand {
+    /// Measure a model: needs neither keys nor attestation
+    #[command(subcommand)]
+    Eval(EvalCommand),
+
     /// Look after models/manifest.toml
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -322,6 +332,7 @@ impl ServerArgs {
     /// [`ConfigError`] for flags that do not go together.
     pub fn resolve(self) -> Result<Action, ConfigError> {
         match (self.command, self.serve) {
+            (Some(ServerCommand::Eval(EvalCommand::Fim(args))), _) => Ok(Action::EvalFim(args.resolve())),
             (Some(ServerCommand::Models(command)), _) => Ok(Action::Models(command)),
             (None, Some(serve)) => serve.resolve().map(Box::new).map(Action::Serve),
             // clap has refused this already: the flags of serving are required without a subcommand.
@@ -418,6 +429,7 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::model::Rounding;
 
     const REQUIRED: [&str; 7] = [
         "codeseal-server",
@@ -433,7 +445,7 @@ mod tests {
         let args = ServerArgs::try_parse_from(REQUIRED.iter().chain(more)).unwrap();
         args.resolve().map(|action| match action {
             Action::Serve(config) => *config,
-            Action::Models(_) => panic!("no subcommand was named"),
+            Action::EvalFim(_) | Action::Models(_) => panic!("no subcommand was named"),
         })
     }
 
@@ -488,5 +500,14 @@ mod tests {
         let args = ["codeseal-server", "models", "lock", "--model", "hf://google/codegemma-2b"];
         let args = ServerArgs::try_parse_from(args).unwrap();
         assert!(matches!(args.resolve().unwrap(), Action::Models(ModelsCommand::Lock { .. })));
+    }
+
+    #[test]
+    fn measuring_a_model_needs_none_of_the_flags_of_serving() {
+        let args =
+            ["codeseal-server", "eval", "fim", "--model", "models/tiny", "--cases", "c", "--quantize", "q4k"];
+        let args = ServerArgs::try_parse_from(args).unwrap();
+        let Action::EvalFim(config) = args.resolve().unwrap() else { panic!("another subcommand was named") };
+        assert_eq!((config.model_name.as_str(), config.rounding), ("tiny", Rounding::Q4K));
     }
 }
