@@ -144,7 +144,7 @@ impl fmt::Display for Report {
             write!(f, " but for {} rows that its blocks do not fit into", self.kept_rows)?;
         }
         writeln!(f, ", at most {} new tokens", self.max_new_tokens)?;
-        writeln!(f, "{:6} {:>5}  {:22}  {}", "kind", "cases", "exact match", "edit similarity")?;
+        writeln!(f, "kind   cases  exact match             edit similarity")?;
         for (name, figures) in
             [(Kind::Single.as_str(), &self.single), (Kind::Multi.as_str(), &self.multi), ("all", &self.all)]
         {
