@@ -11,6 +11,7 @@ use candle_transformers::models::gemma;
 
 use super::config::Config;
 use super::files::ModelFiles;
+use super::rounding::{Rounder, Rounding};
 use super::{ModelError, weights};
 use crate::tokenizer::TokenId;
 
@@ -23,6 +24,7 @@ const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
 pub struct Model {
     config: Config,
     name: String,
+    kept_rows: usize,
     /// Has read nothing: every sequence begins as a clone of it.
     blank: gemma::Model,
 }
@@ -53,12 +55,27 @@ impl Model {
         name: &str,
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
+        Self::rounded(files, name, Rounding::None, progress)
+    }
+
+    /// Loads a model as [`Model::from_files`] does, with each weight rounded as a file of a smaller type would
+    /// hold it. This measures what that type loses; it is neither smaller nor faster.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn rounded(
+        files: &ModelFiles,
+        name: &str,
+        rounding: Rounding,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
         let json = files.read(CONFIG, MAX_CONFIG_BYTES).map_err(ModelError::ReadConfig)?;
         let config = Config::parse(&json)?;
-        let tensors = weights::load(files, &config, progress)?;
+        let mut rounder = Rounder::new(rounding);
+        let tensors = weights::load(files, &config, &mut rounder, progress)?;
         let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
         let blank = gemma::Model::new(false, &config.to_candle(), weights)?;
-        Ok(Self { config, name: name.to_owned(), blank })
+        Ok(Self { config, name: name.to_owned(), kept_rows: rounder.kept_rows(), blank })
     }
 
     /// An empty sequence. It costs nothing until tokens are appended, and knows nothing of other sequences.
@@ -79,6 +96,11 @@ impl Model {
     /// The model's shape.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// How many rows [`Model::rounded`] left as they were, because blocks do not fit into them.
+    pub fn kept_rows(&self) -> usize {
+        self.kept_rows
     }
 
     /// The longest sequence, in tokens.

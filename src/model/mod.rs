@@ -5,6 +5,7 @@
 mod config;
 mod files;
 mod gemma;
+mod rounding;
 #[cfg(any(test, feature = "sandbox"))]
 mod tiny;
 mod weights;
@@ -14,6 +15,7 @@ use std::io;
 pub use self::config::Config;
 pub use self::files::ModelFiles;
 pub use self::gemma::{Model, Sequence};
+pub use self::rounding::{Rounding, UnknownRounding};
 #[cfg(any(test, feature = "sandbox"))]
 pub use self::tiny::TINY_MODEL_NAME;
 

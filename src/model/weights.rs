@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::config::Config;
 use super::files::{ModelFiles, ReadSeek};
+use super::rounding::Rounder;
 use super::{ModelError, WeightsError};
 
 /// The weights of a model that is in one file.
@@ -34,7 +35,7 @@ struct Shard {
     start: u64,
 }
 
-/// Loads what `config` asks for as f32, calling `progress` with the bytes read and the bytes there are.
+/// Loads what `config` asks for as f32 through `rounder`, calling `progress` with the bytes read and the bytes there are.
 /// Tensors that the model does not use are not read.
 ///
 /// # Errors
@@ -42,6 +43,7 @@ struct Shard {
 pub(super) fn load(
     files: &ModelFiles,
     config: &Config,
+    rounder: &mut Rounder,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<HashMap<String, Tensor>, ModelError> {
     let wanted = config.tensors();
@@ -53,7 +55,7 @@ pub(super) fn load(
     progress(done, total);
     for shard in shards.values_mut() {
         for (name, shape) in in_file_order(&shard.metadata, &wanted) {
-            let tensor = shard.read(name, shape)?;
+            let tensor = rounder.round(shard.read(name, shape)?)?;
             done += shard.metadata.info(name).map_or(0, byte_length);
             progress(done, total);
             tensors.insert(name.clone(), tensor);

@@ -45,6 +45,10 @@ const RULES: &[Rule] = &[
     Rule { module: "tokenizer.rs", may_not_touch: &[HTTP, "reqwest", "hyper"] },
     Rule { module: "engine", may_not_touch: &[HTTP, KMS, "hyper", "crate::keys", "crate::server"] },
     Rule { module: "model", may_not_touch: &["tokio", HTTP, "crate::engine", "crate::server"] },
+    Rule {
+        module: "eval",
+        may_not_touch: &[HTTP, MODEL, KMS, "hyper", "reqwest", "crate::keys", "crate::server", "crate::hub"],
+    },
     Rule { module: "hub", may_not_touch: &[MODEL, HTTP, "crate::engine", "crate::protocol::Dek"] },
     Rule {
         module: "client",
