@@ -23,10 +23,10 @@ class Shape:
 
     vocab: int = 4096
     hidden: int = 256
-    layers: int = 4
+    layers: int = 5
     heads: int = 2
     head_dim: int = 256
-    ffn: int = 1024
+    ffn: int = 768
     context: int = 1024
 
     def config(self) -> dict:

@@ -7,31 +7,40 @@ import torch
 
 
 class Muon:
-    def __init__(self, params, momentum=0.95, decay=0.02):
+    """Steps `named`, pairs of a name and a matrix that has a gradient."""
+
+    def __init__(self, named, momentum=0.95, decay=0.02):
         self.momentum, self.decay, self.groups = momentum, decay, {}
-        for p in params:
-            self.groups.setdefault(tuple(p.shape), []).append(p)
+        for name, p in named:
+            self.groups.setdefault(tuple(p.shape), []).append((name, p))
         self.buffers = {
-            shape: torch.zeros(len(ps), *shape, device=ps[0].device)
-            for shape, ps in self.groups.items()
+            shape: torch.zeros(len(members), *shape, device=members[0][1].device)
+            for shape, members in self.groups.items()
         }
 
     @torch.no_grad()
     def step(self, lr):
-        for shape, params in self.groups.items():
-            grad, buffer = torch.stack([p.grad for p in params]), self.buffers[shape]
+        for shape, members in self.groups.items():
+            grad, buffer = torch.stack([p.grad for _, p in members]), self.buffers[shape]
             buffer.lerp_(grad, 1 - self.momentum)
             update = orthogonal(grad.lerp(buffer, self.momentum))
             scale = max(1.0, shape[0] / shape[1]) ** 0.5
-            for p, u in zip(params, update):
+            for (_, p), u in zip(members, update):
                 p.mul_(1 - lr * self.decay).add_(u, alpha=-lr * scale)
 
+    def share(self):
+        """Puts the momentum where the other processes see each other's."""
+        for buffer in self.buffers.values():
+            buffer.share_memory_()
+
     def state(self):
-        return {"x".join(map(str, k)): v for k, v in self.buffers.items()}
+        return {name: self.buffers[shape][i].clone()
+                for shape, members in self.groups.items() for i, (name, _) in enumerate(members)}
 
     def load(self, state):
-        for shape, buffer in self.buffers.items():
-            buffer.copy_(state["x".join(map(str, shape))])
+        for shape, members in self.groups.items():
+            for i, (name, _) in enumerate(members):
+                self.buffers[shape][i].copy_(state[name])
 
 
 def orthogonal(grad):
