@@ -34,14 +34,9 @@ def build() -> Tokenizer:
 def main(work: Path):
     docs = json.loads((work / "train.json").read_text())
     texts = [t for _, _, t in random.Random(1).sample(docs, min(2500, len(docs)))]
-    idioms = work / "idioms.json"
-    if idioms.exists():
-        texts += random.Random(2).sample(json.loads(idioms.read_text()), 2000)
     first = [CONTROL.get(i, f"<unused{i}>") for i in range(FIRST_BYTE)]
     first += [f"<0x{b:02X}>" for b in range(256)]
-    indents = ["▁" * n for n in range(2, 33)] + ["\n" * n for n in range(1, 5)]
     tk = build()
-    # Words over one run keep "▁" + "▁" merges from being learned badly: the runs are given below.
     tk.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=VOCAB, special_tokens=first, show_progress=False, limit_alphabet=220,
         initial_alphabet=[chr(c) for c in range(33, 127)] + ["▁", "\n"]))
@@ -49,10 +44,10 @@ def main(work: Path):
     # Only the control tokens are matched in raw text; the bytes stay ordinary entries.
     model["added_tokens"] = [t for t in model["added_tokens"] if t["id"] in CONTROL]
     (work / "tokenizer.json").write_text(json.dumps(model, ensure_ascii=False, indent=1))
-    check(work, docs, indents)
+    check(work)
 
 
-def check(work: Path, docs, indents):
+def check(work: Path):
     tk = Tokenizer.from_file(str(work / "tokenizer.json"))
     assert tk.get_vocab_size() == VOCAB, tk.get_vocab_size()
     for i, s in CONTROL.items():
@@ -67,8 +62,7 @@ def check(work: Path, docs, indents):
     odd = " a\n\n  b\tc\u00e9\U0001f600\r\n   \n x  =  1 "
     assert tk.decode(tk.encode(odd, add_special_tokens=False).ids, skip_special_tokens=False) == odd
     assert not any("\n" in v and "▁" in v for v in tk.get_vocab())
-    missing = [len(s) for s in indents if tk.token_to_id(s) is None]
-    print(f"vocabulary {VOCAB}, {size / tokens:.2f} bytes a token on held-out text; runs without an entry: {missing}")
+    print(f"vocabulary {VOCAB}, {size / tokens:.2f} bytes a token on held-out text")
     print(tk.encode("def fib(n):\n    if n < 2:\n        return n\n\n\nclass Stack:\n", add_special_tokens=False).tokens)
 
 
