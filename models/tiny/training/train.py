@@ -21,7 +21,7 @@ from gemma import Gemma, Shape
 from muon import Muon
 
 # Share of the rows drawn from each shard at the start and at the end of the run.
-MIX = {"files": (0.65, 0.35), "functions": (0.25, 0.30), "idioms": (0.10, 0.35)}
+MIX = {"files": (0.60, 0.25), "functions": (0.25, 0.20), "idioms": (0.15, 0.55)}
 UNPREDICTED = (0, 2, 67, 68, 69)  # padding and what the caller writes, never the model
 WARMUP_STEPS, FLAT_UNTIL = 60, 0.35
 
