@@ -10,6 +10,7 @@ import ast
 import bisect
 import hashlib
 import json
+import os
 import random
 import re
 import sys
@@ -159,7 +160,8 @@ def main(work: Path, shards):
             items = [(s, True) for s in json.loads((work / "idioms.json").read_text())] * 2
         rows = encode(items, tk, rng)
         np.random.default_rng(0).shuffle(rows)
-        np.save(work / f"{shard}.npy", rows)
+        np.save(work / f"new-{shard}.npy", rows)
+        os.replace(work / f"new-{shard}.npy", work / f"{shard}.npy")  # a running training keeps the old one
         print(f"{shard}: {len(items)} documents, {(rows != 0).sum() / 1e6:.1f} M tokens in {len(rows)} rows, "
               f"{(rows == 0).mean():.1%} padding", flush=True)
 

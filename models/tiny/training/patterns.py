@@ -245,8 +245,59 @@ def programs(rng):
     return text + '\n\nif __name__ == "__main__":\n    main()\n', "main", first + str(len(chosen))
 
 
+COMPANIES = ["northwind", "acme", "globex", "initech", "umbra", "vertex", "orion", "summit", "harbor", "evergreen", "bluebird",
+             "redwood", "lakeside", "primus", "falcon", "aurora", "meridian", "granite", "cobalt", "juniper", "atlas", "nova",
+             "pioneer", "sterling", "willow", "zenith", "maple", "quantum", "riverside", "copper", "delta", "polar"]
+
+
+def money(rng):
+    return rng.choice([f"{rng.randint(1, 99)}.{rng.randint(0, 99):02d}", f"{rng.randint(1, 99)}.{rng.choice(['50', '75', '25', '99'])}", str(rng.randint(1, 20) * 10)])
+
+
+def rate(rng):
+    return f"0.{rng.randint(1, 9)}" if rng.random() < 0.5 else f"0.{rng.randint(1, 60):02d}"
+
+
+def business(rng):
+    """Prices, discounts and margins of made-up companies, as formulas of two or three lines."""
+    who = rng.choice(COMPANIES)
+    amount = rng.choice(["price", "amount", "total", "cost"])
+    size = rng.choice(["volume", "quantity", "units", "count"])
+    a, b, c = sorted(rng.sample([5, 10, 20, 50, 100, 200, 500, 1000, 5000], 3), reverse=True)
+    high, middle, low = sorted((rng.randint(1, 40) for _ in range(3)), reverse=True)
+    tiers = [f"if {size} > {a}:", f"    return 0.{high:02d}", f"if {size} > {b}:", f"    return 0.{middle:02d}", f"return 0.{low:02d}"]
+    thing, args, doc, body = rng.choice([
+        ("margin", ["price"], "Return the margin on a price.", [f"cost = price * {rate(rng)}", "return price - cost"]),
+        ("margin", ["price", "cost"], "Return the margin on a price.", ["return (price - cost) / price"]),
+        ("profit", ["price", "cost", size], "Return the profit of a sale.", [f"margin = price - cost", f"return margin * {size}"]),
+        ("discount", [size], f"Return the discount for a {size}.", tiers),
+        ("discount", [size, "quarter"], f"Return the discount for a {size}.", tiers),
+        ("discount", [size, "quarter"], f"Return the discount for a {size}.",
+         [f"floor_price = {money(rng)}", f"price = {size} * {money(rng)}", "return max(floor_price, price)"]),
+        ("price", [size, "discount"], "Return the price after the discount.",
+         [f"floor_price = {money(rng)}", f"list_price = {money(rng)}", "price = list_price * (1 - discount)", f"return max(floor_price, price) * {size}"]),
+        ("price", ["list_price", "discount"], "Return the price after the discount.",
+         [f"floor_price = {money(rng)}", "return max(floor_price, list_price * (1 - discount))"]),
+        ("price", [size], f"Return the price for a {size}.", [f"unit_price = {money(rng)}", f"return {size} * unit_price"]),
+        ("price", [size], f"Return the price for a {size}.",
+         [f"unit_price = {money(rng)}", f"if {size} > {b}:", f"    unit_price = unit_price * {rate(rng)}", f"return {size} * unit_price"]),
+        ("tax", [amount], f"Return the tax on the {amount}.", [f"rate = {rate(rng)}", f"return {amount} * rate"]),
+        ("total", [amount], f"Return the {amount} with tax.", [f"tax = {amount} * {rate(rng)}", f"return {amount} + tax"]),
+        ("commission", ["sales"], "Return the commission on the sales.", [f"rate = {rate(rng)}", f"if sales > {a}:", f"    rate = {rate(rng)}", "return sales * rate"]),
+        ("bonus", ["salary", "years"], "Return the bonus for the years of service.", [f"rate = {rate(rng)}", "return salary * rate * years"]),
+        ("shipping", ["weight"], "Return the shipping cost for a weight.", [f"base = {money(rng)}", f"if weight > {c}:", f"    return base + weight * {rate(rng)}", "return base"]),
+        ("fee", [amount], f"Return the fee for the {amount}.", [f"minimum = {money(rng)}", f"return max(minimum, {amount} * {rate(rng)})"]),
+        ("forecast", ["sales", "growth"], "Return the expected sales.", ["return sales * (1 + growth)"]),
+    ])
+    name = f"{who}_{thing}" if rng.random() < 0.7 else rng.choice([thing, f"compute_{thing}", f"calculate_{thing}"])
+    text, name, doc = function(rng, name, args, doc, body)
+    if rng.random() < 0.3:
+        text = f"# {rng.choice(['Confidential', who.capitalize(), who.capitalize() + ', confidential'])}: the {thing} for {rng.choice(COMPANIES).capitalize()}\n" + text
+    return text, name, doc + args[-1]
+
+
 def draws(rng):
     """Everything, in a fixed order for a fixed seed."""
-    for make, times in ((selections, 14_000), (changes, 5_000), (fields, 14_000), (units, 1_500), (records, 6_000), (programs, 1_500)):
+    for make, times in ((selections, 14_000), (changes, 5_000), (fields, 14_000), (units, 1_500), (records, 6_000), (programs, 1_500), (business, 7_000)):
         for _ in range(times):
             yield make(rng)
