@@ -1,3 +1,20 @@
 //! The launcher's attestation token: read, refreshed, verified, held against a policy profile.
 //!
 //! Must not touch: HTTP routes, the engine.
+
+mod claims;
+mod profile;
+#[cfg(feature = "server")]
+mod socket;
+#[cfg(feature = "server")]
+mod token;
+pub mod verify;
+
+pub use self::claims::{
+    Claims, ConfidentialSpace, Container, Gce, Gpu, Malformed, NvidiaGpu, Submods, Tdx, peek_expiry,
+};
+pub use self::profile::{OnTokenExpiry, Profile, ProfileMismatch, UnknownPolicy, UnknownProfile};
+#[cfg(feature = "server")]
+pub use self::socket::{LauncherSocket, MAX_NONCES, TokenRequest, TokenRequestError, TokenType};
+#[cfg(feature = "server")]
+pub use self::token::{AttestationError, TokenSource};

@@ -1,1 +1,88 @@
-fn main() {}
+//! The workload: reads its configuration, hardens itself, serves until a signal, says how it ended.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+use codeseal::config::{Action, ModelsCommand, ServerArgs, ServerConfig};
+use codeseal::hub::{self, FetchOptions, Manifest, Progress};
+use codeseal::telemetry::{self, Event};
+use codeseal::{config, server};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// `EX_USAGE` of sysexits.h.
+const USAGE: u8 = 64;
+/// `EX_SOFTWARE`.
+const INTERNAL: u8 = 70;
+
+/// What threads that are deep in the model are given at the end.
+const LAST_BREATH: Duration = Duration::from_secs(1);
+
+/// What the process says before it ends with a code other than 0.
+type Failure = (u8, String);
+
+fn main() -> ExitCode {
+    let args = match ServerArgs::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // There is nobody to tell if the terminal is gone.
+            error.print().ok();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, message)) => {
+            #[allow(clippy::print_stderr)]
+            {
+                eprintln!("codeseal-server: {message}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(args: ServerArgs) -> Result<(), Failure> {
+    let action = args.resolve().map_err(|error| (USAGE, error.to_string()))?;
+    let runtime = Runtime::new().map_err(internal)?;
+    let outcome = match action {
+        Action::Serve(config) => runtime.block_on(serve(*config)),
+        Action::Models(command) => runtime.block_on(models(command)),
+    };
+    runtime.shutdown_timeout(LAST_BREATH);
+    outcome
+}
+
+async fn serve(config: ServerConfig) -> Result<(), Failure> {
+    telemetry::init(config.logging.format, config.logging.level).map_err(internal)?;
+    telemetry::redact_panics();
+    telemetry::emit(Event::Starting { version: telemetry::VERSION });
+    telemetry::emit(Event::Hardened(telemetry::harden()));
+    // Before anything else can be waited for: as PID 1 a signal without a handler is ignored.
+    let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
+    let stopped = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    server::run(config, stopped).await.map_err(|error| (error.exit_code(), error.to_string()))
+}
+
+async fn models(command: ModelsCommand) -> Result<(), Failure> {
+    let ModelsCommand::Lock { model, manifest, model_cache, hugging_face_token } = command;
+    let cache = config::model_cache(model_cache).map_err(|error| (USAGE, error.to_string()))?;
+    let built_in = Manifest::built_in().map_err(internal)?;
+    let options = FetchOptions {
+        progress: Progress::shown(),
+        hugging_face_token: hugging_face_token.map(Into::into),
+        ..FetchOptions::new(cache, built_in)
+    };
+    hub::lock(&model, &options, &manifest).await.map_err(internal)
+}
+
+fn internal(error: impl std::error::Error) -> Failure {
+    (INTERNAL, error.to_string())
+}

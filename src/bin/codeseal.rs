@@ -1,1 +1,100 @@
-fn main() {}
+//! `codeseal`: the employee's tool. Parses, dispatches, exits; the work is in the library.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use codeseal::client;
+#[cfg(feature = "sandbox")]
+use codeseal::config::client::SandboxArgs;
+use codeseal::config::client::{ClientArgs, Command, CompleteArgs, FileSettings};
+#[cfg(all(feature = "server", feature = "sandbox"))]
+use codeseal::demo::{self, DemoConfig};
+#[cfg(feature = "sandbox")]
+use codeseal::sandbox::Sandbox;
+use codeseal::telemetry;
+use tokio::runtime::Runtime;
+#[cfg(feature = "sandbox")]
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Wrong usage or configuration; `clap` uses the same.
+const USAGE: u8 = 2;
+/// The program failed, nobody else.
+const INTERNAL: u8 = 70;
+
+fn main() -> ExitCode {
+    let command = ClientArgs::parse().command;
+    let Ok(runtime) = Runtime::new() else {
+        return fail(INTERNAL, &"cannot start a thread");
+    };
+    let code = match command {
+        Command::Complete(args) => complete(&runtime, *args),
+        #[cfg(feature = "sandbox")]
+        Command::Sandbox(args) => sandbox(&runtime, args),
+        #[cfg(all(feature = "server", feature = "sandbox"))]
+        Command::Demo => demo(&runtime),
+    };
+    // A KMS client may have left a refresh behind that nobody waits for.
+    runtime.shutdown_background();
+    code
+}
+
+fn complete(runtime: &Runtime, args: CompleteArgs) -> ExitCode {
+    let config = FileSettings::load().map_err(Into::into).and_then(|file| args.resolve(file));
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &error),
+    };
+    // No prompt in a core dump; what a system does not allow is not missed here.
+    telemetry::harden();
+    let (mut stdin, mut stdout, mut stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let terminal = stdout.is_terminal();
+    let done = client::run(config, &mut stdin, &mut stdout, &mut stderr, terminal);
+    match runtime.block_on(done) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(client::exit_code(&error), &error),
+    }
+}
+
+#[cfg(feature = "sandbox")]
+fn sandbox(runtime: &Runtime, args: SandboxArgs) -> ExitCode {
+    let config = match args.resolve() {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &error),
+    };
+    let served = async {
+        // Before anything else can be waited for: as PID 1 a signal without a handler is ignored.
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        let sandbox = Sandbox::start(config).await.map_err(|error| error.to_string())?;
+        writeln!(std::io::stdout(), "{}", sandbox.describe()).map_err(|error| error.to_string())?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        sandbox.shutdown().await;
+        Ok::<(), String>(())
+    };
+    match runtime.block_on(served) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(INTERNAL, &error),
+    }
+}
+
+#[cfg(all(feature = "server", feature = "sandbox"))]
+fn demo(runtime: &Runtime) -> ExitCode {
+    let mut stdout = std::io::stdout();
+    // https://no-color.org: any value but the empty one.
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let config = DemoConfig { scratch: std::env::temp_dir(), colour: stdout.is_terminal() && !plain };
+    match runtime.block_on(demo::run(config, &mut stdout)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(INTERNAL, &error),
+    }
+}
+
+fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    // If nobody reads stderr, the code still tells.
+    writeln!(std::io::stderr(), "codeseal: {error}").ok();
+    ExitCode::from(code)
+}

@@ -1,3 +1,83 @@
 //! The employee's side: session, transport, completion.
 //!
+//! [`Client`] holds one session: a DEK that was made here, wrapped once by Cloud KMS, and never leaves memory.
 //! Must not touch: engine, model, kernels.
+
+mod complete;
+mod error;
+mod fim;
+mod input;
+mod open;
+mod request;
+mod session;
+mod show_sealed;
+mod sse;
+mod transport;
+
+pub use self::complete::{Answer, Client, OnText};
+pub use self::error::{ClientError, NotAuthentic, Refusal, exit_code};
+pub use self::fim::{Cursor, CursorError};
+pub use self::input::{InputError, Prompt, Source};
+pub use self::request::CompletionOptions;
+pub use self::session::Session;
+pub use self::show_sealed::{Wire, WireTap, show_sealed};
+pub use self::transport::{Origin, OriginError};
+
+use std::io::{ErrorKind, Write};
+
+use crate::config::client::CompleteConfig;
+
+/// What `codeseal complete` does: reads the prompt, gets its completion, prints it to `out`.
+///
+/// Exactly the generated text is printed, with one newline at its end only if `terminal` and there is none yet.
+/// With `show_sealed`, the sealed traffic goes to `wire`. A reader of `out` that went away is a success.
+///
+/// # Errors
+/// [`ClientError`], see [`exit_code`].
+pub async fn run(
+    config: CompleteConfig,
+    stdin: &mut dyn std::io::Read,
+    out: &mut dyn Write,
+    wire: &mut dyn Write,
+    terminal: bool,
+) -> Result<(), ClientError> {
+    let prompt = config.source.read(stdin, config.context_bytes)?;
+    let mut print_wire = |event: Wire<'_>| show_sealed(wire, event);
+    let mut silent = |_: Wire<'_>| {};
+    let tap: &mut WireTap<'_> = if config.show_sealed { &mut print_wire } else { &mut silent };
+    let mut printer = Printer { out, terminal, ends_line: true };
+    let whole = async {
+        let client = Client::connect(&config.server, config.keys).await?;
+        if config.stream {
+            client.stream(&prompt, &config.options, tap, &mut |text| printer.print(text)).await?;
+        } else {
+            let answer = client.complete(&prompt, &config.options, tap).await?;
+            printer.print(answer.text.expose())?;
+        }
+        printer.finish()
+    };
+    match tokio::time::timeout(config.timeout, whole).await {
+        Ok(Err(ClientError::Output(ErrorKind::BrokenPipe))) => Ok(()),
+        Ok(result) => result,
+        Err(_) => Err(ClientError::TimedOut { secs: config.timeout.as_secs() }),
+    }
+}
+
+/// Prints pieces of text as they come.
+struct Printer<'a> {
+    out: &'a mut dyn Write,
+    terminal: bool,
+    ends_line: bool,
+}
+
+impl Printer<'_> {
+    fn print(&mut self, text: &str) -> Result<(), ClientError> {
+        let write = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+        self.ends_line = text.chars().next_back().map_or(self.ends_line, |last| last == '\n');
+        write.map_err(|error| ClientError::Output(error.kind()))
+    }
+
+    fn finish(&mut self) -> Result<(), ClientError> {
+        if self.terminal && !self.ends_line { self.print("\n") } else { Ok(()) }
+    }
+}

@@ -1,3 +1,151 @@
 //! Generation: the async handle and the one model thread behind it.
 //!
+//! [`start`] gives the model to a thread of its own. A [`Handle`] hands it requests, and each request's
+//! [`Generation`] receives what comes of it; dropping the [`Generation`] is how a request is cancelled.
 //! Must not touch: HTTP, KMS.
+
+mod backend;
+mod handle;
+mod open;
+mod queue;
+mod sampler;
+mod thread;
+mod warmup;
+
+use std::fmt;
+use std::time::Instant;
+
+use zeroize::Zeroize;
+
+pub use self::handle::{Generation, Handle, Load};
+pub use self::open::{OpenError, open};
+pub use self::thread::{Engine, start};
+use crate::model::ModelError;
+pub use crate::model::ModelFiles;
+use crate::protocol::Namespace;
+use crate::tokenizer::TokenId;
+
+/// What to generate. The prompt is wiped when this is dropped.
+pub struct GenerationRequest {
+    /// The prompt, `<bos>` and markers included.
+    pub prompt: Vec<TokenId>,
+    /// How many tokens to make at most. With the prompt they must fit the context.
+    pub max_new_tokens: usize,
+    /// The tokens that end the generation; they are not part of it.
+    pub stop_ids: &'static [TokenId],
+    /// How each token is chosen.
+    pub sampling: Sampling,
+    /// Whose request this is: nothing is ever shared between two namespaces.
+    pub namespace: Namespace,
+    /// When to give up, waiting included.
+    pub deadline: Instant,
+}
+
+/// How a token is chosen among the model's probabilities.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 always takes the likeliest token, the first of several.
+    pub temperature: f64,
+    /// Considers only so many of the likeliest tokens; 0 is as good as none.
+    pub top_k: Option<usize>,
+    /// Considers only the likeliest tokens that together have this probability.
+    pub top_p: Option<f64>,
+    /// The same seed, prompt and options give the same tokens.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// Always the likeliest token.
+    pub const GREEDY: Self = Self { temperature: 0.0, top_k: None, top_p: None, seed: 0 };
+}
+
+/// What a generation says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The next token.
+    Token(TokenId),
+    /// Nothing follows.
+    Finished(Finish),
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model made one of the stop tokens.
+    Stop,
+    /// As many tokens as were asked for.
+    Length,
+    /// The deadline passed; the tokens made before it were delivered.
+    Deadline,
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// As many requests as may are running and waiting.
+    #[error("the engine is busy: try again later")]
+    Full,
+    /// The prompt and the new tokens do not fit the context.
+    #[error("the prompt and the new tokens exceed the context of {limit} tokens: shorten one of them")]
+    TooLong {
+        /// The context's length in tokens.
+        limit: usize,
+    },
+    /// The engine was shut down, or its thread has died.
+    #[error("the engine has stopped: restart the server")]
+    Stopped,
+}
+
+/// Why a generation broke off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The model failed, or the engine stopped meanwhile.
+    #[error("the model failed to go on: try again")]
+    Failed,
+}
+
+/// Why an engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration allows no request at all.
+    #[error("the engine must be allowed to run at least one request")]
+    NothingRunning,
+    /// There is no thread to be had.
+    #[error("cannot start the model thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The model failed while it was warmed up.
+    #[error("the model failed its self-test: {0}")]
+    Model(#[from] ModelError),
+    /// The model gives numbers that cannot be right.
+    #[error("the model failed its self-test: the weights or the machine's arithmetic are broken")]
+    Wrong,
+    /// The model thread died while the model was warmed up.
+    #[error("the model thread died during the self-test")]
+    Panicked,
+}
+
+/// How much the engine takes on at once.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineConfig {
+    /// Requests that are worked on in turn, a step each. Each holds keys and values for its whole context.
+    pub max_running: usize,
+    /// Requests that wait for one of those to end.
+    pub max_waiting: usize,
+}
+
+impl Drop for GenerationRequest {
+    fn drop(&mut self) {
+        self.prompt.zeroize();
+    }
+}
+
+impl fmt::Debug for GenerationRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GenerationRequest")
+            .field("max_new_tokens", &self.max_new_tokens)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

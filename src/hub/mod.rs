@@ -1,3 +1,218 @@
 //! Where models come from: `hf://`, `gs://` or a directory, each file held against the manifest.
 //!
+//! A directory never needs the network, and neither does a locked model that the cache already has.
 //! Must not touch: GPU, requests.
+
+mod cache;
+mod directory;
+mod download;
+mod files;
+mod gcs;
+mod hf;
+mod lock;
+mod manifest;
+mod progress;
+mod remote;
+mod source;
+mod verify;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use self::files::{FileName, NotAModelFile};
+pub use self::lock::lock;
+pub use self::manifest::{Dtype, FileEntry, Manifest, ManifestError, ModelEntry, NotAHash, Pin, Sha256Hash};
+pub use self::progress::Progress;
+pub use self::source::{InvalidSource, ModelSource};
+
+use crate::secret::Secret;
+use crate::telemetry::{Event, emit};
+
+/// How models are fetched.
+#[derive(Debug)]
+pub struct FetchOptions {
+    /// Where downloads are kept.
+    pub cache_dir: PathBuf,
+    /// What is known of models.
+    pub manifest: Manifest,
+    /// Refuses a model unless the manifest pins every byte of it.
+    pub require_locked: bool,
+    /// Where progress is shown.
+    pub progress: Progress,
+    /// Sent to the Hugging Face Hub, which asks for one where a licence has to be accepted.
+    pub hugging_face_token: Option<Secret<String>>,
+    /// Whom downloads come from.
+    pub endpoints: Endpoints,
+    /// How long to wait for what.
+    pub limits: Limits,
+}
+
+/// Whom downloads come from. Only code can change them: an operator who could would choose the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Serves `hf://`.
+    pub hugging_face: String,
+    /// Serves `gs://`.
+    pub cloud_storage: String,
+}
+
+/// How long a download waits for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// For a connection.
+    pub connect: Duration,
+    /// For the head of an answer.
+    pub answer: Duration,
+    /// For the next piece of a body.
+    pub stall: Duration,
+    /// Before the first repetition; doubles with each.
+    pub pause: Duration,
+    /// Tries in a row that bring next to nothing.
+    pub attempts: u32,
+}
+
+/// Why there is no verified model.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// Another process holds the cache of this model.
+    #[error("another process is fetching this model: wait for it or choose another cache directory")]
+    Busy,
+    /// There is no HTTPS to be had.
+    #[error("cannot set up HTTPS: check that CA certificates are installed")]
+    Client,
+    /// The manifest does not parse.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A file that a model needs is not there.
+    #[error("the model lacks {file}: complete it or choose another source")]
+    Missing {
+        /// The file.
+        file: FileName,
+    },
+    /// A file is not what the manifest or the listing says.
+    #[error(
+        "{file} is not the file that the manifest or the source names: fetch the model again or lock it anew"
+    )]
+    Mismatch {
+        /// The file.
+        file: FileName,
+    },
+    /// The source has nothing of that name.
+    #[error(
+        "the model source has no such model, revision or file: check its name and that its terms are accepted"
+    )]
+    NotFound,
+    /// Every byte has to be pinned and is not.
+    #[error(
+        "the manifest does not pin this model: run `codeseal-server models lock` and build with the result"
+    )]
+    NotLocked,
+    /// The server refuses or fails.
+    #[error("the model source answers with status {status}: check access and token, or try again later")]
+    Status {
+        /// HTTP status.
+        status: u16,
+    },
+    /// The disk fails.
+    #[error("cannot read or write the model on disk ({kind}): check space and permissions")]
+    Storage {
+        /// What the operating system says.
+        kind: io::ErrorKind,
+    },
+    /// No answer in time.
+    #[error("the model source did not answer in time: try again, finished parts are kept")]
+    TimedOut,
+    /// The body was cut.
+    #[error("the model source ended a file too early: try again, finished parts are kept")]
+    Truncated,
+    /// Weights are there in two forms.
+    #[error(
+        "the model has weights in more than one form: keep either model.safetensors or one set of shards with its index"
+    )]
+    TwoModels,
+    /// No connection, or it broke.
+    #[error("cannot reach the model source: check the network, finished parts are kept")]
+    Unreachable,
+    /// The answer is not of the form that it must have.
+    #[error("the model source gives an answer that makes no sense: check its name or try again later")]
+    Unreadable,
+    /// The weights are not in a form that is known.
+    #[error("the weights are no safetensors of bf16, f16 or f32: convert them")]
+    Weights,
+}
+
+/// Gives a local directory with the model of `source`, each of its files verified as far as the manifest pins it.
+///
+/// # Errors
+/// [`HubError`]; what is then left in the cache is only what the next fetch can go on from.
+pub async fn fetch(source: &ModelSource, options: &FetchOptions) -> Result<PathBuf, HubError> {
+    let entry = options.manifest.find(source);
+    if let ModelSource::Directory(path) = source {
+        return directory::open(path, entry, options).await;
+    }
+    if !entry.is_some_and(ModelEntry::is_locked) {
+        unlocked(options)?;
+    }
+    Ok(cache::fetch(source, entry, options).await?.directory)
+}
+
+/// What to do about a model that the manifest does not pin.
+fn unlocked(options: &FetchOptions) -> Result<(), HubError> {
+    if options.require_locked {
+        return Err(HubError::NotLocked);
+    }
+    emit(Event::ModelNotLocked);
+    Ok(())
+}
+
+impl FetchOptions {
+    /// Fetches into `cache_dir` what `manifest` says, from the real places, in silence.
+    pub fn new(cache_dir: PathBuf, manifest: Manifest) -> Self {
+        Self {
+            cache_dir,
+            manifest,
+            require_locked: false,
+            progress: Progress::silent(),
+            hugging_face_token: None,
+            endpoints: Endpoints::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Endpoints {
+    fn default() -> Self {
+        Self {
+            hugging_face: "https://huggingface.co".to_owned(),
+            cloud_storage: "https://storage.googleapis.com".to_owned(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            answer: Duration::from_secs(30),
+            stall: Duration::from_secs(30),
+            pause: Duration::from_millis(500),
+            attempts: 5,
+        }
+    }
+}
+
+impl HubError {
+    fn storage(error: io::Error) -> Self {
+        Self::Storage { kind: error.kind() }
+    }
+
+    /// Whether the same request may succeed in a moment.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::TimedOut | Self::Truncated | Self::Unreachable => true,
+            Self::Status { status } => matches!(status, 408 | 429 | 500..),
+            _ => false,
+        }
+    }
+}

@@ -1,3 +1,70 @@
 //! The Gemma architecture through candle.
 //!
 //! Must not touch: async runtimes, HTTP, the scheduler.
+
+mod config;
+mod files;
+mod gemma;
+#[cfg(any(test, feature = "sandbox"))]
+mod tiny;
+mod weights;
+
+use std::io;
+
+pub use self::config::Config;
+pub use self::files::ModelFiles;
+pub use self::gemma::{Model, Sequence};
+#[cfg(any(test, feature = "sandbox"))]
+pub use self::tiny::TINY_MODEL_NAME;
+
+/// Why a model cannot be loaded, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// `config.json` is missing, too large or not readable.
+    #[error("cannot read config.json: {0}")]
+    ReadConfig(#[source] io::Error),
+    /// `config.json` is not a model's configuration.
+    #[error("config.json is malformed: {0}")]
+    MalformedConfig(#[source] serde_json::Error),
+    /// A member of `config.json` is not as in any Gemma.
+    #[error("config.json is not a gemma's: `{0}` is of another architecture")]
+    NotGemma(&'static str),
+    /// A number in `config.json` cannot be right.
+    #[error("config.json is not a gemma's: `{0}` is out of bounds")]
+    OutOfBounds(&'static str),
+    /// The weights cannot be loaded.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// There are no tokens, or one is outside the vocabulary.
+    #[error("the tokens are not of this model's vocabulary")]
+    Tokens,
+    /// The sequence is as long as the model allows.
+    #[error("the context is full")]
+    ContextFull,
+    /// The device failed.
+    #[error("the model failed to compute")]
+    Compute(#[from] candle_core::Error),
+}
+
+/// Why weights cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// A file is missing or not readable.
+    #[error("cannot read the weights: {0}")]
+    Read(#[from] io::Error),
+    /// A file is not in the safetensors format.
+    #[error("the weights are malformed: {0}")]
+    Malformed(#[source] serde_json::Error),
+    /// A file is longer or shorter than its header says.
+    #[error("the weights are incomplete: fetch them again")]
+    Incomplete,
+    /// A tensor is in none of the files.
+    #[error("the weights lack the tensor `{0}`")]
+    Missing(String),
+    /// A tensor is not of the shape that `config.json` implies.
+    #[error("the tensor `{0}` is not of the shape that config.json implies")]
+    Shape(String),
+    /// A tensor is of a type that is not supported.
+    #[error("the tensor `{0}` is neither f32, f16 nor bf16")]
+    Type(String),
+}

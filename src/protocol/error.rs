@@ -40,6 +40,8 @@ pub enum ErrorCode {
     PayloadTooLarge,
     /// This very envelope was seen before, or its timestamp is outside the window.
     Replayed,
+    /// The server remembers as many envelopes as it can, and lets none in unremembered.
+    ReplaySetFull,
     /// The body did not arrive in time.
     RequestTimeout,
     /// The server has as much work as it takes.
@@ -49,6 +51,27 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::AttestationExpired,
+        Self::ContextLengthExceeded,
+        Self::DeadlineExceeded,
+        Self::Draining,
+        Self::EnvelopeRejected,
+        Self::Internal,
+        Self::InvalidParameter,
+        Self::InvalidRequest,
+        Self::KeyServiceUnavailable,
+        Self::MethodNotAllowed,
+        Self::NotFound,
+        Self::PayloadTooLarge,
+        Self::Replayed,
+        Self::ReplaySetFull,
+        Self::RequestTimeout,
+        Self::ServerBusy,
+        Self::Starting,
+    ];
+
     /// The HTTP status that goes with the code.
     pub fn status(self) -> u16 {
         match self {
@@ -61,7 +84,11 @@ impl ErrorCode {
             Self::InvalidParameter => 422,
             Self::ServerBusy => 429,
             Self::Internal => 500,
-            Self::AttestationExpired | Self::Draining | Self::KeyServiceUnavailable | Self::Starting => 503,
+            Self::AttestationExpired
+            | Self::Draining
+            | Self::KeyServiceUnavailable
+            | Self::ReplaySetFull
+            | Self::Starting => 503,
             Self::DeadlineExceeded => 504,
         }
     }
@@ -72,7 +99,7 @@ impl ErrorCode {
             Self::ServerBusy => Some(1),
             Self::Draining | Self::KeyServiceUnavailable => Some(2),
             Self::Starting => Some(5),
-            Self::AttestationExpired => Some(30),
+            Self::AttestationExpired | Self::ReplaySetFull => Some(30),
             _ => None,
         }
     }
@@ -103,6 +130,7 @@ impl ErrorCode {
             Self::NotFound => "not_found",
             Self::PayloadTooLarge => "payload_too_large",
             Self::Replayed => "replayed",
+            Self::ReplaySetFull => "replay_set_full",
             Self::RequestTimeout => "request_timeout",
             Self::ServerBusy => "server_busy",
             Self::Starting => "starting",

@@ -1,3 +1,34 @@
-//! The HTTP face of the workload.
+//! The HTTP face of the workload: sealed requests in, sealed answers out.
 //!
+//! The way of a request: [`accept`] → [`router`] → [`admission`] (body, slot, key, seal, replay) → a handler
+//! ([`generate`], [`sealed`] with a [`dialect`]) → [`generation`].
 //! Must not touch: cipher code, candle.
+
+mod accept;
+mod admin;
+mod admission;
+mod body;
+mod chat;
+mod completions;
+mod dialect;
+mod error;
+mod generate;
+mod generation;
+mod health;
+mod lifecycle;
+mod observation;
+mod parameters;
+mod replay;
+mod router;
+mod sealed;
+mod self_check;
+mod service;
+mod split;
+mod sse;
+mod startup;
+mod state;
+mod watch;
+mod write_timeout;
+
+pub use self::service::{Service, run};
+pub use self::startup::ServeError;

@@ -1,30 +1,133 @@
 //! The closed set of log events: numbers and enums, never a text that a user, a key or a path could be in.
 
-use tracing::Level;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use tracing::{Level, event};
+
+use super::hardening::Hardening;
+use super::labels::{Endpoint, Outcome};
+use super::logging::TARGET;
 
 /// Everything that the process ever logs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
+    /// The launcher's token has expired, or cannot be had.
+    AttestationLost,
+    /// The launcher's token is good again.
+    AttestationRecovered,
+    /// The launcher's token agrees with the profile.
+    AttestationVerified,
+    /// The server has begun to stop.
+    Draining {
+        /// Requests that are still running.
+        running: usize,
+        /// How long they are given, in seconds.
+        limit_secs: u64,
+    },
+    /// The server has stopped.
+    Drained {
+        /// Requests that did not finish in time and were cancelled.
+        cancelled: usize,
+    },
+    /// The model failed in the middle of a request.
+    GenerationFailed,
+    /// What the process did to keep its memory to itself.
+    Hardened(Hardening),
+    /// Keys cannot be unwrapped; those in the cache still work.
+    KeysLost {
+        /// A name out of a closed set, see `KeyError::as_str`.
+        reason: &'static str,
+    },
+    /// Keys can be unwrapped again.
+    KeysRecovered,
+    /// So much of the model has been fetched.
+    ModelDownload {
+        /// In steps of ten.
+        percent: u64,
+    },
+    /// The weights are in memory.
+    ModelLoaded {
+        /// How long fetching, loading and warming up took, in milliseconds.
+        milliseconds: u64,
+    },
+    /// The model runs although the manifest does not pin every byte of it.
+    ModelNotLocked,
+    /// So much of the model has been held against the manifest.
+    ModelVerify {
+        /// In steps of ten.
+        percent: u64,
+    },
+    /// A task panicked; the message is withheld because it may hold a secret.
+    Panicked {
+        /// The source file, of this program or of a library.
+        file: Box<str>,
+        /// The line in it.
+        line: u32,
+    },
     /// The process accepts requests.
-    Ready,
+    Ready {
+        /// Where requests are taken.
+        listen: SocketAddr,
+        /// Where metrics are served.
+        admin_listen: SocketAddr,
+    },
+    /// A request has ended. How many tokens it had is not said: padding hides just that from whoever reads this.
+    RequestFinished {
+        /// What it was for.
+        endpoint: Endpoint,
+        /// How it ended.
+        outcome: Outcome,
+        /// From the first byte of the body to the last of the answer, in milliseconds.
+        milliseconds: u64,
+    },
+    /// The process has begun.
+    Starting {
+        /// The package's version.
+        version: &'static str,
+    },
 }
 
 impl Event {
-    fn level(self) -> Level {
+    fn level(&self) -> Level {
         match self {
-            Self::Ready => Level::INFO,
+            Self::GenerationFailed | Self::Panicked { .. } => Level::ERROR,
+            Self::AttestationLost | Self::KeysLost { .. } | Self::ModelNotLocked => Level::WARN,
+            Self::ModelDownload { .. } | Self::ModelVerify { .. } => Level::DEBUG,
+            _ => Level::INFO,
         }
     }
 }
 
 /// Writes `event` to the log.
 pub fn emit(event: Event) {
-    // The macros are disallowed everywhere else, so this is the one door to the log.
-    #[allow(clippy::disallowed_macros)]
+    // Every field is a number or an enum, so there is nothing in it that JSON could refuse.
+    let Ok(json) = serde_json::to_string(&event) else { return };
     match event.level() {
-        Level::ERROR => tracing::error!(target: "codeseal", event = ?event),
-        Level::WARN => tracing::warn!(target: "codeseal", event = ?event),
-        _ => tracing::info!(target: "codeseal", event = ?event),
+        Level::ERROR => event!(target: TARGET, Level::ERROR, event = json),
+        Level::WARN => event!(target: TARGET, Level::WARN, event = json),
+        Level::INFO => event!(target: TARGET, Level::INFO, event = json),
+        _ => event!(target: TARGET, Level::DEBUG, event = json),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::ErrorCode;
+
+    #[test]
+    fn an_event_is_flat_json_with_its_name_first() {
+        let event = Event::RequestFinished {
+            endpoint: Endpoint::Generate,
+            outcome: Outcome::Failed(ErrorCode::Replayed),
+            milliseconds: 7,
+        };
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"event":"request_finished","endpoint":"generate","outcome":"replayed","milliseconds":7}"#
+        );
     }
 }

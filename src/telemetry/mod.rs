@@ -1,7 +1,19 @@
-//! What the operator may see: closed sets of log events and metrics.
+//! What the operator may see: closed sets of log events and metrics, and a process that leaves no dump behind.
 //!
 //! Must not touch: bodies, keys, text.
 
+mod build_info;
 mod events;
+mod hardening;
+mod labels;
+mod logging;
+#[cfg(feature = "server")]
+mod metrics;
 
+pub use self::build_info::VERSION;
 pub use self::events::{Event, emit};
+pub use self::hardening::{Hardening, harden, redact_panics};
+pub use self::labels::{Endpoint, Outcome};
+pub use self::logging::{LogFormat, LogLevel, LoggingError, init, init_to};
+#[cfg(feature = "server")]
+pub use self::metrics::{InFlight, Metrics};

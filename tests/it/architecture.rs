@@ -16,13 +16,30 @@ const KMS: &str = "google_cloud_";
 const RULES: &[Rule] = &[
     Rule {
         module: "protocol",
-        may_not_touch: &[HTTP, MODEL, KMS, "reqwest", "tokio", "crate::server", "crate::client", "crate::keys"],
+        may_not_touch: &[
+            HTTP,
+            MODEL,
+            KMS,
+            "reqwest",
+            "tokio",
+            "crate::server",
+            "crate::client",
+            "crate::keys",
+        ],
     },
     Rule { module: "keys", may_not_touch: &[HTTP, MODEL, "crate::prompt", "crate::engine", "crate::server"] },
     Rule { module: "attestation", may_not_touch: &[HTTP, MODEL, "crate::engine", "crate::server"] },
     Rule {
         module: "server",
-        may_not_touch: &[MODEL, KMS, "fernet::", "aws_lc_rs", "crate::sandbox", "crate::client", "crate::model"],
+        may_not_touch: &[
+            MODEL,
+            KMS,
+            "fernet::",
+            "aws_lc_rs",
+            "crate::sandbox",
+            "crate::client",
+            "crate::model",
+        ],
     },
     Rule { module: "prompt", may_not_touch: &[HTTP, MODEL, "tokio", "std::fs", "std::io", "async fn"] },
     Rule { module: "tokenizer.rs", may_not_touch: &[HTTP, "reqwest", "hyper"] },
@@ -47,7 +64,11 @@ fn modules_touch_only_what_they_may() {
         for file in sources(rule.module) {
             for (number, line) in code_lines(&fs::read_to_string(&file).unwrap()) {
                 for path in rule.may_not_touch.iter().filter(|path| mentions(&line, path)) {
-                    broken.push(format!("{}:{number}: `{}` may not touch `{path}`", file.display(), rule.module));
+                    broken.push(format!(
+                        "{}:{number}: `{}` may not touch `{path}`",
+                        file.display(),
+                        rule.module
+                    ));
                 }
             }
         }

@@ -55,9 +55,10 @@ fn the_codelabs_nested_base64_reads_the_same_tokens() {
         // The JSON member holds text, as `base64.b64encode(token).decode()` makes it.
         let body = serde_json::json!({"ciphertext": case.token, "wrapped_dek": "AAAA"}).to_string();
         let dek = Dek::parse(&BASE64.decode(&case.key).unwrap());
-        let opened = Envelope::parse_generate(body.as_bytes()).ok().zip(dek.ok()).and_then(|(envelope, dek)| {
-            dek.open(&envelope.token).ok().map(|plaintext| BASE64.encode(plaintext.expose()))
-        });
+        let opened =
+            Envelope::parse_generate(body.as_bytes()).ok().zip(dek.ok()).and_then(|(envelope, dek)| {
+                dek.open(&envelope.token).ok().map(|plaintext| BASE64.encode(plaintext.expose()))
+            });
         assert_eq!(opened, case.plaintext, "{}", case.name);
     }
 }
@@ -69,7 +70,9 @@ fn one_token_in_many_spellings_has_one_digest() {
         *Token::parse(&BASE64.decode(case.token).unwrap()).unwrap().digest()
     };
     let plain = digest("wrong key");
-    for name in ["more padding", "trailing newline", "wrapped lines", "spaces", "standard alphabet", "junk bytes"] {
+    for name in
+        ["more padding", "trailing newline", "wrapped lines", "spaces", "standard alphabet", "junk bytes"]
+    {
         assert_eq!(digest(name), plain, "{name}");
     }
     assert_ne!(digest("flipped hmac"), plain);
@@ -83,10 +86,12 @@ fn what_we_seal_is_what_python_was_shown() {
         let json = serde_json::to_string_pretty(&serde_json::json!({ "cases": cases })).unwrap();
         std::fs::write(path, json + "\n").unwrap();
     }
-    let cases = serde_json::from_str::<Vectors<OurCase>>(&std::fs::read_to_string(path).unwrap()).unwrap().cases;
+    let cases =
+        serde_json::from_str::<Vectors<OurCase>>(&std::fs::read_to_string(path).unwrap()).unwrap().cases;
     assert!(cases.len() >= 7);
     for case in cases {
-        let opened = open(case.key.as_bytes(), case.token.as_bytes()).map(|plaintext| BASE64.encode(plaintext));
+        let opened =
+            open(case.key.as_bytes(), case.token.as_bytes()).map(|plaintext| BASE64.encode(plaintext));
         assert_eq!(opened, Some(case.plaintext), "{}", case.name);
     }
 }

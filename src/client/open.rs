@@ -1,0 +1,211 @@
+//! Opens answers and holds them against what was asked: nothing that fails a check is passed on.
+//!
+//! Must not touch: the network.
+
+use serde_json::value::RawValue;
+
+use super::complete::Answer;
+use super::error::{ClientError, NotAuthentic, Refusal};
+use super::session::Session;
+use crate::protocol::openai::{Completion, FinishReason, Usage};
+use crate::protocol::{ErrorBody, FrameReader, Reply, RequestId, SealedReply};
+use crate::secret::Secret;
+
+/// Opens the answer of a request that was not streamed.
+pub(super) fn reply(session: &Session, id: RequestId, body: &[u8]) -> Result<Answer, ClientError> {
+    let sealed: SealedReply = serde_json::from_slice(body).map_err(|_| NotAuthentic::Malformed)?;
+    let plaintext = session.open(&sealed.ciphertext)?;
+    let reply: Reply<&RawValue> =
+        serde_json::from_slice(plaintext.expose()).map_err(|_| NotAuthentic::Malformed)?;
+    if reply.id != id {
+        return Err(NotAuthentic::WrongRequest.into());
+    }
+    if reply.status != 200 {
+        let error: ErrorBody = serde_json::from_str(reply.body.get()).map_err(|_| NotAuthentic::Malformed)?;
+        return Err(Refusal::sealed(reply.status, error).into());
+    }
+    let completion: Completion<Secret<String>> =
+        serde_json::from_str(reply.body.get()).map_err(|_| NotAuthentic::Malformed)?;
+    let mut choices = completion.choices.into_iter();
+    match (choices.next(), choices.next()) {
+        (Some(choice), None) => {
+            let finish = choice.finish_reason.ok_or(NotAuthentic::Malformed)?;
+            Ok(Answer { text: choice.text, finish, usage: completion.usage })
+        }
+        _ => Err(NotAuthentic::Malformed.into()),
+    }
+}
+
+/// Opens the frames of a streamed answer, in order.
+pub(super) struct Frames<'a> {
+    session: &'a Session,
+    reader: FrameReader,
+    finish: Option<FinishReason>,
+    usage: Option<Usage>,
+}
+
+/// What a whole stream ends with.
+#[derive(Debug)]
+pub(super) struct StreamEnd {
+    /// Why the text ends.
+    pub finish: FinishReason,
+    /// Counts, if the server gave them.
+    pub usage: Option<Usage>,
+}
+
+impl<'a> Frames<'a> {
+    /// Expects the answer of the request `id`.
+    pub(super) fn new(session: &'a Session, id: RequestId) -> Self {
+        Self { session, reader: FrameReader::new(id), finish: None, usage: None }
+    }
+
+    /// Opens one frame: its pieces of text, and whether it is the last.
+    pub(super) fn accept(&mut self, token: &str) -> Result<(Vec<Secret<String>>, bool), ClientError> {
+        let plaintext = self.session.open(token)?;
+        let frame = self.reader.accept(plaintext.expose()).map_err(NotAuthentic::from)?;
+        let mut pieces = Vec::new();
+        for event in &frame.events {
+            let completion = match serde_json::from_str::<Completion<Secret<String>>>(event.get()) {
+                Ok(completion) => completion,
+                Err(_) => return Err(refusal(event)),
+            };
+            self.usage = completion.usage.or(self.usage);
+            for choice in completion.choices {
+                self.finish = choice.finish_reason.or(self.finish);
+                pieces.push(choice.text);
+            }
+        }
+        Ok((pieces, frame.last))
+    }
+
+    /// To be called when the last frame has come, or the connection has ended.
+    pub(super) fn finish(self) -> Result<StreamEnd, NotAuthentic> {
+        self.reader.finish()?;
+        let finish = self.finish.ok_or(NotAuthentic::Malformed)?;
+        Ok(StreamEnd { finish, usage: self.usage })
+    }
+}
+
+/// An event that is no piece of a completion: an error, or nothing of this protocol.
+fn refusal(event: &RawValue) -> ClientError {
+    match serde_json::from_str::<ErrorBody>(event.get()) {
+        Ok(error) => Refusal::sealed(200, error).into(),
+        Err(_) => NotAuthentic::Malformed.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::exit_code;
+    use crate::protocol::{Dek, ErrorCode, FrameWriter, WrappedDek};
+
+    const BODY: &str = r#"{"id":"cmpl-1","object":"text_completion","created":1,"model":"m",
+        "choices":[{"index":0,"text":"ok","finish_reason":"stop"}]}"#;
+
+    /// A session, its key once more as the server has it, and the id of a request.
+    fn session() -> (Session, Dek, RequestId) {
+        let dek = Dek::generate().unwrap();
+        let server = Dek::parse(dek.to_fernet_key().expose().as_bytes()).unwrap();
+        let session = Session::new(dek, WrappedDek::new(vec![1]).unwrap());
+        (session, server, RequestId::generate().unwrap())
+    }
+
+    fn sealed(dek: &Dek, id: RequestId, status: u16, body: &str) -> Vec<u8> {
+        let body: Box<RawValue> = serde_json::from_str(body).unwrap();
+        serde_json::to_vec(&Reply { id, status, body }.seal(dek).unwrap()).unwrap()
+    }
+
+    fn code(result: Result<Answer, ClientError>) -> u8 {
+        exit_code(&result.unwrap_err())
+    }
+
+    fn piece(text: &str, finish: &str) -> Box<RawValue> {
+        let json = format!(
+            r#"{{"id":"cmpl-1","object":"text_completion","created":1,"model":"m",
+            "choices":[{{"index":0,"text":"{text}","finish_reason":{finish}}}]}}"#
+        );
+        RawValue::from_string(json).unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_opened() {
+        let (session, dek, id) = session();
+        let answer = reply(&session, id, &sealed(&dek, id, 200, BODY)).unwrap();
+        assert_eq!((answer.text.expose().as_str(), answer.finish), ("ok", FinishReason::Stop));
+    }
+
+    #[test]
+    fn an_answer_under_another_key_or_to_another_request_is_not_authentic() {
+        let (session, dek, id) = session();
+        let other = Dek::generate().unwrap();
+        assert_eq!(code(reply(&session, id, &sealed(&other, id, 200, BODY))), 4);
+        let other = RequestId::generate().unwrap();
+        assert_eq!(code(reply(&session, id, &sealed(&dek, other, 200, BODY))), 4);
+        for junk in [&b""[..], b"{}", b"<html>", br#"{"ciphertext":"junk"}"#] {
+            assert_eq!(code(reply(&session, id, junk)), 4);
+        }
+    }
+
+    #[test]
+    fn the_request_itself_sent_back_is_no_answer() {
+        let (session, _, _) = session();
+        let (id, request) = session.seal("/v1/completions", r#"{"prompt":"x"}"#).unwrap();
+        assert_eq!(code(reply(&session, id, &request)), 4);
+    }
+
+    #[test]
+    fn a_refusal_under_the_seal_says_when_to_come_back() {
+        let (session, dek, id) = session();
+        let body = serde_json::to_string(&ErrorCode::ServerBusy.body("try later")).unwrap();
+        let error = reply(&session, id, &sealed(&dek, id, 429, &body)).unwrap_err();
+        let ClientError::Refused(refusal) = error else { panic!("{error}") };
+        assert!(refusal.sealed);
+        assert_eq!(refusal.retry_after.unwrap().as_secs(), 1);
+        assert_eq!(refusal.to_string(), "the server refused with status 429 (server_busy): try later");
+    }
+
+    #[test]
+    fn frames_are_opened_in_order_and_to_the_end() {
+        let (session, dek, id) = session();
+        let mut writer = FrameWriter::new(id);
+        let mut tokens = Vec::new();
+        for (text, finish, last) in [("a", "null", false), ("b", "\"length\"", true)] {
+            let frame = writer.next_frame(&mut vec![piece(text, finish)], last).unwrap();
+            tokens.push(dek.seal(frame.expose()));
+        }
+        let mut frames = Frames::new(&session, id);
+        let texts: Vec<String> = tokens
+            .iter()
+            .flat_map(|token| frames.accept(token).unwrap().0)
+            .map(|text| text.expose().clone())
+            .collect();
+        assert_eq!((texts.concat().as_str(), frames.finish().unwrap().finish), ("ab", FinishReason::Length));
+
+        let mut cut = Frames::new(&session, id);
+        cut.accept(tokens.first().unwrap()).unwrap();
+        assert!(matches!(cut.finish(), Err(NotAuthentic::Frame(_))));
+        let mut swapped = Frames::new(&session, id);
+        assert_eq!(exit_code(&swapped.accept(tokens.last().unwrap()).unwrap_err()), 4);
+    }
+
+    #[test]
+    fn an_error_in_a_stream_is_a_refusal_with_its_own_status() {
+        let (session, dek, id) = session();
+        let body =
+            serde_json::value::to_raw_value(&ErrorCode::DeadlineExceeded.body("ask for less")).unwrap();
+        let frame = FrameWriter::new(id).next_frame(&mut vec![body], true).unwrap();
+        let error = Frames::new(&session, id).accept(&dek.seal(frame.expose())).unwrap_err();
+        let ClientError::Refused(refusal) = error else { panic!("{error}") };
+        assert_eq!((refusal.status, refusal.retry_after), (504, None));
+    }
+
+    #[test]
+    fn a_stream_that_does_not_say_why_it_ends_is_not_whole() {
+        let (session, dek, id) = session();
+        let frame = FrameWriter::new(id).next_frame(&mut vec![piece("a", "null")], true).unwrap();
+        let mut frames = Frames::new(&session, id);
+        frames.accept(&dek.seal(frame.expose())).unwrap();
+        assert_eq!(frames.finish().unwrap_err(), NotAuthentic::Malformed);
+    }
+}

@@ -1,0 +1,55 @@
+//! One session: a DEK made here, wrapped once, and kept in memory only.
+//!
+//! Must not touch: the network, except through the key service's client.
+
+use serde_json::value::RawValue;
+
+use super::error::{ClientError, NotAuthentic};
+use crate::keys::{WrapConfig, Wrapper};
+use crate::protocol::{Call, Dek, RequestId, SealedRequest, Token, WrappedDek};
+use crate::secret::Secret;
+
+/// A DEK and its wrapped form. Every request of a session goes under it, so the server unwraps it once.
+#[derive(Debug)]
+pub struct Session {
+    dek: Dek,
+    wrapped: WrappedDek,
+}
+
+impl Session {
+    /// Makes a fresh DEK and has it wrapped.
+    ///
+    /// # Errors
+    /// [`ClientError::Wrap`] if the key service cannot be reached or refuses.
+    pub async fn start(keys: WrapConfig) -> Result<Self, ClientError> {
+        let dek = Dek::generate().map_err(|_| NO_RANDOMNESS)?;
+        let wrapped = Wrapper::connect(keys).await?.wrap(&dek).await?;
+        Ok(Self::new(dek, wrapped))
+    }
+
+    /// A session of a DEK that is wrapped already.
+    pub fn new(dek: Dek, wrapped: WrappedDek) -> Self {
+        Self { dek, wrapped }
+    }
+
+    /// Seals a call of `path` under a fresh id and the current time: what is sent twice is sealed twice,
+    /// or the server would take it for a replay.
+    pub(super) fn seal(&self, path: &str, body: &str) -> Result<(RequestId, Vec<u8>), ClientError> {
+        let unwritable = |_| ClientError::Internal("the request cannot be written");
+        let id = RequestId::generate().map_err(|_| NO_RANDOMNESS)?;
+        let body: &RawValue = serde_json::from_str(body).map_err(unwritable)?;
+        let plaintext = Call { id, path, body }.encode().map_err(unwritable)?;
+        let request = SealedRequest {
+            wrapped_dek: self.wrapped.to_base64(),
+            ciphertext: self.dek.seal(plaintext.expose()),
+        };
+        Ok((id, serde_json::to_vec(&request).map_err(unwritable)?))
+    }
+
+    /// Opens what the server sealed.
+    pub(super) fn open(&self, token: &str) -> Result<Secret<Vec<u8>>, NotAuthentic> {
+        Ok(self.dek.open(&Token::parse(token.as_bytes())?)?)
+    }
+}
+
+const NO_RANDOMNESS: ClientError = ClientError::Internal("the system has no randomness to give");

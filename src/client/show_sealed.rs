@@ -1,0 +1,45 @@
+//! `--show-sealed`: what goes over the wire, in the words of the codelab's client.
+//!
+//! Must not touch: anything before it is sealed or after it is opened.
+
+use std::io::Write;
+
+/// Something that went over the wire: exactly what an operator can see of it.
+#[derive(Clone, Copy, Debug)]
+pub enum Wire<'a> {
+    /// The body of a request.
+    Sent(&'a [u8]),
+    /// The body of an answer, or one event of a stream.
+    Received(&'a [u8]),
+}
+
+/// Somebody who watches the wire.
+pub type WireTap<'a> = dyn FnMut(Wire<'_>) + 'a;
+
+/// Prints `event` to `out`, one line each.
+pub fn show_sealed(out: &mut dyn Write, event: Wire<'_>) {
+    let (what, bytes) = match event {
+        Wire::Sent(bytes) => ("sending encrypted payload: ", bytes),
+        Wire::Received(bytes) => ("received encrypted response: ", bytes),
+    };
+    // The answer is not checked yet: it may hold what steers a terminal.
+    let text: String = String::from_utf8_lossy(bytes)
+        .chars()
+        .map(|character| if character.is_control() { '\u{fffd}' } else { character })
+        .collect();
+    // Showing is a courtesy: that nobody listens is no reason to fail.
+    writeln!(out, "{what}{text}").ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forged_answer_cannot_steer_the_terminal() {
+        let mut out = Vec::new();
+        show_sealed(&mut out, Wire::Received(b"\x1b[2J\r\n{}\xff"));
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text, "received encrypted response: \u{fffd}[2J\u{fffd}\u{fffd}{}\u{fffd}\n");
+    }
+}

@@ -1,0 +1,124 @@
+//! The command line of `codeseal`, as typed.
+//!
+//! Must not touch: what the flags mean together.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::Cursor;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done
+  1   the server, or the key service, refused
+  2   wrong usage or configuration, or no valid Google credentials
+  3   the server, or the key service, cannot be reached or does not answer in time
+  4   the answer is not authentic: forged, or cut short; do not use what was printed
+  70  internal failure, or the output cannot be written
+
+Settings are taken from the flags, then from the environment, then from
+$XDG_CONFIG_HOME/codeseal/config.toml (~/.config/codeseal/config.toml).";
+
+/// Confidential code completion: prompts are sealed here and opened only by an attested workload.
+#[derive(Parser)]
+#[command(name = "codeseal", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct ClientArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands of `codeseal`.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Complete code; the generated text, exactly, goes to stdout and nothing else does
+    Complete(Box<CompleteArgs>),
+    /// Run a local Confidential Space: launcher, token exchange and key service on loopback
+    #[cfg(feature = "sandbox")]
+    Sandbox(SandboxArgs),
+    /// Show the whole flow on this machine: no account, no GPU, nothing downloaded
+    #[cfg(all(feature = "server", feature = "sandbox"))]
+    Demo,
+}
+
+/// The flags of `codeseal complete`, as typed. No `Debug`: the prompt may be among them.
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct CompleteArgs {
+    /// Where the server is, such as http://10.0.0.7:8080
+    #[arg(long, env = "CODESEAL_SERVER", value_name = "URL")]
+    pub(super) server: Option<String>,
+
+    /// The Cloud KMS key that only the attested workload may use:
+    /// projects/P/locations/L/keyRings/R/cryptoKeys/K
+    #[arg(long, env = "CODESEAL_KMS_KEY", value_name = "NAME")]
+    pub(super) kms_key: Option<String>,
+
+    /// Wrap the session's key with a sandbox on this machine instead of Cloud KMS
+    #[cfg(feature = "sandbox")]
+    #[arg(long, env = "CODESEAL_SANDBOX_ENDPOINT", value_name = "URL")]
+    pub(super) sandbox_endpoint: Option<String>,
+
+    /// New tokens at most [default: the server's]
+    #[arg(long, env = "CODESEAL_MAX_TOKENS", value_name = "N")]
+    pub(super) max_tokens: Option<NonZeroUsize>,
+
+    /// Randomness from 0 (always the likeliest token) to 2 [default: 0]
+    #[arg(long, env = "CODESEAL_TEMPERATURE", value_name = "T")]
+    pub(super) temperature: Option<f64>,
+
+    /// A text that ends the completion and is not part of it; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub(super) stop: Vec<String>,
+
+    /// Print the text while it is being generated
+    #[arg(long)]
+    pub(super) stream: bool,
+
+    /// Complete at a cursor in a file; lines and columns count characters from 1
+    #[arg(long, value_name = "FILE:LINE:COL", group = "input")]
+    pub(super) fim: Option<Cursor>,
+
+    /// With --fim: bytes of the file around the cursor to send at most [default: 16384]
+    #[arg(long, env = "CODESEAL_CONTEXT_BYTES", value_name = "N")]
+    pub(super) context_bytes: Option<NonZeroUsize>,
+
+    /// Print to stderr what goes over the wire, which is all that the operator sees
+    #[arg(long)]
+    pub(super) show_sealed: bool,
+
+    /// Seconds to wait for the whole answer [default: 120]
+    #[arg(long, env = "CODESEAL_TIMEOUT_SECS", value_name = "SECONDS")]
+    pub(super) timeout_secs: Option<u64>,
+
+    /// Read the prompt from a file
+    #[arg(long, value_name = "FILE", group = "input")]
+    pub(super) file: Option<PathBuf>,
+
+    /// The text to continue; `-` reads it from stdin, which keeps it out of the process list
+    #[arg(group = "input", required_unless_present_any = ["fim", "file"])]
+    pub(super) prompt: Option<String>,
+}
+
+/// The flags of `codeseal sandbox`.
+#[cfg(feature = "sandbox")]
+#[derive(Args, Debug)]
+pub struct SandboxArgs {
+    /// Where to listen; loopback only, port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub(super) listen: std::net::SocketAddr,
+
+    /// Where the launcher's token file and socket are put
+    #[arg(long, value_name = "DIR")]
+    pub(super) dir: PathBuf,
+
+    /// The attribute condition (CEL) that a workload must meet to get the key [default: the codelab's]
+    #[arg(long, value_name = "FILE")]
+    pub(super) condition: Option<PathBuf>,
+
+    /// The claims (JSON) that the launcher attests [default: those of a good workload]
+    #[arg(long, value_name = "FILE")]
+    pub(super) claims: Option<PathBuf>,
+}

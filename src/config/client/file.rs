@@ -1,0 +1,134 @@
+//! The employee's configuration file: TOML, strict, optional.
+//!
+//! Must not touch: network.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// The largest file that is read, in bytes.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// The settings of the file, as written. Anything unknown in it is an error, so that a typo is not silence.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSettings {
+    /// See `--server`.
+    pub server: Option<String>,
+    /// See `--kms-key`.
+    pub kms_key: Option<String>,
+    /// See `--sandbox-endpoint`.
+    #[cfg(feature = "sandbox")]
+    pub sandbox_endpoint: Option<String>,
+    /// See `--max-tokens`.
+    pub max_tokens: Option<NonZeroUsize>,
+    /// See `--temperature`.
+    pub temperature: Option<f64>,
+    /// See `--stop`.
+    pub stop: Option<Vec<String>>,
+    /// See `--context-bytes`.
+    pub context_bytes: Option<NonZeroUsize>,
+    /// See `--timeout-secs`.
+    pub timeout_secs: Option<u64>,
+}
+
+/// Why the configuration file cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// It is there, and yet cannot be read.
+    #[error("cannot read the configuration file: {0}")]
+    Read(ErrorKind),
+    /// It is far too long to be one.
+    #[error("the configuration file is longer than 64 KiB")]
+    TooLong,
+    /// It is not TOML, or holds something unknown.
+    #[error("line {line} of the configuration file: {message}")]
+    Parse {
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+impl FileSettings {
+    /// Reads `$XDG_CONFIG_HOME/codeseal/config.toml`, or `~/.config/codeseal/config.toml`; none is no error.
+    ///
+    /// # Errors
+    /// [`FileError`] if it is there and cannot be used.
+    pub fn load() -> Result<Self, FileError> {
+        match path(std::env::var_os("XDG_CONFIG_HOME"), std::env::var_os("HOME")) {
+            Some(path) => Self::read(&path),
+            None => Ok(Self::default()),
+        }
+    }
+
+    fn read(path: &Path) -> Result<Self, FileError> {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.len() > MAX_BYTES => return Err(FileError::TooLong),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(Self::default());
+            }
+            Err(error) => return Err(FileError::Read(error.kind())),
+        }
+        Self::parse(&fs::read_to_string(path).map_err(|error| FileError::Read(error.kind()))?)
+    }
+
+    fn parse(text: &str) -> Result<Self, FileError> {
+        toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let line = text.bytes().take(start).filter(|&byte| byte == b'\n').count() + 1;
+            FileError::Parse { line, message: error.message().replace('\n', ", ") }
+        })
+    }
+}
+
+/// A relative `XDG_CONFIG_HOME` is to be ignored, says its specification; so is an empty variable.
+fn path(xdg_config_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+    let absolute = |value: OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
+    let directory =
+        xdg_config_home.and_then(absolute).or_else(|| Some(home.and_then(absolute)?.join(".config")));
+    Some(directory?.join("codeseal/config.toml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_where_xdg_says() {
+        for (xdg, home, expected) in [
+            (Some("/x"), Some("/h"), Some("/x/codeseal/config.toml")),
+            (Some("x"), Some("/h"), Some("/h/.config/codeseal/config.toml")),
+            (Some(""), Some("/h"), Some("/h/.config/codeseal/config.toml")),
+            (None, Some("/h"), Some("/h/.config/codeseal/config.toml")),
+            (None, None, None),
+        ] {
+            assert_eq!(path(xdg.map(Into::into), home.map(Into::into)), expected.map(PathBuf::from));
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = FileSettings::parse("server = \"http://a\"\nkms-key = \"b\"\n").unwrap_err();
+        let FileError::Parse { line, message } = error else { panic!("{error}") };
+        assert_eq!(line, 2);
+        assert!(message.contains("`kms-key`"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_type_is_an_error() {
+        assert!(matches!(FileSettings::parse("max_tokens = 0"), Err(FileError::Parse { line: 1, .. })));
+        assert!(FileSettings::parse("temperature = \"warm\"").is_err());
+    }
+
+    #[test]
+    fn no_file_is_no_error() {
+        assert!(FileSettings::read(Path::new("/nonexistent/codeseal/config.toml")).unwrap().server.is_none());
+    }
+}

@@ -1,0 +1,86 @@
+//! The async face of the engine: hand in a request, receive its tokens, drop it to cancel.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::queue::{Job, Queue};
+use super::{EngineError, Event, GenerationRequest, SubmitError};
+
+/// How much an engine has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that are worked on.
+    pub running: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+}
+
+/// Hands requests to the model thread.
+#[derive(Clone)]
+pub struct Handle {
+    queue: Arc<Queue>,
+    context_length: usize,
+    model_name: Arc<str>,
+}
+
+/// A request on its way. Dropping it cancels the request within one step.
+#[derive(Debug)]
+pub struct Generation {
+    events: mpsc::Receiver<Result<Event, EngineError>>,
+    finished: bool,
+}
+
+impl Handle {
+    pub(super) fn new(queue: Arc<Queue>, context_length: usize, model_name: &str) -> Self {
+        Self { queue, context_length, model_name: model_name.into() }
+    }
+
+    /// Hands in `request`. Never waits.
+    ///
+    /// # Errors
+    /// The request is too long, or the engine is full or has stopped.
+    pub fn submit(&self, request: GenerationRequest) -> Result<Generation, SubmitError> {
+        let limit = self.context_length;
+        if request.prompt.len().saturating_add(request.max_new_tokens) > limit {
+            return Err(SubmitError::TooLong { limit });
+        }
+        // Room for every token and the end, so that the model thread never waits for a slow reader.
+        let (sender, events) = mpsc::channel(request.max_new_tokens + 1);
+        self.queue.push(Job { request, events: sender })?;
+        Ok(Generation { events, finished: false })
+    }
+
+    /// The longest prompt and answer together, in tokens.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// The model's name, for answers and metrics.
+    pub fn model_name(&self) -> &str {
+        &self.model_name
+    }
+
+    /// What is running and waiting right now.
+    pub fn load(&self) -> Load {
+        self.queue.load()
+    }
+
+    /// Whether the engine was shut down or its thread has died: no request will be taken any more.
+    pub fn is_stopped(&self) -> bool {
+        self.queue.is_stopped()
+    }
+}
+
+impl Generation {
+    /// The next token, then the end, then nothing. Cancellation-safe.
+    pub async fn next(&mut self) -> Option<Result<Event, EngineError>> {
+        if self.finished {
+            return None;
+        }
+        // A thread that dies drops its senders: that must not look like an ordinary end.
+        let event = self.events.recv().await.unwrap_or(Err(EngineError::Failed));
+        self.finished = !matches!(event, Ok(Event::Token(_)));
+        Some(event)
+    }
+}

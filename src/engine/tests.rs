@@ -1,0 +1,322 @@
+//! The engine over a model that is made up, and that waits to be let on.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::backend::Backend;
+use super::thread::spawn;
+use super::*;
+use crate::model::ModelError;
+use crate::protocol::Dek;
+
+const VOCAB: u32 = 200;
+const CONTEXT: usize = 2048;
+/// What makes the model misbehave, as the last token that it reads.
+const PANICS: TokenId = TokenId(190);
+const FAILS: TokenId = TokenId(191);
+const NO_NUMBER: TokenId = TokenId(192);
+
+/// Continues every text with the last token's successor.
+#[derive(Clone, Default)]
+struct Fake {
+    watch: Arc<Watch>,
+    /// Breaks the very first text that is read: the warm-up's.
+    broken: Option<TokenId>,
+    /// Forgets what it has read.
+    forgetful: bool,
+}
+
+/// Sees each step, and holds it back.
+#[derive(Default)]
+struct Watch {
+    state: Mutex<WatchState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct WatchState {
+    /// The first token of the text and how many were read, for each step since the watch was armed.
+    steps: Option<Vec<(u32, usize)>>,
+    /// How many of the steps may end.
+    allowed: usize,
+}
+
+impl Watch {
+    fn arm(&self) {
+        *self.state.lock().unwrap() = WatchState { steps: Some(Vec::new()), allowed: 0 };
+    }
+
+    fn allow(&self, steps: usize) {
+        let mut state = self.state.lock().unwrap();
+        state.allowed = state.allowed.saturating_add(steps);
+        self.changed.notify_all();
+    }
+
+    /// Waits until as many steps have begun and returns them.
+    fn steps(&self, count: usize) -> Vec<(u32, usize)> {
+        let seen = |state: &mut WatchState| state.steps.as_ref().unwrap().len() < count;
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(self.state.lock().unwrap(), Duration::from_secs(20), seen)
+            .unwrap();
+        state.steps.clone().unwrap()
+    }
+
+    fn step(&self, text: u32, read: usize) {
+        let mut state = self.state.lock().unwrap();
+        let Some(steps) = &mut state.steps else { return };
+        steps.push((text, read));
+        let number = steps.len();
+        self.changed.notify_all();
+        drop(self.changed.wait_while(state, |state| state.allowed < number).unwrap());
+    }
+}
+
+impl Backend for Fake {
+    type Sequence = Vec<TokenId>;
+
+    fn begin(&self) -> Vec<TokenId> {
+        Vec::new()
+    }
+
+    fn forward(&self, sequence: &mut Vec<TokenId>, tokens: &[TokenId]) -> Result<Vec<f32>, ModelError> {
+        sequence.extend_from_slice(tokens);
+        let (first, last) = (*sequence.first().unwrap(), *tokens.last().unwrap());
+        self.watch.step(first.0, tokens.len());
+        let mut logits = vec![0.0; VOCAB as usize];
+        match self.broken.unwrap_or(last) {
+            PANICS => panic!("as told"),
+            FAILS => return Err(ModelError::ContextFull),
+            NO_NUMBER => logits[7] = f32::NAN,
+            _ => logits[(last.0 as usize + 1) % VOCAB as usize] = 1.0,
+        }
+        if self.forgetful {
+            logits[9] = sequence.len() as f32 - tokens.len() as f32;
+        }
+        Ok(logits)
+    }
+
+    fn context_length(&self) -> usize {
+        CONTEXT
+    }
+
+    fn name(&self) -> &str {
+        "fake"
+    }
+}
+
+fn request(prompt: &[u32], max_new_tokens: usize) -> GenerationRequest {
+    GenerationRequest {
+        prompt: prompt.iter().copied().map(TokenId).collect(),
+        max_new_tokens,
+        stop_ids: &[TokenId(50)],
+        sampling: Sampling::GREEDY,
+        namespace: Dek::generate().unwrap().namespace(),
+        deadline: Instant::now() + Duration::from_secs(60),
+    }
+}
+
+fn engine(max_running: usize, max_waiting: usize) -> (Handle, Engine, Arc<Watch>) {
+    let fake = Fake::default();
+    let watch = Arc::clone(&fake.watch);
+    let (handle, engine) = spawn(fake, EngineConfig { max_running, max_waiting }).unwrap();
+    (handle, engine, watch)
+}
+
+async fn next(generation: &mut Generation) -> Option<Result<Event, EngineError>> {
+    timeout(Duration::from_secs(20), generation.next()).await.expect("the engine hangs")
+}
+
+/// All tokens, and how it ended.
+async fn rest(mut generation: Generation) -> (Vec<u32>, Result<Finish, EngineError>) {
+    let mut tokens = Vec::new();
+    loop {
+        let end = match next(&mut generation).await.unwrap() {
+            Ok(Event::Token(TokenId(id))) => {
+                tokens.push(id);
+                continue;
+            }
+            Ok(Event::Finished(finish)) => Ok(finish),
+            Err(error) => Err(error),
+        };
+        assert_eq!(next(&mut generation).await, None, "nothing follows the end");
+        return (tokens, end);
+    }
+}
+
+#[tokio::test]
+async fn a_request_ends_at_its_length_or_at_a_stop_token_which_is_not_shown() {
+    let (handle, _engine, _) = engine(4, 4);
+    for (prompt, length, tokens, finish) in [
+        (&[2, 10][..], 3, &[11, 12, 13][..], Finish::Length),
+        (&[2, 47], 9, &[48, 49], Finish::Stop),
+        (&[2, 49], 9, &[], Finish::Stop),
+        (&[2, 10], 0, &[], Finish::Length),
+    ] {
+        let generation = handle.submit(request(prompt, length)).unwrap();
+        assert_eq!(rest(generation).await, (tokens.to_vec(), Ok(finish)));
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_fit_the_context_is_refused_at_once() {
+    let (handle, _engine, _) = engine(1, 0);
+    assert_eq!((handle.context_length(), handle.model_name()), (CONTEXT, "fake"));
+    let prompt = vec![3; CONTEXT - 4];
+    for too_many in [5, CONTEXT, usize::MAX] {
+        let refused = handle.submit(request(&prompt, too_many)).err();
+        assert_eq!(refused, Some(SubmitError::TooLong { limit: CONTEXT }));
+    }
+    assert_eq!(rest(handle.submit(request(&prompt, 4)).unwrap()).await.0, [4, 5, 6, 7]);
+}
+
+#[tokio::test]
+async fn requests_take_turns_and_a_long_prompt_lets_others_through() {
+    let (handle, _engine, watch) = engine(2, 0);
+    watch.arm();
+    let first = handle.submit(request(&[60], 3)).unwrap();
+    watch.steps(1);
+    let mut long = vec![80; 1100];
+    long[0] = 70;
+    let second = handle.submit(request(&long, 2)).unwrap();
+    watch.allow(usize::MAX);
+    assert_eq!(rest(second).await, (vec![81, 82], Ok(Finish::Length)));
+    assert_eq!(rest(first).await, (vec![61, 62, 63], Ok(Finish::Length)));
+    let turns = [(60, 1), (60, 1), (70, 512), (60, 1), (70, 512), (70, 76), (70, 1)];
+    assert_eq!(watch.steps(7), turns);
+}
+
+#[tokio::test]
+async fn who_waits_is_served_in_order_and_beyond_the_bound_nobody_waits() {
+    let (handle, _engine, watch) = engine(1, 2);
+    watch.arm();
+    let mut generations: Vec<_> =
+        [60, 70, 80].map(|first| handle.submit(request(&[first], 2)).unwrap()).into_iter().collect();
+    watch.steps(1);
+    assert_eq!(handle.load(), Load { running: 1, waiting: 2 });
+    assert_eq!(handle.submit(request(&[90], 1)).err(), Some(SubmitError::Full));
+    drop(generations.remove(1));
+    generations.push(handle.submit(request(&[90], 2)).expect("who left makes room"));
+    watch.allow(usize::MAX);
+    for generation in generations {
+        assert_eq!(rest(generation).await.1, Ok(Finish::Length));
+    }
+    assert_eq!(watch.steps(6), [(60, 1), (60, 1), (80, 1), (80, 1), (90, 1), (90, 1)]);
+}
+
+#[tokio::test]
+async fn who_has_heard_the_end_may_count_on_the_place() {
+    let (handle, _engine, _) = engine(1, 0);
+    for _ in 0..200 {
+        rest(handle.submit(request(&[2, 10], 1)).unwrap()).await.1.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_generation_is_worked_on_no_more() {
+    let (handle, _engine, watch) = engine(1, 1);
+    watch.arm();
+    let mut dropped = handle.submit(request(&[60], 100)).unwrap();
+    watch.allow(2);
+    for expected in [61, 62] {
+        assert_eq!(next(&mut dropped).await, Some(Ok(Event::Token(TokenId(expected)))));
+    }
+    watch.steps(3);
+    drop(dropped);
+    watch.allow(usize::MAX);
+    assert_eq!(rest(handle.submit(request(&[90], 2)).unwrap()).await.0, [91, 92]);
+    assert_eq!(watch.steps(5), [(60, 1), (60, 1), (60, 1), (90, 1), (90, 1)]);
+    assert_eq!(handle.load(), Load { running: 0, waiting: 0 });
+}
+
+#[tokio::test]
+async fn time_runs_out_while_running_and_while_waiting() {
+    let (handle, _engine, watch) = engine(1, 1);
+    let expired = || {
+        let mut request = request(&[60], 9);
+        request.deadline = Instant::now();
+        request
+    };
+    assert_eq!(rest(handle.submit(expired()).unwrap()).await, (vec![], Ok(Finish::Deadline)));
+    watch.arm();
+    let running = handle.submit(request(&[70], 3)).unwrap();
+    watch.steps(1);
+    let waiting = handle.submit(expired()).unwrap();
+    watch.allow(1);
+    assert_eq!(rest(waiting).await, (vec![], Ok(Finish::Deadline)));
+    watch.allow(usize::MAX);
+    assert_eq!(rest(running).await, (vec![71, 72, 73], Ok(Finish::Length)));
+}
+
+#[tokio::test]
+async fn a_request_that_fails_fails_alone() {
+    let (handle, _engine, _) = engine(4, 0);
+    let fine = handle.submit(request(&[60], 40)).unwrap();
+    for bad in [FAILS, NO_NUMBER] {
+        let generation = handle.submit(request(&[bad.0], 3)).unwrap();
+        assert_eq!(rest(generation).await, (vec![], Err(EngineError::Failed)));
+    }
+    assert_eq!(rest(fine).await.1, Ok(Finish::Length));
+    assert!(!handle.is_stopped());
+}
+
+#[tokio::test]
+async fn a_panic_ends_every_request_with_an_error_and_refuses_new_ones() {
+    let (handle, engine, watch) = engine(2, 1);
+    watch.arm();
+    let running = handle.submit(request(&[60], 3)).unwrap();
+    watch.steps(1);
+    let fatal = handle.submit(request(&[PANICS.0], 3)).unwrap();
+    let waiting = handle.submit(request(&[70], 3)).unwrap();
+    watch.allow(usize::MAX);
+    assert_eq!(rest(running).await, (vec![61, 62], Err(EngineError::Failed)));
+    assert_eq!(rest(fatal).await, (vec![], Err(EngineError::Failed)));
+    assert_eq!(rest(waiting).await, (vec![], Err(EngineError::Failed)));
+    assert_eq!(engine.shutdown(), Err(EngineError::Failed));
+    assert_eq!(handle.submit(request(&[60], 3)).err(), Some(SubmitError::Stopped));
+    assert!(handle.is_stopped());
+}
+
+#[tokio::test]
+async fn an_engine_that_is_shut_down_or_dropped_leaves_nobody_waiting() {
+    for shut_down in [true, false] {
+        let (handle, engine, watch) = engine(1, 1);
+        watch.arm();
+        let generations = [60, 70].map(|first| handle.submit(request(&[first], 1000)).unwrap());
+        watch.steps(1);
+        if shut_down {
+            let thread = std::thread::spawn(|| engine.shutdown());
+            while !handle.is_stopped() {
+                tokio::task::yield_now().await;
+            }
+            watch.allow(usize::MAX);
+            assert_eq!(thread.join().unwrap(), Ok(()));
+        } else {
+            drop(engine);
+            watch.allow(usize::MAX);
+        }
+        for generation in generations {
+            assert_eq!(rest(generation).await.1, Err(EngineError::Failed));
+        }
+        assert_eq!(handle.submit(request(&[60], 3)).err(), Some(SubmitError::Stopped));
+    }
+}
+
+#[test]
+fn a_model_that_is_wrong_is_not_served() {
+    let start = |fake: Fake, max_running| spawn(fake, EngineConfig { max_running, max_waiting: 0 }).err();
+    let broken = |token| Fake { broken: Some(token), ..Fake::default() };
+    assert!(matches!(start(broken(NO_NUMBER), 1), Some(StartError::Wrong)));
+    assert!(matches!(start(broken(FAILS), 1), Some(StartError::Model(_))));
+    assert!(matches!(start(broken(PANICS), 1), Some(StartError::Panicked)));
+    assert!(matches!(start(Fake { forgetful: true, ..Fake::default() }, 1), Some(StartError::Wrong)));
+    assert!(matches!(start(Fake::default(), 0), Some(StartError::NothingRunning)));
+    assert!(start(Fake::default(), 1).is_none());
+}
+
+#[test]
+fn a_request_shows_nothing_of_its_prompt() {
+    assert_eq!(format!("{:?}", request(&[77], 5)), "GenerationRequest { max_new_tokens: 5, .. }");
+}

@@ -1,0 +1,127 @@
+//! Models in a local directory: read where they are, without the network.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use tokio::fs;
+
+use super::download::length;
+use super::files::{FileName, check_whole};
+use super::manifest::{ModelEntry, Pin};
+use super::progress::Bar;
+use super::verify::{Wanted, read};
+use super::{FetchOptions, HubError, unlocked};
+
+/// Verifies the model in `path` as far as the manifest knows it.
+///
+/// `entry` is the one whose source is this very directory. A model may also lie elsewhere than its entry says, as
+/// in an image; so without one, the entry is looked for that has the same weights.
+pub(super) async fn open(
+    path: &Path,
+    entry: Option<&ModelEntry>,
+    options: &FetchOptions,
+) -> Result<PathBuf, HubError> {
+    let names = names(path).await?;
+    check_whole(&names)?;
+    let mut locked = entry.is_some_and(ModelEntry::is_locked);
+    if let Some(entry) = entry {
+        check(path, &names, entry, options).await?;
+    } else {
+        // Hashes take their time, so only where the lengths are right.
+        for entry in options.manifest.models().iter().filter(|entry| entry.is_locked()) {
+            if has_weights_of(path, &names, entry, options).await? {
+                check(path, &names, entry, options).await?;
+                locked = true;
+                break;
+            }
+        }
+    }
+    if !locked {
+        unlocked(options)?;
+    }
+    Ok(path.to_owned())
+}
+
+/// Sizes and hashes of all model files in `path`, in the order of their names.
+pub(super) async fn read_all(path: &Path, options: &FetchOptions) -> Result<Vec<(FileName, Pin)>, HubError> {
+    let names = names(path).await?;
+    check_whole(&names)?;
+    let mut total = 0;
+    for name in &names {
+        total += length(&path.join(name.as_str())).await?;
+    }
+    let bar = options.progress.verifying(total);
+    let mut files = Vec::with_capacity(names.len());
+    for name in names {
+        let found = read(path.join(name.as_str()), bar.clone()).await?;
+        files.push((name, found.pin));
+    }
+    Ok(files)
+}
+
+/// The model files in `path`.
+pub(super) async fn names(path: &Path) -> Result<BTreeSet<FileName>, HubError> {
+    let mut entries = fs::read_dir(path).await.map_err(HubError::storage)?;
+    let mut names = BTreeSet::new();
+    while let Some(entry) = entries.next_entry().await.map_err(HubError::storage)? {
+        names.extend(entry.file_name().to_str().and_then(|name| name.parse().ok()));
+    }
+    Ok(names)
+}
+
+/// Holds each file against its pin. Where an entry pins everything, a file that it does not know is wrong, too.
+async fn check(
+    path: &Path,
+    names: &BTreeSet<FileName>,
+    entry: &ModelEntry,
+    options: &FetchOptions,
+) -> Result<(), HubError> {
+    if let Some(missing) = entry.files.iter().find(|file| !names.contains(&file.name)) {
+        return Err(HubError::Missing { file: missing.name.clone() });
+    }
+    if entry.is_locked()
+        && let Some(foreign) = names.iter().find(|name| entry.pin(name).is_none())
+    {
+        return Err(HubError::Mismatch { file: foreign.clone() });
+    }
+    let pins = || entry.files.iter().filter_map(|file| Some((file.name.clone(), file.pin?)));
+    let bar = options.progress.verifying(pins().map(|(_, pin)| pin.size).sum());
+    for (name, pin) in pins() {
+        check_file(path, name, pin, &bar).await?;
+    }
+    Ok(())
+}
+
+async fn has_weights_of(
+    path: &Path,
+    names: &BTreeSet<FileName>,
+    entry: &ModelEntry,
+    options: &FetchOptions,
+) -> Result<bool, HubError> {
+    let weights: Vec<_> = entry
+        .files
+        .iter()
+        .filter(|file| file.name.is_weights())
+        .filter_map(|file| Some((file.name.clone(), file.pin?)))
+        .collect();
+    for (name, pin) in &weights {
+        if !names.contains(name) || length(&path.join(name.as_str())).await? != pin.size {
+            return Ok(false);
+        }
+    }
+    let bar = options.progress.verifying(weights.iter().map(|(_, pin)| pin.size).sum());
+    for (name, pin) in weights {
+        match check_file(path, name, pin, &bar).await {
+            Ok(()) => {}
+            Err(HubError::Mismatch { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+async fn check_file(path: &Path, name: FileName, pin: Pin, bar: &Bar) -> Result<(), HubError> {
+    let path = path.join(name.as_str());
+    let wanted = Wanted::pinned(name, pin);
+    wanted.check(&path, bar).await.map(|_| ())
+}

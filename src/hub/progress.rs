@@ -1,0 +1,157 @@
+//! How far a download or a check has come: a bar on a terminal, events in the log otherwise.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::telemetry::{Event, emit};
+
+/// An event is logged each time another this many percent are done.
+const STEP_PERCENT: u64 = 10;
+
+/// Where progress is shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress(Target);
+
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    Log,
+    Nowhere,
+    Terminal,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Download,
+    Verify,
+}
+
+/// One stage of a fetch; its clones count together.
+#[derive(Clone)]
+pub(super) struct Bar(Arc<Inner>);
+
+struct Inner {
+    stage: Stage,
+    /// In bytes.
+    total: u64,
+    done: AtomicU64,
+    /// The last step that was logged.
+    logged: AtomicU64,
+    shown: Shown,
+}
+
+enum Shown {
+    Bar(ProgressBar),
+    Events,
+    Nothing,
+}
+
+impl Progress {
+    /// Bars if standard error is a terminal, events in the log otherwise.
+    pub fn shown() -> Self {
+        Self(if std::io::stderr().is_terminal() { Target::Terminal } else { Target::Log })
+    }
+
+    /// Nothing at all.
+    pub fn silent() -> Self {
+        Self(Target::Nowhere)
+    }
+
+    pub(super) fn downloading(self, total: u64) -> Bar {
+        self.start(Stage::Download, total)
+    }
+
+    pub(super) fn verifying(self, total: u64) -> Bar {
+        self.start(Stage::Verify, total)
+    }
+
+    fn start(self, stage: Stage, total: u64) -> Bar {
+        let shown = match self.0 {
+            Target::Log => Shown::Events,
+            Target::Nowhere => Shown::Nothing,
+            Target::Terminal => Shown::Bar(bar(stage, total)),
+        };
+        Bar(Arc::new(Inner { stage, total, done: AtomicU64::new(0), logged: AtomicU64::new(0), shown }))
+    }
+}
+
+impl Bar {
+    /// Shows nothing.
+    pub(super) fn none() -> Self {
+        Progress::silent().verifying(0)
+    }
+
+    /// Counts `bytes` more as done.
+    pub(super) fn advance(&self, bytes: u64) {
+        let done = self.0.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        match &self.0.shown {
+            Shown::Bar(bar) => bar.set_position(done.min(self.0.total)),
+            Shown::Events => self.log(done),
+            Shown::Nothing => {}
+        }
+    }
+
+    /// Takes `bytes` back that have to be fetched again.
+    pub(super) fn rewind(&self, bytes: u64) {
+        self.0.done.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn log(&self, done: u64) {
+        let percent = percent(done, self.0.total) / STEP_PERCENT * STEP_PERCENT;
+        // Whoever raises the mark logs it, so that each step is logged once.
+        if self.0.logged.fetch_max(percent, Ordering::Relaxed) < percent {
+            emit(match self.0.stage {
+                Stage::Download => Event::ModelDownload { percent },
+                Stage::Verify => Event::ModelVerify { percent },
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Bar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bar({:?} of {:?} bytes)", self.0.done, self.0.total)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Shown::Bar(bar) = &self.shown {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar(stage: Stage, total: u64) -> ProgressBar {
+    let template = match stage {
+        Stage::Download => "model download {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        Stage::Verify => "model check    {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
+}
+
+fn percent(done: u64, total: u64) -> u64 {
+    (u128::from(done.min(total)) * 100 / u128::from(total.max(1))) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percents_stay_within_a_hundred() {
+        assert_eq!([percent(0, 0), percent(1, 3), percent(3, 3), percent(4, 3)], [0, 33, 100, 100]);
+        assert_eq!(percent(u64::MAX, u64::MAX), 100);
+    }
+
+    #[test]
+    fn each_template_is_valid() {
+        for stage in [Stage::Download, Stage::Verify] {
+            assert_eq!(bar(stage, 5).length(), Some(5));
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What a place on the network must be able to do: list a model's files and send one from any byte on.
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use super::gcs::Gcs;
+use super::hf::Hf;
+use super::source::ModelSource;
+use super::verify::Wanted;
+use super::{FetchOptions, HubError};
+
+/// The most files that a listing is read to.
+pub(super) const MAX_LISTED: usize = 10_000;
+
+/// A place on the network that has a model.
+pub(super) enum Remote {
+    Bucket(Gcs),
+    Hub(Hf),
+}
+
+/// A body, and the byte of the file that it starts with: a server may ignore where it was asked to start.
+pub(super) struct Opened {
+    pub(super) offset: u64,
+    pub(super) body: BoxStream<'static, Result<Bytes, HubError>>,
+}
+
+impl Remote {
+    /// Prepares access to `source`.
+    ///
+    /// # Errors
+    /// [`HubError::NotFound`] if it is a directory.
+    pub(super) fn new(source: &ModelSource, options: &FetchOptions) -> Result<Self, HubError> {
+        match source {
+            ModelSource::Directory(_) => Err(HubError::NotFound),
+            ModelSource::HuggingFace { repo, revision } => {
+                Hf::new(repo, revision.as_deref(), options).map(Self::Hub)
+            }
+            ModelSource::Bucket { bucket, prefix } => Gcs::new(bucket, prefix, options).map(Self::Bucket),
+        }
+    }
+
+    /// The source with its revision resolved to what it means now.
+    pub(super) async fn resolve(&mut self) -> Result<ModelSource, HubError> {
+        match self {
+            Self::Bucket(gcs) => Ok(gcs.source()),
+            Self::Hub(hf) => hf.resolve().await,
+        }
+    }
+
+    /// The model files that are there, in any order.
+    pub(super) async fn list(&self) -> Result<Vec<Wanted>, HubError> {
+        match self {
+            Self::Bucket(gcs) => gcs.list().await,
+            Self::Hub(hf) => hf.list().await,
+        }
+    }
+
+    /// Starts to receive `file` from the byte `offset` on, which is less than its size.
+    pub(super) async fn open(&self, file: &Wanted, offset: u64) -> Result<Opened, HubError> {
+        match self {
+            Self::Bucket(gcs) => gcs.open(file, offset).await,
+            Self::Hub(hf) => hf.open(file, offset).await,
+        }
+    }
+}
+
+/// The client that every download goes through: time-outs everywhere, no proxy from the environment, and nothing
+/// but TLS unless the endpoint, which only code can set, is a plain one.
+pub(super) fn client(endpoint: &str, options: &FetchOptions) -> Result<reqwest::Client, HubError> {
+    reqwest::Client::builder()
+        .connect_timeout(options.limits.connect)
+        .read_timeout(options.limits.stall)
+        .https_only(!endpoint.starts_with("http://"))
+        .no_proxy()
+        .user_agent(concat!("codeseal/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|_| HubError::Client)
+}

@@ -1,0 +1,101 @@
+//! Where a model's files are read from: a directory, or the binary itself.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::{Path, PathBuf};
+
+/// The files of one model: `config.json`, `tokenizer.json` and the weights.
+#[derive(Clone, Debug)]
+pub struct ModelFiles(Place);
+
+#[derive(Clone, Debug)]
+enum Place {
+    Directory(PathBuf),
+    #[cfg(any(test, feature = "sandbox"))]
+    Embedded(&'static [(&'static str, &'static [u8])]),
+}
+
+/// A file that is read here and there.
+pub(super) trait ReadSeek: Read + Seek {}
+
+impl<T: Read + Seek> ReadSeek for T {}
+
+impl ModelFiles {
+    /// The files in `dir`. Nothing is read yet.
+    pub fn directory(dir: impl Into<PathBuf>) -> Self {
+        Self(Place::Directory(dir.into()))
+    }
+
+    /// Files that are part of the binary.
+    #[cfg(any(test, feature = "sandbox"))]
+    pub(super) fn embedded(files: &'static [(&'static str, &'static [u8])]) -> Self {
+        Self(Place::Embedded(files))
+    }
+
+    /// Reads the file `name` as a whole.
+    ///
+    /// # Errors
+    /// It is missing, not readable, or larger than `max_bytes`.
+    pub(crate) fn read(&self, name: &str, max_bytes: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open(name)?.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > max_bytes {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "the file is larger than it can rightly be",
+            ));
+        }
+        Ok(bytes)
+    }
+
+    /// Opens the file `name`, which is one of the model's own: never a path.
+    pub(super) fn open(&self, name: &str) -> io::Result<Box<dyn ReadSeek>> {
+        if Path::new(name).file_name().is_none_or(|file_name| file_name != name) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a model's file is named by a path"));
+        }
+        match &self.0 {
+            Place::Directory(dir) => Ok(Box::new(File::open(dir.join(name))?)),
+            #[cfg(any(test, feature = "sandbox"))]
+            Place::Embedded(files) => {
+                let (_, bytes) =
+                    files.iter().find(|(known, _)| *known == name).ok_or(io::ErrorKind::NotFound)?;
+                Ok(Box::new(io::Cursor::new(*bytes)))
+            }
+        }
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        match &self.0 {
+            Place::Directory(dir) => dir.join(name).is_file(),
+            #[cfg(any(test, feature = "sandbox"))]
+            Place::Embedded(files) => files.iter().any(|(known, _)| *known == name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit_and_no_further() {
+        let files = ModelFiles::embedded(&[("a", b"12345")]);
+        assert_eq!(files.read("a", 5).unwrap(), b"12345");
+        assert_eq!(files.read("a", 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(files.read("b", 4).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_directory_gives_no_file_outside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("model");
+        std::fs::create_dir(&inner).unwrap();
+        std::fs::write(dir.path().join("outside"), "").unwrap();
+        std::fs::write(inner.join("inside"), "").unwrap();
+        let files = ModelFiles::directory(&inner);
+        assert!(files.read("inside", 0).unwrap().is_empty());
+        for name in ["../outside", "/etc/hostname", "..", ".", "", "inside/"] {
+            assert!(files.read(name, 1024).is_err(), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The control tokens of CodeGemma's vocabulary.
+
+use crate::tokenizer::TokenId;
+
+/// Fills unused places; never generated.
+pub const PAD: TokenId = TokenId(0);
+/// The model's own end of a text.
+pub const EOS: TokenId = TokenId(1);
+/// Starts every prompt.
+pub const BOS: TokenId = TokenId(2);
+/// `<|fim_prefix|>`: what follows stands before the cursor.
+pub const FIM_PREFIX: TokenId = TokenId(67);
+/// `<|fim_middle|>`: what follows belongs at the cursor.
+pub const FIM_MIDDLE: TokenId = TokenId(68);
+/// `<|fim_suffix|>`: what follows stands after the cursor.
+pub const FIM_SUFFIX: TokenId = TokenId(69);
+/// `<|file_separator|>`: another file begins.
+pub const FILE_SEPARATOR: TokenId = TokenId(70);
+/// `<start_of_turn>`: someone begins to speak.
+pub const START_OF_TURN: TokenId = TokenId(106);
+/// `<end_of_turn>`: someone has spoken.
+pub const END_OF_TURN: TokenId = TokenId(107);
+
+/// The tokens that end an answer, whatever the template: none of them is ever part of code.
+///
+/// The model card lists the four infilling markers beside `<eos>`: without them a 2B model that has closed the gap
+/// goes on with the next file of its training data. `<end_of_turn>` ends an answer of the instruction-tuned models.
+pub fn stop_ids() -> &'static [TokenId] {
+    &[EOS, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FILE_SEPARATOR, END_OF_TURN]
+}

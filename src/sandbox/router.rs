@@ -1,0 +1,43 @@
+//! Which path is which of Google's interfaces.
+//!
+//! Must not touch: what they do.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::HeaderMap;
+
+use super::status::{Code, Status};
+use super::{Shared, iam, issuer, kms, sts};
+
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/.well-known/openid-configuration", get(issuer::discovery))
+        .route("/jwks", get(issuer::jwks))
+        .route("/v1/token", post(sts::exchange))
+        .route("/v1/{*resource}", post(custom_method))
+        .route("/google.cloud.kms.v1.KeyManagementService/{method}", post(kms::grpc))
+        .with_state(shared)
+}
+
+/// `POST /v1/{name}:{verb}`, Google's form for what is neither create nor read nor delete.
+async fn custom_method(
+    State(shared): State<Arc<Shared>>,
+    Path(resource): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    match resource.rsplit_once(':') {
+        Some((name, "generateAccessToken")) => match name.strip_prefix("projects/-/serviceAccounts/") {
+            Some(account) => iam::generate_access_token(&shared, account, &headers, &body).await,
+            None => Status::new(Code::NotFound, "Method not found.").into_response(),
+        },
+        Some((key, verb)) => kms::rest(&shared, key, verb, query.as_deref(), &headers, &body).await,
+        None => Status::new(Code::NotFound, "Method not found.").into_response(),
+    }
+}

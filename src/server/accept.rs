@@ -1,0 +1,87 @@
+//! The accept loop: HTTP/1.1 with a bound on connections, on the time for a header and on the time for a write.
+//!
+//! axum's own loop has no such bounds. Must not touch: what is inside a request.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::write_timeout::WriteTimeout;
+
+/// The largest request head, in bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// The wait after an accept that failed, as it does when file descriptors run out.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Bounds on connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConnectionLimits {
+    /// Open at the same time; more wait in the kernel's backlog.
+    pub(super) connections: usize,
+    /// For a whole request head, and for the pause between two requests.
+    pub(super) header_timeout: Duration,
+    /// For the client to take what is written.
+    pub(super) write_timeout: Duration,
+}
+
+/// Serves `router` until `stop`, then lets every connection finish the answer that it is in.
+///
+/// Dropping the future cuts the connections that are left.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: ConnectionLimits,
+    stop: CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        let Ok((stream, slot)) = accepted else {
+            tokio::time::sleep(ACCEPT_RETRY).await;
+            continue;
+        };
+        // Frames are small and each is worth sending at once; without it they are merely late.
+        stream.set_nodelay(true).ok();
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(
+                TokioIo::new(WriteTimeout::new(stream, limits.write_timeout)),
+                TowerToHyperService::new(router.clone()),
+            );
+        let connection = graceful.watch(connection);
+        connections.spawn(async move {
+            // However a connection ends, there is nobody left to tell.
+            connection.await.ok();
+            drop(slot);
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, slot))
+}

@@ -1,0 +1,93 @@
+//! The way of every sealed request up to its plaintext: read, admit, unwrap the key, open, refuse replays.
+//!
+//! Whatever is wrong with an envelope is one and the same answer. Must not touch: ciphers other than through
+//! [`Dek`], what the plaintext says.
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+use tokio::time::Instant;
+
+use super::body;
+use super::error::ApiError;
+use super::replay::Remembered;
+use super::state::{App, Loaded, Slot, unix_time};
+use crate::keys::KeyError;
+use crate::protocol::{Dek, Envelope, ErrorCode};
+use crate::secret::Secret;
+
+/// A request that is authentic, fresh, new, and has a slot.
+#[derive(Debug)]
+pub(super) struct Opened<'a> {
+    /// What answers it, even if the server has begun to drain meanwhile: the drain waits for the slot.
+    pub(super) loaded: &'a Loaded,
+    pub(super) dek: Arc<Dek>,
+    pub(super) remembered: Remembered,
+    pub(super) slot: Slot,
+}
+
+impl App {
+    /// Takes a request in.
+    ///
+    /// # Errors
+    /// Everything that is answered outside the seal.
+    pub(super) async fn receive(
+        &self,
+        request: Request,
+        parse: fn(&[u8]) -> Result<Envelope, ErrorCode>,
+        deadline: Instant,
+    ) -> Result<(Opened<'_>, Secret<Vec<u8>>), ApiError> {
+        let loaded = self.loaded()?;
+        let body = body::read(request, self.limits.max_body_bytes, self.limits.body_timeout).await?;
+        // Only now: whoever trickles a body must not keep others from a slot.
+        let slot = self.admit()?;
+        let envelope = blocking(move || parse(&body)).await??;
+        let dek = self.key(loaded, &envelope, deadline).await?;
+        let (dek, token, plaintext) = blocking(move || {
+            let plaintext = dek.open(&envelope.token);
+            (dek, envelope.token, plaintext)
+        })
+        .await?;
+        let plaintext = plaintext?;
+        let remembered = self.replay.remember(&token, unix_time())?;
+        Ok((Opened { loaded, dek, remembered, slot }, plaintext))
+    }
+
+    async fn key(
+        &self,
+        loaded: &Loaded,
+        envelope: &Envelope,
+        deadline: Instant,
+    ) -> Result<Arc<Dek>, ApiError> {
+        let started = Instant::now();
+        let key = tokio::time::timeout_at(deadline, loaded.keys.dek(&envelope.wrapped_dek)).await;
+        self.metrics.key(started.elapsed());
+        Ok(key.map_err(|_| ErrorCode::DeadlineExceeded)??)
+    }
+}
+
+impl Opened<'_> {
+    /// After an error that the server is to blame for, and that a wait can heal, the very same envelope may come
+    /// again: no request is lost that could have been served.
+    pub(super) fn give_up(self, error: &ApiError) {
+        if error.code().retry_after_secs().is_some() {
+            self.remembered.release();
+        }
+    }
+}
+
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> Self {
+        error.code().into()
+    }
+}
+
+/// Runs `work` where it may take its time: ciphers and tokenizers over a megabyte hold up everybody else here.
+///
+/// # Errors
+/// [`ErrorCode::Internal`] if it panicked.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ErrorCode> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| ErrorCode::Internal)
+}

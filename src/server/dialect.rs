@@ -1,0 +1,75 @@
+//! The two ways in which OpenAI's API asks and answers, as the sealed handler sees them.
+//!
+//! Must not touch: the seal, HTTP.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::ApiError;
+use super::generation::Job;
+use super::state::unix_time;
+use crate::protocol::RequestId;
+use crate::protocol::openai::{FinishReason, Usage};
+use crate::telemetry::Endpoint;
+use crate::tokenizer::Tokenizer;
+
+/// The longest model name that is shown, in characters: an event must fit a frame.
+const MAX_NAME_CHARS: usize = 96;
+
+/// One of the two.
+pub(super) trait Dialect: Send + Sync + 'static {
+    /// For metrics and events.
+    const ENDPOINT: Endpoint;
+    /// The URL's path, and what a sealed call must name.
+    const PATH: &'static str;
+    /// What the identifier of an answer begins with.
+    const ID_PREFIX: &'static str;
+
+    /// The body of a request.
+    type Request: DeserializeOwned + Send;
+
+    /// Whether the request asks for a stream.
+    fn streams(request: &Self::Request) -> bool;
+
+    /// Checks a request and puts its prompt together.
+    ///
+    /// # Errors
+    /// A parameter is out of range, or the texts make no prompt.
+    fn job(request: Self::Request, tokenizer: &Tokenizer, default_new_tokens: usize)
+    -> Result<Job, ApiError>;
+
+    /// The body of a whole answer.
+    fn answer<'a>(
+        heading: &'a Heading,
+        text: &'a str,
+        finish: FinishReason,
+        usage: Usage,
+    ) -> impl Serialize + 'a;
+
+    /// One event of a stream; the last one has an `end`.
+    fn event<'a>(
+        heading: &'a Heading,
+        text: &'a str,
+        end: Option<(FinishReason, Usage)>,
+    ) -> impl Serialize + 'a;
+}
+
+/// What stands at the top of every answer and every event.
+#[derive(Debug)]
+pub(super) struct Heading {
+    pub(super) id: String,
+    /// Seconds since 1970.
+    pub(super) created: u64,
+    pub(super) model: String,
+}
+
+impl Heading {
+    /// For the answer to the request `id`.
+    pub(super) fn new<D: Dialect>(id: RequestId, model: &str) -> Self {
+        Self {
+            id: format!("{}{id}", D::ID_PREFIX),
+            created: unix_time(),
+            model: model.chars().take(MAX_NAME_CHARS).collect(),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `POST /generate`: the codelab's contract, byte for byte.
+//!
+//! The answer's plaintext is the prompt followed by its continuation, greedy, without special tokens. Errors are not
+//! sealed: the codelab's client knows no other. Must not touch: ciphers other than through `Dek`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+
+use super::admission::{Opened, blocking};
+use super::error::ApiError;
+use super::generation::{Answer, Job};
+use super::observation::Observation;
+use super::parameters::Parameters;
+use super::state::App;
+use crate::prompt;
+use crate::protocol::{Envelope, ErrorCode, GenerateReply};
+use crate::secret::Secret;
+use crate::telemetry::Endpoint;
+
+/// The handler.
+pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
+    let mut observation = Observation::start(&app, Endpoint::Generate);
+    match answer(&app, request, &mut observation).await {
+        Ok(reply) => {
+            observation.succeeded();
+            Json(reply).into_response()
+        }
+        Err(error) => {
+            observation.failed(error.code());
+            error.into_response()
+        }
+    }
+}
+
+async fn answer(
+    app: &App,
+    request: Request,
+    observation: &mut Observation,
+) -> Result<GenerateReply, ApiError> {
+    let (opened, plaintext) = app.receive(request, Envelope::parse_generate, observation.deadline()).await?;
+    let text = continue_prompt(app, &opened, plaintext, observation).await;
+    match text {
+        Ok(text) => Ok(GenerateReply::seal(&opened.dek, &text)),
+        Err(error) => {
+            opened.give_up(&error);
+            Err(error)
+        }
+    }
+}
+
+async fn continue_prompt(
+    app: &App,
+    opened: &Opened<'_>,
+    plaintext: Secret<Vec<u8>>,
+    observation: &mut Observation,
+) -> Result<Secret<String>, ApiError> {
+    // Not text at all: as much a fault of the envelope as a forged one.
+    let lead = plaintext.into_text().ok_or(ErrorCode::EnvelopeRejected)?;
+    let tokenizer = Arc::clone(&opened.loaded.tokenizer);
+    let (lead, prompt) = blocking(move || {
+        let prompt = prompt::completion(|text| tokenizer.encode(text), lead.expose());
+        (lead, prompt)
+    })
+    .await?;
+    let job = Job {
+        prompt: prompt.map_err(|_| ErrorCode::Internal)?,
+        lead: Some(lead),
+        parameters: Parameters::greedy(app.limits.max_new_tokens),
+    };
+    let answer = Answer::start(opened.loaded, job, opened.dek.namespace(), observation)?;
+    let (text, _) = answer.collect(observation).await?;
+    Ok(text)
+}

@@ -1,0 +1,67 @@
+//! Which path leads where. Everything else, a panic included, gets an error in the API's own shape.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::HeaderValue;
+use http::header::CACHE_CONTROL;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+
+use super::chat::Chat;
+use super::completions::Completions;
+use super::dialect::Dialect;
+use super::error::ApiError;
+use super::observation::Observation;
+use super::state::App;
+use super::{admin, generate, health, sealed};
+use crate::protocol::ErrorCode;
+use crate::telemetry::Endpoint;
+
+/// What employees' clients reach.
+pub(super) fn public(app: Arc<App>) -> Router {
+    let routes = Router::new()
+        .route("/generate", post(generate::handle))
+        .route(Completions::PATH, post(sealed::handle::<Completions>))
+        .route(Chat::PATH, post(sealed::handle::<Chat>))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz));
+    finish(routes, app)
+}
+
+/// What the operator reaches.
+pub(super) fn admin(app: Arc<App>) -> Router {
+    finish(Router::new().route("/metrics", get(admin::metrics)), app)
+}
+
+fn finish(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
+    routes
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(app)
+        .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
+        .layer(CatchPanicLayer::custom(panicked))
+}
+
+async fn not_found(State(app): State<Arc<App>>) -> Response {
+    refuse(&app, ErrorCode::NotFound)
+}
+
+async fn method_not_allowed(State(app): State<Arc<App>>) -> Response {
+    refuse(&app, ErrorCode::MethodNotAllowed)
+}
+
+fn refuse(app: &Arc<App>, code: ErrorCode) -> Response {
+    Observation::start(app, Endpoint::Other).failed(code);
+    ApiError::from(code).into_response()
+}
+
+/// The panic's message may quote what it was working on: it is dropped unread.
+#[allow(clippy::needless_pass_by_value)]
+fn panicked(_: Box<dyn Any + Send>) -> Response {
+    ApiError::from(ErrorCode::Internal).into_response()
+}

@@ -1,0 +1,149 @@
+//! The sealed endpoints: once an envelope has opened, every answer is sealed, errors included.
+//!
+//! Must not touch: ciphers other than through `Dek`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::HeaderMap;
+use http::header::ACCEPT;
+use serde::Serialize;
+
+use super::admission::{Opened, blocking};
+use super::dialect::{Dialect, Heading};
+use super::error::ApiError;
+use super::generation::{Answer, Job};
+use super::observation::Observation;
+use super::sse::{self, EventStream};
+use super::state::App;
+use crate::protocol::{Call, Dek, Envelope, ErrorCode, Rejected, Reply, RequestId, SealedReply};
+use crate::secret::Secret;
+use crate::tokenizer::Tokenizer;
+
+/// The handler of a sealed endpoint.
+pub(super) async fn handle<D: Dialect>(State(app): State<Arc<App>>, request: Request) -> Response {
+    let mut observation = Observation::start(&app, D::ENDPOINT);
+    let accepts_events = accepts_events(request.headers());
+    let read = async {
+        let (opened, plaintext) = app.receive(request, Envelope::parse, observation.deadline()).await?;
+        let question = read::<D>(&app, &opened, plaintext).await?;
+        Ok((opened, question))
+    };
+    match read.await {
+        Ok((opened, question)) => answer::<D>(opened, question, accepts_events, observation).await,
+        Err(error) => {
+            let error: ApiError = error;
+            observation.failed(error.code());
+            error.into_response()
+        }
+    }
+}
+
+/// A call that was meant for this path. What is wrong with its body is answered under the seal.
+struct Question {
+    id: RequestId,
+    asked: Result<Asked, ApiError>,
+}
+
+struct Asked {
+    job: Job,
+    stream: bool,
+}
+
+async fn read<D: Dialect>(
+    app: &App,
+    opened: &Opened<'_>,
+    plaintext: Secret<Vec<u8>>,
+) -> Result<Question, ApiError> {
+    let tokenizer = Arc::clone(&opened.loaded.tokenizer);
+    let default_new_tokens = app.limits.max_new_tokens;
+    let question = blocking(move || {
+        let call = Call::decode(plaintext.expose())?;
+        if call.path != D::PATH {
+            return Err(Rejected);
+        }
+        let asked = ask::<D>(call.body.get(), &tokenizer, default_new_tokens);
+        Ok(Question { id: call.id, asked })
+    });
+    Ok(question.await??)
+}
+
+fn ask<D: Dialect>(body: &str, tokenizer: &Tokenizer, default_new_tokens: usize) -> Result<Asked, ApiError> {
+    let request: D::Request = serde_json::from_str(body).map_err(|_| ErrorCode::InvalidRequest)?;
+    let stream = D::streams(&request);
+    D::job(request, tokenizer, default_new_tokens).map(|job| Asked { job, stream })
+}
+
+async fn answer<D: Dialect>(
+    opened: Opened<'_>,
+    question: Question,
+    accepts_events: bool,
+    mut observation: Observation,
+) -> Response {
+    let Question { id, asked } = question;
+    let dek = Arc::clone(&opened.dek);
+    let reply = async {
+        let Asked { job, stream } = asked?;
+        let answer = Answer::start(opened.loaded, job, dek.namespace(), &mut observation)?;
+        let heading = Heading::new::<D>(id, opened.loaded.engine.model_name());
+        if stream || accepts_events {
+            return Ok(Begun::Stream(answer, heading));
+        }
+        let (text, finish) = answer.collect(&mut observation).await?;
+        let body = D::answer(&heading, text.expose(), finish, observation.usage());
+        seal(&dek, id, 200, body).map(Begun::Whole)
+    };
+    match reply.await {
+        Ok(Begun::Stream(answer, heading)) => {
+            sse::respond::<D>(EventStream::new(answer, heading, id, dek, opened.slot, observation))
+        }
+        Ok(Begun::Whole(reply)) => {
+            observation.succeeded();
+            Json(reply).into_response()
+        }
+        Err(error) => {
+            observation.failed(error.code());
+            opened.give_up(&error);
+            match seal(&dek, id, error.code().status(), error.body()) {
+                Ok(reply) => Json(reply).into_response(),
+                Err(unsealed) => unsealed.into_response(),
+            }
+        }
+    }
+}
+
+enum Begun {
+    Stream(Answer, Heading),
+    Whole(SealedReply),
+}
+
+fn seal(dek: &Dek, id: RequestId, status: u16, body: impl Serialize) -> Result<SealedReply, ApiError> {
+    Reply { id, status, body }.seal(dek).map_err(|_| ErrorCode::Internal.into())
+}
+
+fn accepts_events(headers: &HeaderMap) -> bool {
+    let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepts.flat_map(|value| value.split(',')).any(|kind| {
+        kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_may_be_asked_for_by_header() {
+        for (accept, expected) in [
+            ("text/event-stream", true),
+            ("application/json, Text/Event-Stream;q=0.9", true),
+            ("*/*", false),
+            ("application/json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
+            assert_eq!(accepts_events(&headers), expected, "{accept}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! From the model's name to a server that can answer, and what can keep it from there.
+//!
+//! Must not touch: requests.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::admission::blocking;
+use super::state::{App, Loaded};
+use crate::attestation::{AttestationError, Malformed, Profile, ProfileMismatch};
+use crate::config::{ModelOrigin, ServerConfig};
+use crate::engine::{self, Engine, OpenError};
+use crate::hub::{self, FetchOptions, HubError, Manifest, ManifestError, ModelSource, Progress};
+use crate::keys::{KeyError, Keys};
+use crate::telemetry::{self, Event};
+
+/// Why the server did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// There is no token to check at the start.
+    #[error(transparent)]
+    Attestation(#[from] AttestationError),
+    /// The token at the start is none.
+    #[error(transparent)]
+    AttestationMalformed(#[from] Malformed),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {flag}: {source}")]
+    Listen {
+        /// The flag that names the address.
+        flag: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The model thread is gone.
+    #[error("the model has stopped working")]
+    EngineStopped,
+    /// The model cannot be had.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// The clients of the key service cannot be made.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The built-in manifest is broken.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The model does not load.
+    #[error(transparent)]
+    Model(#[from] OpenError),
+    /// A part of the server panicked.
+    #[error("the server failed while it started")]
+    Panicked,
+    /// This machine is not what it should be.
+    #[error(transparent)]
+    Profile(#[from] ProfileMismatch),
+    /// The attestation token has expired, and the policy is to exit.
+    #[error("the attestation token has expired, and --on-token-expiry is exit")]
+    TokenExpired,
+}
+
+impl ServeError {
+    /// The status that the process exits with, as `--help` lists it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Listen { .. } => 64,
+            Self::TokenExpired => 75,
+            Self::Attestation(_) | Self::AttestationMalformed(_) | Self::Profile(_) => 78,
+            _ => 70,
+        }
+    }
+}
+
+/// Makes everything that answers requests, and lets `app` take them.
+pub(super) async fn load(app: Arc<App>, config: ServerConfig) -> Result<Engine, ServeError> {
+    let started = Instant::now();
+    let keys = Keys::connect(config.kms).await?;
+    let (name, files) = match config.model {
+        ModelOrigin::Files { name, files } => (name, files),
+        ModelOrigin::Fetched { source, cache } => {
+            let options = FetchOptions {
+                require_locked: config.profile != Profile::Sandbox,
+                progress: Progress::shown(),
+                ..FetchOptions::new(cache, Manifest::built_in()?)
+            };
+            let directory = hub::fetch(&source, &options).await?;
+            (model_name(&source), engine::ModelFiles::directory(directory))
+        }
+    };
+    let opened = blocking(move || engine::open(&files, &name, config.engine)).await;
+    let (engine, stop, tokenizer) = opened.map_err(|_| ServeError::Panicked)??;
+    let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    telemetry::emit(Event::ModelLoaded { milliseconds });
+    app.set_loaded(Loaded { keys, engine, tokenizer: Arc::new(tokenizer) });
+    Ok(stop)
+}
+
+/// What clients are told: never where the model lies on this machine.
+fn model_name(source: &ModelSource) -> String {
+    match source {
+        ModelSource::Directory(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        ModelSource::HuggingFace { repo, .. } => repo.clone(),
+        ModelSource::Bucket { prefix, .. } => prefix.rsplit('/').next().unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_called_by_its_last_name() {
+        for (source, name) in [
+            ("models/tiny", "tiny"),
+            ("hf://google/codegemma-2b@main", "google/codegemma-2b"),
+            ("gs://bucket/codegemma/codegemma-2b", "codegemma-2b"),
+        ] {
+            assert_eq!(model_name(&source.parse().unwrap()), name);
+        }
+    }
+}

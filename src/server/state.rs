@@ -1,0 +1,155 @@
+//! What every request shares: limits, counters, and the parts that are there once the model is loaded.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::lifecycle::Lifecycle;
+use super::replay::ReplayGuard;
+use crate::attestation::OnTokenExpiry;
+use crate::config::Limits;
+use crate::engine::Handle;
+use crate::keys::{Keys, Status};
+use crate::protocol::{ErrorCode, REPLAY_WINDOW_SECS};
+use crate::telemetry::Metrics;
+use crate::tokenizer::Tokenizer;
+
+/// The server's state.
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) limits: Limits,
+    pub(super) metrics: Metrics,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) replay: Arc<ReplayGuard>,
+    slots: Arc<Semaphore>,
+    loaded: OnceLock<Loaded>,
+    on_token_expiry: OnTokenExpiry,
+}
+
+/// What answers requests.
+pub(super) struct Loaded {
+    pub(super) keys: Keys,
+    pub(super) engine: Handle,
+    pub(super) tokenizer: Arc<Tokenizer>,
+}
+
+/// The right to use the model, held from admission to the end of the answer.
+#[derive(Debug)]
+pub(super) struct Slot(
+    #[expect(dead_code, reason = "it is what dropping it gives back")] OwnedSemaphorePermit,
+);
+
+impl App {
+    /// A server that is starting.
+    pub(super) fn new(limits: Limits, on_token_expiry: OnTokenExpiry) -> Arc<Self> {
+        Arc::new(Self {
+            metrics: Metrics::new(),
+            lifecycle: Lifecycle::default(),
+            replay: ReplayGuard::new(REPLAY_WINDOW_SECS, limits.max_replay_entries),
+            slots: Arc::new(Semaphore::new(limits.max_requests)),
+            loaded: OnceLock::new(),
+            on_token_expiry,
+            limits,
+        })
+    }
+
+    /// Everything is loaded: requests are taken from here on.
+    pub(super) fn set_loaded(&self, loaded: Loaded) {
+        if self.loaded.set(loaded).is_ok() && self.lifecycle.set_ready() {
+            self.metrics.ready(true);
+        }
+    }
+
+    /// No request is taken from here on.
+    pub(super) fn set_draining(&self) {
+        self.lifecycle.set_draining();
+        self.metrics.ready(false);
+    }
+
+    /// What answers requests.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Starting`] and [`ErrorCode::Draining`].
+    pub(super) fn loaded(&self) -> Result<&Loaded, ErrorCode> {
+        self.lifecycle.check()?;
+        self.loaded.get().ok_or(ErrorCode::Starting)
+    }
+
+    /// A slot for a request, at once or not at all.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ServerBusy`] if all are taken, [`ErrorCode::Draining`] if none is given any more.
+    pub(super) fn admit(&self) -> Result<Slot, ErrorCode> {
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| ErrorCode::ServerBusy)?;
+        // Looked at again while the slot is held: a drain that began before now waits for it.
+        self.lifecycle.check().map(|()| Slot(slot))
+    }
+
+    /// Requests that hold a slot.
+    pub(super) fn running(&self) -> usize {
+        self.limits.max_requests - self.slots.available_permits()
+    }
+
+    /// Waits until no request holds a slot. After [`App::set_draining`] none gets one.
+    pub(super) async fn idle(&self) {
+        let all = u32::try_from(self.limits.max_requests).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        drop(self.slots.acquire_many(all).await);
+    }
+
+    /// Whether a load balancer should send requests.
+    ///
+    /// # Errors
+    /// The reason why not: starting, draining, no attestation token, no key service.
+    pub(super) fn readiness(&self) -> Result<(), ErrorCode> {
+        let loaded = self.loaded()?;
+        if self.on_token_expiry != OnTokenExpiry::Ignore && self.lifecycle.attestation_lost() {
+            return Err(ErrorCode::AttestationExpired);
+        }
+        match loaded.keys.status() {
+            Status::Untried => Err(ErrorCode::Starting),
+            Status::Ok => Ok(()),
+            Status::Failing(error) => match error.code() {
+                // Whether that matters was said above.
+                ErrorCode::AttestationExpired => Ok(()),
+                code => Err(code),
+            },
+        }
+    }
+
+    /// Has the key service prove that it works, unless the last request did.
+    pub(super) async fn probe_keys(&self) {
+        let Some(loaded) = self.loaded.get() else { return };
+        if loaded.keys.status() != Status::Ok {
+            // What comes of it is what the status says from then on.
+            loaded.keys.probe().await.ok();
+        }
+    }
+
+    /// Whether the model thread is gone.
+    pub(super) fn engine_stopped(&self) -> bool {
+        self.loaded.get().is_some_and(|loaded| loaded.engine.is_stopped())
+    }
+
+    /// The metrics in the text format.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub(super) fn render_metrics(&self) -> Result<String, std::fmt::Error> {
+        let load = self.loaded.get().map(|loaded| loaded.engine.load());
+        let (running, waiting) = load.map_or((0, 0), |load| (load.running, load.waiting));
+        self.metrics.render(running, waiting, self.replay.len())
+    }
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Loaded")
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

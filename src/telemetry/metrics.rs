@@ -1,0 +1,231 @@
+//! Every metric: its name, what it means, its buckets. Labels are closed sets.
+//!
+//! Where vLLM has a metric of the same name, it means the same here.
+
+use std::fmt::{self, Write as _};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::build_info::VERSION;
+use super::labels::{Endpoint, Outcome};
+
+/// From one millisecond to about a minute.
+const SECONDS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Family<EndpointLabel, Histogram>,
+    in_flight: Gauge,
+    running: Gauge,
+    waiting: Gauge,
+    time_to_first_token: Histogram,
+    inter_token_latency: Histogram,
+    prompt_tokens: Counter,
+    generation_tokens: Counter,
+    key_seconds: Histogram,
+    replay_entries: Gauge,
+    ready: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    endpoint: Endpoint,
+    code: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabel {
+    endpoint: Endpoint,
+}
+
+/// Counts one request as in flight for as long as it lives.
+#[derive(Debug)]
+pub struct InFlight(Gauge);
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("codeseal");
+        let seconds = || Histogram::new(SECONDS);
+        let mut metrics = Self {
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(seconds),
+            in_flight: Gauge::default(),
+            running: Gauge::default(),
+            waiting: Gauge::default(),
+            time_to_first_token: seconds(),
+            inter_token_latency: seconds(),
+            prompt_tokens: Counter::<u64, AtomicU64>::default(),
+            generation_tokens: Counter::<u64, AtomicU64>::default(),
+            key_seconds: seconds(),
+            replay_entries: Gauge::default(),
+            ready: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let m = &metrics;
+        registry.register("build", "Which build this is", Info::new(vec![("version", VERSION)]));
+        registry.register("requests", "Requests that ended, by how", m.requests.clone());
+        registry.register(
+            "request_seconds",
+            "Seconds from reading a request to the end of its answer",
+            m.request_seconds.clone(),
+        );
+        registry.register("requests_in_flight", "Requests between arrival and answer", m.in_flight.clone());
+        registry.register("num_requests_running", "Sequences that the model works on", m.running.clone());
+        registry.register("num_requests_waiting", "Sequences that wait for the model", m.waiting.clone());
+        registry.register(
+            "time_to_first_token_seconds",
+            "Seconds from arrival to the first token",
+            m.time_to_first_token.clone(),
+        );
+        registry.register(
+            "inter_token_latency_seconds",
+            "Seconds between two tokens of a sequence",
+            m.inter_token_latency.clone(),
+        );
+        registry.register("prompt_tokens", "Tokens of prompts", m.prompt_tokens.clone());
+        registry.register("generation_tokens", "Tokens generated", m.generation_tokens.clone());
+        registry.register(
+            "key_seconds",
+            "Seconds until a request had its key, from the cache or from Cloud KMS",
+            m.key_seconds.clone(),
+        );
+        registry.register(
+            "replay_entries",
+            "Envelopes remembered so that they cannot be sent again",
+            m.replay_entries.clone(),
+        );
+        registry.register("ready", "1 while the server takes requests", m.ready.clone());
+        metrics.registry = registry;
+        metrics
+    }
+
+    /// One more request in flight, until the guard is dropped.
+    pub fn in_flight(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
+    /// A request has ended after `elapsed`.
+    pub fn request_finished(&self, endpoint: Endpoint, code: Outcome, elapsed: Duration) {
+        self.requests.get_or_create(&RequestLabels { endpoint, code }).inc();
+        self.request_seconds.get_or_create(&EndpointLabel { endpoint }).observe(elapsed.as_secs_f64());
+    }
+
+    /// The first token came `elapsed` after the request.
+    pub fn first_token(&self, elapsed: Duration) {
+        self.time_to_first_token.observe(elapsed.as_secs_f64());
+    }
+
+    /// The next token came `elapsed` after the one before.
+    pub fn next_token(&self, elapsed: Duration) {
+        self.inter_token_latency.observe(elapsed.as_secs_f64());
+    }
+
+    /// A sequence has ended.
+    pub fn tokens(&self, prompt: usize, generated: usize) {
+        self.prompt_tokens.inc_by(prompt as u64);
+        self.generation_tokens.inc_by(generated as u64);
+    }
+
+    /// A key was had, or not, after `elapsed`.
+    pub fn key(&self, elapsed: Duration) {
+        self.key_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// Whether requests are taken.
+    pub fn ready(&self, ready: bool) {
+        self.ready.set(i64::from(ready));
+    }
+
+    /// Everything in the OpenMetrics text format, with the gauges that are read rather than counted.
+    ///
+    /// # Errors
+    /// None in practice: the text is written to memory.
+    pub fn render(
+        &self,
+        running: usize,
+        waiting: usize,
+        replay_entries: usize,
+    ) -> Result<String, fmt::Error> {
+        self.running.set(gauge(running));
+        self.waiting.set(gauge(waiting));
+        self.replay_entries.set(gauge(replay_entries));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl EncodeLabelValue for Endpoint {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(self.as_str())
+    }
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(self.as_str())
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::ErrorCode;
+
+    #[test]
+    fn names_and_labels_are_what_dashboards_expect() {
+        let metrics = Metrics::new();
+        metrics.request_finished(Endpoint::Generate, Outcome::Ok, Duration::from_millis(3));
+        metrics.request_finished(Endpoint::Other, Outcome::Failed(ErrorCode::NotFound), Duration::ZERO);
+        let text = metrics.render(1, 2, 3).unwrap();
+        for line in [
+            "codeseal_requests_total{endpoint=\"generate\",code=\"ok\"} 1",
+            "codeseal_requests_total{endpoint=\"other\",code=\"not_found\"} 1",
+            "codeseal_request_seconds_count{endpoint=\"generate\"} 1",
+            "codeseal_num_requests_running 1",
+            "codeseal_num_requests_waiting 2",
+            "codeseal_time_to_first_token_seconds_count 0",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_in_flight_while_its_guard_lives() {
+        let metrics = Metrics::new();
+        let guards = [metrics.in_flight(), metrics.in_flight()];
+        assert!(metrics.render(0, 0, 0).unwrap().contains("codeseal_requests_in_flight 2"));
+        drop(guards);
+        assert!(metrics.render(0, 0, 0).unwrap().contains("codeseal_requests_in_flight 0"));
+    }
+}
