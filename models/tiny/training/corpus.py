@@ -55,7 +55,7 @@ def licence(wheel: zipfile.ZipFile) -> str:
 
 
 def main(wheels: Path, out: Path):
-    seen, per_package, licences = set(), collections.Counter(), {}
+    seen, per_package, licences, versions = set(), collections.Counter(), {}, {}
     train, held_out = [], []
 
     def add(package, path, raw):
@@ -78,11 +78,11 @@ def main(wheels: Path, out: Path):
         (held_out if apart else train).append((package, path, text))
 
     stdlib = Path(sysconfig.get_paths()["stdlib"])
-    licences["cpython"] = "PSF-2.0"
+    licences["cpython"], versions["cpython"] = "PSF-2.0", sys.version.split()[0]
     for file in sorted(stdlib.rglob("*.py")):
         add("cpython", str(file.relative_to(stdlib)), file.read_bytes())
     for file in sorted(wheels.glob("*.whl")):
-        package = file.name.split("-")[0].lower()
+        package, version = file.name.lower().split("-")[:2]
         with zipfile.ZipFile(file) as wheel:
             declared = licence(wheel)
             if not PERMISSIVE.search(declared) or COPYLEFT.search(declared):
@@ -93,12 +93,12 @@ def main(wheels: Path, out: Path):
             for name in names:
                 add(package, name, wheel.read(name))
             if per_package[package]:
-                licences[package] = declared
+                licences[package], versions[package] = declared, version
     out.mkdir(parents=True, exist_ok=True)
     (out / "train.json").write_text(json.dumps(train))
     (out / "held_out.json").write_text(json.dumps(held_out))
     (out / "sources.json").write_text(json.dumps(
-        {p: {"licence": licences[p], "bytes": n, "held_out": p in HELD_OUT} for p, n in per_package.most_common()}, indent=1))
+        {p: {"version": versions[p], "licence": licences[p], "bytes": n, "held_out": p in HELD_OUT} for p, n in per_package.most_common()}, indent=1))
     size = lambda docs: sum(len(t) for _, _, t in docs) / 1e6
     print(f"train {len(train)} files {size(train):.1f} MB, held out {len(held_out)} files {size(held_out):.1f} MB")
 
