@@ -35,6 +35,7 @@ def main(work: Path, out: Path, name="checkpoint"):
     weights = {k: v.bfloat16().contiguous() for k, v in saved["model"].items()}
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
     (out / "config.json").write_text(json.dumps({**shape.config(), "max_position_embeddings": CONTEXT}, indent=2, sort_keys=True) + "\n")
     (out / "generation_config.json").write_text(json.dumps(
         {"_from_model_config": True, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}, indent=2) + "\n")
