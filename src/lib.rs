@@ -15,6 +15,7 @@
 //! | [`tokenizer`] | text to token ids and back, UTF-8 safe while streaming |
 //! | [`prompt`] | CodeGemma's templates as token ids, budgets, stop matcher |
 //! | [`engine`] | the one model thread and its async handle |
+//! | [`eval`] | the hole-filling benchmark |
 //! | [`server`] | the HTTP face of the workload |
 //! | [`telemetry`] | closed sets of log events and metrics, process hardening |
 //! | [`client`] | the employee's side: session, transport, `complete` |
@@ -31,6 +32,8 @@ pub mod config;
 pub mod demo;
 #[cfg(feature = "server")]
 pub mod engine;
+#[cfg(feature = "server")]
+pub mod eval;
 #[cfg(feature = "server")]
 pub mod hub;
 #[cfg(feature = "server")]

@@ -3,6 +3,8 @@
 //! Must not touch: HTTP routes, the engine.
 
 mod claims;
+#[cfg(feature = "server")]
+mod error;
 mod profile;
 #[cfg(feature = "server")]
 mod socket;
@@ -13,8 +15,10 @@ pub mod verify;
 pub use self::claims::{
     Claims, ConfidentialSpace, Container, Gce, Gpu, Malformed, NvidiaGpu, Submods, Tdx, peek_expiry,
 };
+#[cfg(feature = "server")]
+pub use self::error::AttestationError;
 pub use self::profile::{OnTokenExpiry, Profile, ProfileMismatch, UnknownPolicy, UnknownProfile};
 #[cfg(feature = "server")]
 pub use self::socket::{LauncherSocket, MAX_NONCES, TokenRequest, TokenRequestError, TokenType};
 #[cfg(feature = "server")]
-pub use self::token::{AttestationError, TokenSource};
+pub use self::token::TokenSource;

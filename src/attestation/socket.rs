@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::claims::MAX_TOKEN_BYTES;
-use super::token::AttestationError;
+use super::error::AttestationError;
 use crate::secret::Secret;
 
 /// The launcher takes no more nonces than this.

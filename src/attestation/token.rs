@@ -9,10 +9,10 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
 
 use super::claims::{MAX_TOKEN_BYTES, peek_expiry};
+use super::error::AttestationError;
 use super::socket::LauncherSocket;
 use crate::secret::Secret;
 
@@ -24,33 +24,6 @@ const MIN_REMAINING: Duration = Duration::from_secs(5);
 pub struct TokenSource {
     file: PathBuf,
     socket: Option<LauncherSocket>,
-}
-
-/// Why there is no attestation token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
-#[serde(rename_all = "snake_case")]
-pub enum AttestationError {
-    /// Neither file nor socket has one.
-    #[error("there is no attestation token: run inside Confidential Space, with the launcher's directory")]
-    Missing,
-    /// The launcher's directory or socket is closed to this user.
-    #[error("the attestation token is not readable for this user: preview images ask for root")]
-    NotReadable,
-    /// What is there is no token.
-    #[error("the attestation token is malformed: ask the launcher for a new one")]
-    Malformed,
-    /// It has expired, and the launcher has not made a new one.
-    #[error("the attestation token has expired: wait for the launcher to make a new one")]
-    Expired,
-    /// The launcher does not take the request.
-    #[error("the launcher refused the token request: check audience and nonces")]
-    Refused,
-    /// The launcher's socket is not there, or the launcher failed.
-    #[error("the launcher does not serve tokens: look at its log")]
-    Unreachable,
-    /// The launcher did not answer in time.
-    #[error("the launcher did not answer in time: try again")]
-    Timeout,
 }
 
 impl TokenSource {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use codeseal::config::{Action, ModelsCommand, ServerArgs, ServerConfig};
+use codeseal::eval::FimConfig;
 use codeseal::hub::{self, FetchOptions, Manifest, Progress};
 use codeseal::telemetry::{self, Event};
-use codeseal::{config, server};
+use codeseal::{config, eval, server};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -48,6 +49,7 @@ fn run(args: ServerArgs) -> Result<(), Failure> {
     let runtime = Runtime::new().map_err(internal)?;
     let outcome = match action {
         Action::Serve(config) => runtime.block_on(serve(*config)),
+        Action::EvalFim(config) => runtime.block_on(eval_fim(config)),
         Action::Models(command) => runtime.block_on(models(command)),
     };
     runtime.shutdown_timeout(LAST_BREATH);
@@ -69,6 +71,11 @@ async fn serve(config: ServerConfig) -> Result<(), Failure> {
         }
     };
     server::run(config, stopped).await.map_err(|error| (error.exit_code(), error.to_string()))
+}
+
+async fn eval_fim(config: FimConfig) -> Result<(), Failure> {
+    let done = eval::fim(config, &mut std::io::stdout(), &mut std::io::stderr()).await;
+    done.map_err(|error| (error.exit_code(), error.to_string()))
 }
 
 async fn models(command: ModelsCommand) -> Result<(), Failure> {

@@ -2,16 +2,19 @@
 //!
 //! Must not touch: network, GPU.
 
+mod eval;
 mod flags;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::eval::EvalCommand;
 pub use self::flags::{ModelsCommand, ServerArgs};
 use self::flags::{ServeArgs, ServerCommand};
 use crate::attestation::{OnTokenExpiry, Profile};
 use crate::engine::EngineConfig;
+use crate::eval::FimConfig;
 use crate::hub::ModelSource;
 use crate::keys::{CacheLimits, Endpoint, InvalidName, KmsConfig, Timeouts};
 use crate::model::{ModelFiles, Quantize};
@@ -24,6 +27,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 pub enum Action {
     /// Serve.
     Serve(Box<ServerConfig>),
+    /// Measure how a model fills holes.
+    EvalFim(FimConfig),
     /// Look after the manifest.
     Models(ModelsCommand),
 }
@@ -132,6 +137,7 @@ impl ServerArgs {
     /// [`ConfigError`] for flags that do not go together.
     pub fn resolve(self) -> Result<Action, ConfigError> {
         match (self.command, self.serve) {
+            (Some(ServerCommand::Eval(EvalCommand::Fim(args))), _) => Ok(Action::EvalFim(args.resolve())),
             (Some(ServerCommand::Models(command)), _) => Ok(Action::Models(command)),
             (None, Some(serve)) => serve.resolve().map(Box::new).map(Action::Serve),
             // clap has refused this already: the flags of serving are required without a subcommand.
@@ -221,6 +227,7 @@ mod tests {
     use clap::{CommandFactory as _, Parser as _};
 
     use super::*;
+    use crate::model::Rounding;
 
     const REQUIRED: [&str; 7] = [
         "codeseal-server",
@@ -236,7 +243,7 @@ mod tests {
         let args = ServerArgs::try_parse_from(REQUIRED.iter().chain(more)).unwrap();
         args.resolve().map(|action| match action {
             Action::Serve(config) => *config,
-            Action::Models(_) => panic!("no subcommand was named"),
+            Action::EvalFim(_) | Action::Models(_) => panic!("no subcommand was named"),
         })
     }
 
@@ -292,5 +299,14 @@ mod tests {
         let args = ["codeseal-server", "models", "lock", "--model", "hf://google/codegemma-2b"];
         let args = ServerArgs::try_parse_from(args).unwrap();
         assert!(matches!(args.resolve().unwrap(), Action::Models(ModelsCommand::Lock { .. })));
+    }
+
+    #[test]
+    fn measuring_a_model_needs_none_of_the_flags_of_serving() {
+        let args =
+            ["codeseal-server", "eval", "fim", "--model", "models/tiny", "--cases", "c", "--quantize", "q4k"];
+        let args = ServerArgs::try_parse_from(args).unwrap();
+        let Action::EvalFim(config) = args.resolve().unwrap() else { panic!("another subcommand was named") };
+        assert_eq!((config.model_name.as_str(), config.rounding), ("tiny", Rounding::Q4K));
     }
 }

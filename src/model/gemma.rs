@@ -9,6 +9,7 @@ use super::config::Config;
 use super::files::ModelFiles;
 use super::forward::{Network, Sequence};
 use super::parameters::Parameters;
+use super::rounding::{Rounder, Rounding};
 use super::{ModelError, Quantize};
 
 /// Where the configuration is read from.
@@ -19,6 +20,7 @@ const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
 /// A loaded model. Sequences share its weights.
 pub struct Model {
     name: String,
+    kept_rows: usize,
     network: Arc<Network>,
 }
 
@@ -41,10 +43,36 @@ impl Model {
         quantize: Quantize,
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
+        Self::through(files, name, quantize, Rounding::None, progress)
+    }
+
+    /// Loads a model as [`Model::from_files`] does, with each weight rounded as a file of a smaller type would
+    /// hold it. This measures what that type loses; it is neither smaller nor faster.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn rounded(
+        files: &ModelFiles,
+        name: &str,
+        rounding: Rounding,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
+        Self::through(files, name, Quantize::None, rounding, progress)
+    }
+
+    fn through(
+        files: &ModelFiles,
+        name: &str,
+        quantize: Quantize,
+        rounding: Rounding,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
         let json = files.read(CONFIG, MAX_CONFIG_BYTES).map_err(ModelError::ReadConfig)?;
         let config = Config::parse(&json)?;
-        let parameters = Parameters::load(files, &config, quantize, progress)?;
-        Ok(Self { name: name.to_owned(), network: Arc::new(Network::new(config, parameters)) })
+        let mut rounder = Rounder::new(rounding);
+        let parameters = Parameters::load(files, &config, quantize, &mut rounder, progress)?;
+        let network = Arc::new(Network::new(config, parameters));
+        Ok(Self { name: name.to_owned(), kept_rows: rounder.kept_rows(), network })
     }
 
     /// An empty sequence. It costs nothing until tokens are appended, and knows nothing of other sequences.
@@ -60,6 +88,11 @@ impl Model {
     /// The model's shape.
     pub fn config(&self) -> &Config {
         &self.network.config
+    }
+
+    /// How many rows [`Model::rounded`] left as they were, because blocks do not fit into them.
+    pub fn kept_rows(&self) -> usize {
+        self.kept_rows
     }
 
     /// The longest sequence, in tokens.

@@ -7,6 +7,7 @@ mod files;
 mod forward;
 mod gemma;
 mod parameters;
+mod rounding;
 #[cfg(any(test, feature = "sandbox"))]
 mod tiny;
 mod weights;
@@ -18,6 +19,7 @@ pub use self::config::Config;
 pub use self::files::ModelFiles;
 pub use self::forward::Sequence;
 pub use self::gemma::Model;
+pub use self::rounding::{Rounding, UnknownRounding};
 #[cfg(any(test, feature = "sandbox"))]
 pub use self::tiny::TINY_MODEL_NAME;
 
@@ -72,6 +74,9 @@ pub enum ModelError {
     /// The sequence is as long as the model allows.
     #[error("the context is full")]
     ContextFull,
+    /// The weights cannot be rounded.
+    #[error("the model failed to compute")]
+    Compute(#[from] candle_core::Error),
 }
 
 /// Why weights cannot be loaded.

@@ -5,6 +5,7 @@
 
 use super::config::{Config, LayerPart, Part};
 use super::files::ModelFiles;
+use super::rounding::Rounder;
 use super::weights::Weights;
 use super::{ModelError, Quantize};
 use crate::kernels::cpu::{Format, Matrix, Source};
@@ -31,9 +32,10 @@ pub(super) struct Layer {
 }
 
 impl Parameters {
-    /// Loads what `config` asks for, calling `progress` with the bytes read and the bytes there are.
+    /// Loads what `config` asks for through `rounder`, calling `progress` with the bytes read and the bytes there are.
     ///
-    /// Without `quantize`, weights stay bf16 if that is what they are in the file, and otherwise become f32.
+    /// Without `quantize`, weights stay bf16 if that is what they are in the file, and otherwise become f32, as
+    /// rounded ones do.
     ///
     /// # Errors
     /// As [`Weights::open`] and [`Weights::read`].
@@ -41,16 +43,31 @@ impl Parameters {
         files: &ModelFiles,
         config: &Config,
         quantize: Quantize,
+        rounder: &mut Rounder,
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
         let mut weights = Weights::open(files, config.tensors())?;
         let format = |part: Part| match quantize {
             Quantize::Q8_0 => Format::Q8_0,
-            Quantize::None if weights.sources(part).all(|source| source == Source::Bf16) => Format::Bf16,
+            Quantize::None
+                if !rounder.rounds() && weights.sources(part).all(|source| source == Source::Bf16) =>
+            {
+                Format::Bf16
+            }
             Quantize::None => Format::F32,
         };
         let mut parameters = Self::zeros(config, format);
-        weights.read(progress, |part, row, source, bytes| parameters.fill(part, row, source, bytes))?;
+        weights.read(progress, |tensor, row, source, bytes| {
+            if rounder.rounds() {
+                let columns = tensor.shape.get(1).copied();
+                let rounded = rounder.round_rows(columns, source.read(bytes).collect())?;
+                let bytes: Vec<u8> = rounded.into_iter().flat_map(f32::to_le_bytes).collect();
+                parameters.fill(tensor.part, row, Source::F32, &bytes);
+            } else {
+                parameters.fill(tensor.part, row, source, bytes);
+            }
+            Ok(())
+        })?;
         parameters.finish_norms();
         Ok(parameters)
     }

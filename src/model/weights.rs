@@ -9,9 +9,9 @@ use std::io::{Read, Seek, SeekFrom};
 use safetensors::tensor::{Dtype, Metadata};
 use serde::Deserialize;
 
-use super::WeightsError;
 use super::config::{Part, Tensor};
 use super::files::{ModelFiles, ReadSeek};
+use super::{ModelError, WeightsError};
 use crate::kernels::cpu::Source;
 
 /// The weights of a model that is in one file.
@@ -72,28 +72,28 @@ impl Weights {
         self.plan.iter().filter(move |planned| planned.tensor.part == part).map(|planned| planned.source)
     }
 
-    /// Hands every tensor to `fill`, some rows at a time: which part it belongs to, the first row's number in it,
-    /// how the numbers are written, and the rows. `progress` hears the bytes read and the bytes there are.
+    /// Hands every tensor to `fill`, some rows at a time: the tensor, the first row's number in its part, how the
+    /// numbers are written, and the rows. `progress` hears the bytes read and the bytes there are.
     ///
     /// # Errors
-    /// A file is not readable.
+    /// A file is not readable, or `fill` fails.
     pub(super) fn read(
         &mut self,
         mut progress: impl FnMut(u64, u64),
-        mut fill: impl FnMut(Part, usize, Source, &[u8]),
-    ) -> Result<(), WeightsError> {
+        mut fill: impl FnMut(&Tensor, usize, Source, &[u8]) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
         let total = self.plan.iter().map(|planned| planned.length as u64).sum();
         let (mut done, mut bytes) = (0, Vec::new());
         progress(done, total);
         for Planned { tensor, source, shard, offset, length } in &self.plan {
             let Some(Shard { file, .. }) = self.shards.get_mut(*shard) else { continue };
-            file.seek(SeekFrom::Start(*offset))?;
+            file.seek(SeekFrom::Start(*offset)).map_err(WeightsError::Read)?;
             let (rows, width) = (tensor.rows(), length / tensor.rows());
             let together = (READ_BYTES / width).max(1);
             for first in (0..rows).step_by(together) {
                 bytes.resize(together.min(rows - first) * width, 0);
-                file.read_exact(&mut bytes)?;
-                fill(tensor.part, tensor.first_row + first, *source, &bytes);
+                file.read_exact(&mut bytes).map_err(WeightsError::Read)?;
+                fill(tensor, tensor.first_row + first, *source, &bytes)?;
                 done += bytes.len() as u64;
                 progress(done, total);
             }

@@ -31,13 +31,45 @@ pub fn infill<E>(
     prefix: &str,
     suffix: &str,
 ) -> Result<Vec<TokenId>, E> {
+    let (prefix, suffix) = encode_apart(encode, prefix, suffix)?;
+    Ok(template(&prefix, &suffix))
+}
+
+/// As [`infill`], shortened to `room` tokens where the text is longer; also says whether it was.
+///
+/// What is nearest to the cursor stays: the prefix loses its beginning, the suffix its end. A quarter of the room
+/// belongs to the suffix and the rest to the prefix; what one of them does not need is the other's. The control
+/// tokens are there even if there is no room for them.
+///
+/// # Errors
+/// Those of `encode`.
+pub fn infill_within<E>(
+    encode: impl Fn(&str) -> Result<Vec<TokenId>, E>,
+    prefix: &str,
+    suffix: &str,
+    room: usize,
+) -> Result<(Vec<TokenId>, bool), E> {
+    let (prefix, suffix) = encode_apart(encode, prefix, suffix)?;
+    let room = room.saturating_sub(template(&[], &[]).len());
+    let for_suffix = suffix.len().min((room / 4).max(room.saturating_sub(prefix.len())));
+    let for_prefix = prefix.len().min(room - for_suffix);
+    let end = prefix.get(prefix.len() - for_prefix..).unwrap_or_default();
+    let beginning = suffix.get(..for_suffix).unwrap_or_default();
+    let shortened = end.len() < prefix.len() || beginning.len() < suffix.len();
+    Ok((template(end, beginning), shortened))
+}
+
+fn encode_apart<E>(
+    encode: impl Fn(&str) -> Result<Vec<TokenId>, E>,
+    prefix: &str,
+    suffix: &str,
+) -> Result<(Vec<TokenId>, Vec<TokenId>), E> {
     let suffix = if suffix.is_empty() { END_OF_FILE } else { suffix };
-    let mut ids = vec![BOS, FIM_PREFIX];
-    ids.extend(encode(prefix)?);
-    ids.push(FIM_SUFFIX);
-    ids.extend(encode(suffix)?);
-    ids.push(FIM_MIDDLE);
-    Ok(ids)
+    Ok((encode(prefix)?, encode(suffix)?))
+}
+
+fn template(prefix: &[TokenId], suffix: &[TokenId]) -> Vec<TokenId> {
+    [&[BOS, FIM_PREFIX], prefix, &[FIM_SUFFIX], suffix, &[FIM_MIDDLE]].concat()
 }
 
 #[cfg(test)]
@@ -70,6 +102,30 @@ mod tests {
     #[test]
     fn an_empty_suffix_becomes_a_newline() {
         assert_eq!(numbers(infill(encode, "a", "")), [2, 67, 1097, 69, 1010, 68]);
+    }
+
+    #[test]
+    fn what_is_far_from_the_cursor_is_cut_first() {
+        let within = |prefix, suffix, room| {
+            let (ids, shortened) = infill_within(encode, prefix, suffix, room).unwrap();
+            let text = ids.into_iter().map(|TokenId(id)| match id {
+                67.. => char::from_u32(id.checked_sub(1000).unwrap_or(u32::from(b'|'))).unwrap(),
+                _ => '^',
+            });
+            (text.collect::<String>(), shortened)
+        };
+        let expect = |text: &str, shortened| (text.to_owned(), shortened);
+        assert_eq!(within("abcdefgh", "stuvwxyz", 20), expect("^|abcdefgh|stuvwxyz|", false));
+        // Both are long: three quarters and one.
+        assert_eq!(within("abcdefgh", "stuvwxyz", 12), expect("^|cdefgh|st|", true));
+        assert_eq!(within("abcdefgh", "stuvwxyz", 11), expect("^|cdefgh|s|", true));
+        // What one does not need is the other's.
+        assert_eq!(within("ab", "stuvwxyz", 12), expect("^|ab|stuvwx|", true));
+        assert_eq!(within("abcdefgh", "s", 12), expect("^|bcdefgh|s|", true));
+        for room in 0..=4 {
+            assert_eq!(within("ab", "st", room), expect("^|||", true));
+        }
+        assert_eq!(within("", "", 5), expect("^||\n|", false));
     }
 
     #[test]

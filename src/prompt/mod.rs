@@ -13,7 +13,7 @@ mod stops;
 pub use self::budget::fit;
 pub use self::chat::{ChatError, chat};
 pub use self::control::stop_ids;
-pub use self::fim::{completion, infill};
+pub use self::fim::{completion, infill, infill_within};
 pub use self::stops::{Piece, StopMatcher, Stops};
 
 use crate::protocol::openai::MAX_STOPS;

@@ -57,6 +57,10 @@ const RULES: &[Rule] = &[
             "std::io",
         ],
     },
+    Rule {
+        module: "eval",
+        may_not_touch: &[HTTP, MODEL, KMS, "hyper", "reqwest", "crate::keys", "crate::server", "crate::hub"],
+    },
     Rule { module: "hub", may_not_touch: &[MODEL, HTTP, "crate::engine", "crate::protocol::Dek"] },
     Rule {
         module: "client",
@@ -109,6 +113,16 @@ fn nothing_below_config_reads_the_environment() {
         for (number, line) in code_lines(&fs::read_to_string(&file).unwrap()) {
             let reads = ["env::var", "env::vars", "var_os("].iter().any(|path| line.contains(path));
             assert!(!reads, "{}:{number} reads the environment", file.display());
+        }
+    }
+}
+
+#[test]
+fn only_telemetry_writes_to_the_log() {
+    for file in sources("").into_iter().filter(|file| !is_in(file, "telemetry")) {
+        for (number, line) in code_lines(&fs::read_to_string(&file).unwrap()) {
+            let writes = ["tracing::", "log::"].iter().any(|path| mentions(&line, path));
+            assert!(!writes, "{}:{number} logs past the closed set of events", file.display());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The README and the docs agree with the program.
+//! The README, the docs and the image agree with the program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,5 +35,46 @@ fn the_protocol_lists_every_error() {
         let row = protocol.lines().find(|line| line.starts_with('|') && line.contains(&name));
         let row = row.unwrap_or_else(|| panic!("{name} is not in a table"));
         assert!(row.contains(&code.status().to_string()), "{name} has another status: {row}");
+    }
+}
+
+#[test]
+fn the_image_opens_one_port_and_explains_every_policy() {
+    let dockerfile = fs::read_to_string(path("Dockerfile")).unwrap();
+    let lines: Vec<&str> = dockerfile.lines().collect();
+    let beginning =
+        |word: &str| lines.iter().filter(|line| line.starts_with(word)).copied().collect::<Vec<_>>();
+    assert_eq!(beginning("EXPOSE"), ["EXPOSE 8080/tcp"]);
+    assert_eq!(beginning("ENTRYPOINT"), [r#"ENTRYPOINT ["/usr/local/bin/codeseal-server"]"#]);
+    assert_eq!(beginning("ARG FEATURES"), ["ARG FEATURES=server"]);
+    assert!(beginning("HEALTHCHECK").is_empty() && beginning("CMD").is_empty());
+    for (index, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("LABEL")) {
+        assert!(lines[index - 1].starts_with("# "), "{line} is not explained");
+    }
+    for policy in [
+        r#"allow_cmd_override"="false""#,
+        r#"allow_env_override"="""#,
+        r#"allow_mount_destinations"="""#,
+        r#"log_redirect"="debugonly""#,
+        r#"hardened_monitoring"="none""#,
+        r#"debug_monitoring"="none""#,
+        r#"allow_capabilities"="false""#,
+        r#"allow_cgroups"="false""#,
+    ] {
+        let label = format!(r#"LABEL "tee.launch_policy.{policy}"#);
+        assert!(lines.contains(&label.as_str()), "{label} is missing");
+    }
+}
+
+/// A misspelt variable would silently be a default.
+#[test]
+fn the_image_sets_only_variables_that_the_server_reads() {
+    let dockerfile = fs::read_to_string(path("Dockerfile")).unwrap();
+    let table = configuration_table();
+    let words = dockerfile.split(|c: char| !(c.is_ascii_uppercase() || c == '_'));
+    let variables: Vec<&str> = words.filter(|word| word.starts_with("CODESEAL_")).collect();
+    assert!(variables.len() >= 6);
+    for variable in variables {
+        assert!(table.contains(&format!("`{variable}`")), "{variable}");
     }
 }

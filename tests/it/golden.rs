@@ -98,7 +98,7 @@ async fn neighbours_change_nothing() {
 #[tokio::test]
 async fn a_seed_repeats_itself_whatever_else_runs() {
     let (handle, _engine) = engine(4);
-    let prompt = &goldens()[0].prompt;
+    let prompt = &goldens()[2].prompt; // the one where the model is least sure
     for (top_k, top_p) in [(None, None), (Some(50), None), (None, Some(0.8)), (Some(50), Some(0.8))] {
         let sampling = |seed| Sampling { temperature: 0.9, top_k, top_p, seed };
         let [first, again, other] =
@@ -114,8 +114,8 @@ async fn a_token_that_stops_is_not_shown() {
     let (handle, engine) = engine(1);
     let golden = &goldens()[0];
     let mut stopped = request(&golden.prompt, 48, Sampling::GREEDY);
-    stopped.stop_ids = &[TokenId(631), TokenId(1)];
-    let before: Vec<_> = golden.tokens.iter().copied().take_while(|&id| id != 631).collect();
+    stopped.stop_ids = &[TokenId(616), TokenId(1)];
+    let before: Vec<_> = golden.tokens.iter().copied().take_while(|&id| id != 616).collect();
     assert!(before.len() < golden.tokens.len(), "choose another stop token");
     assert_eq!(tokens(handle.submit(stopped).unwrap()).await, Ok((before, Finish::Stop)));
     tokio::task::spawn_blocking(|| engine.shutdown()).await.unwrap().unwrap();

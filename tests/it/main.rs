@@ -16,6 +16,7 @@ mod canary;
 mod client;
 mod demo;
 mod docs;
+mod eval;
 mod faults;
 mod golden;
 mod harness;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use super::eval::EvalCommand;
 use crate::attestation::{OnTokenExpiry, Profile};
 use crate::hub::ModelSource;
 use crate::keys::{KeyName, WipAudience};
@@ -52,6 +53,10 @@ pub struct ServerArgs {
 /// What `codeseal-server` does besides serving.
 #[derive(Subcommand)]
 pub(super) enum ServerCommand {
+    /// Measure a model: needs neither keys nor attestation
+    #[command(subcommand)]
+    Eval(EvalCommand),
+
     /// Look after models/manifest.toml
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -212,7 +217,7 @@ pub(super) struct ServeArgs {
     pub(super) log_level: LogLevel,
 }
 
-fn at_least_one() -> RangedU64ValueParser<usize> {
+pub(super) fn at_least_one() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=MAX_COUNT)
 }
 

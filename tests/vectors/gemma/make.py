@@ -7,7 +7,7 @@ No weights are kept. Both sides make them by the same formula: element i of the 
 output function and all arithmetic is modulo 2^64. Every such number is exact in f32.
 
 NAME.json holds the configuration and the prompt, NAME.safetensors the logits of chosen positions.
-golden.json holds what models/tiny writes, greedily: run this again whenever that model is remade.
+golden.json holds what models/tiny writes, greedily and up to its own end: run this again whenever that model is remade.
 """
 
 import json
@@ -43,9 +43,10 @@ SHORT, LONG = 24, 1300
 PROMPTS = [
     ("def fibonacci(n):\n    if n < 2:\n", None),
     ("class Stack:\n    def push(self, item):\n", "\n    def pop(self):\n        return self.items.pop()\n"),
-    ("naïve = '→ 10 €'  # ", None),
+    ("naïve = '→ 10 €'\nprint(", None),
+    ("def is_prime(n):\n", None),
 ]
-NEW_TOKENS = 48
+NEW_TOKENS, EOS = 48, 1
 # How far the likeliest token must be ahead: a machine that rounds otherwise must still choose the same.
 MARGIN = 1e-3
 
@@ -104,6 +105,8 @@ def golden():
             while len(made) < NEW_TOKENS:
                 best = model(torch.tensor([tokens + made])).logits[0, -1].topk(2)
                 assert best.values[0] - best.values[1] > MARGIN, "choose another prompt: this one is too close"
+                if best.indices[0] == EOS:
+                    break
                 made.append(best.indices[0].item())
         yield {"prefix": prefix, "suffix": suffix, "prompt": tokens, "tokens": made, "text": tokenizer.decode(made)}
 

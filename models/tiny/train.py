@@ -1,0 +1,61 @@
+"""Makes the trained tiny model from nothing, in one command.
+
+    python models/tiny/train.py WORK                  a CPU: about 90 minutes
+    python models/tiny/train.py WORK --minutes 8 ...  a GPU; options go to training/train.py
+
+Needs torch, numpy, tokenizers, safetensors and transformers. WORK takes about
+1 GB: the packages, the text, the rows, the checkpoints. Steps whose output is
+there are not repeated, so that a run that was stopped goes on; remove a file
+to make it again. The last steps write models/tiny and measure it.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TRAINING = HERE / "training"
+# One thread a worker; and keep freed memory, because touching fresh pages is slow on virtual machines.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "MALLOC_MMAP_MAX_": "0",
+               "MALLOC_TRIM_THRESHOLD_": "1000000000000", "MALLOC_TOP_PAD_": "268435456"}
+
+
+def step(script, *args, made=None):
+    if made and made.exists():
+        return
+    print(f"== {script.name}", flush=True)
+    subprocess.run([sys.executable, str(script), *map(str, args)], check=True)
+
+
+def download(wheels: Path):
+    """Newest wheels of the named packages; one that has none is left out."""
+    wheels.mkdir(parents=True, exist_ok=True)
+    have = {f.name.split("-")[0].lower().replace("_", "-") for f in wheels.glob("*.whl")}
+    for name in (TRAINING / "packages.txt").read_text().split():
+        if name not in have:
+            subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
+                            "--dest", str(wheels), name], check=False)
+
+
+def main():
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    work, options = Path(sys.argv[1]).resolve(), sys.argv[2:]
+    if not (work / "run" / "train.json").exists():
+        download(work / "wheels")
+    run = work / "run"
+    step(TRAINING / "corpus.py", work / "wheels", run, made=run / "train.json")
+    step(TRAINING / "idioms.py", run, made=run / "idioms.json")
+    step(TRAINING / "tokenizer.py", run, made=run / "tokenizer.json")
+    step(TRAINING / "data.py", run, made=run / "files.npy")
+    os.environ.update(ENVIRONMENT)
+    os.nice(10)
+    step(TRAINING / "train.py", run, *options)
+    step(TRAINING / "export.py", run, HERE)
+    os.environ["OMP_NUM_THREADS"] = str(os.cpu_count())
+    step(HERE / "eval.py", HERE, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+//! Why there is no attestation token, told apart by what to do about it.
+//!
+//! Must not touch: paths; a message never says where the token was looked for.
+
+use serde::Serialize;
+
+/// Why there is no attestation token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum AttestationError {
+    /// Neither file nor socket has one.
+    #[error("there is no attestation token: run inside Confidential Space, with the launcher's directory")]
+    Missing,
+    /// The launcher's directory or socket is closed to this user.
+    #[error("the attestation token is not readable for this user: preview images ask for root")]
+    NotReadable,
+    /// What is there is no token.
+    #[error("the attestation token is malformed: ask the launcher for a new one")]
+    Malformed,
+    /// It has expired, and the launcher has not made a new one.
+    #[error("the attestation token has expired: wait for the launcher to make a new one")]
+    Expired,
+    /// The launcher does not take the request.
+    #[error("the launcher refused the token request: check audience and nonces")]
+    Refused,
+    /// The launcher's socket is not there, or the launcher failed.
+    #[error("the launcher does not serve tokens: look at its log")]
+    Unreachable,
+    /// The launcher did not answer in time.
+    #[error("the launcher did not answer in time: try again")]
+    Timeout,
+}

@@ -1,0 +1,76 @@
+//! The command line of `codeseal-server eval` → what is measured.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+
+use super::flags::at_least_one;
+use crate::eval::FimConfig;
+use crate::model::{ModelFiles, Rounding};
+
+/// What can be measured.
+#[derive(Subcommand)]
+pub(super) enum EvalCommand {
+    /// Fill holes in code, and report how often and how nearly the model writes what stood there
+    Fim(FimArgs),
+}
+
+/// How to fill holes, as typed.
+#[derive(Args)]
+pub(super) struct FimArgs {
+    /// The model's directory; `tiny` is the model inside this program, where there is one
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+
+    /// The cases: a JSON object a line with name, prefix, suffix, middle and kind (single or multi)
+    #[arg(long, value_name = "FILE")]
+    cases: PathBuf,
+
+    /// Round the weights to this type and back when they are loaded: none, bf16, q8_0 or q4k
+    #[arg(long, value_name = "TYPE", default_value_t = Rounding::None)]
+    quantize: Rounding,
+
+    /// New tokens of an answer at most. The rest of the context is the prompt's: of one that is longer, the
+    /// prefix loses its beginning and the suffix its end, which keep three quarters and one of the room
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one())]
+    max_new_tokens: usize,
+
+    /// Only the first cases of the file
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    limit: Option<usize>,
+
+    /// Print the first cases with what was expected and what was answered
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    show: usize,
+
+    /// Report in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl FimArgs {
+    pub(super) fn resolve(self) -> FimConfig {
+        let (model_name, model) = model(&self.model);
+        FimConfig {
+            model_name,
+            model,
+            rounding: self.quantize,
+            cases: self.cases,
+            limit: self.limit,
+            max_new_tokens: self.max_new_tokens,
+            examples: self.show,
+            json: self.json,
+        }
+    }
+}
+
+/// A model's name and its files.
+fn model(path: &Path) -> (String, ModelFiles) {
+    #[cfg(feature = "sandbox")]
+    if path.as_os_str() == "tiny" {
+        return (crate::model::TINY_MODEL_NAME.to_owned(), ModelFiles::tiny());
+    }
+    let name = path.file_name().unwrap_or(OsStr::new("model"));
+    (name.to_string_lossy().into_owned(), ModelFiles::directory(path))
+}

@@ -1,0 +1,269 @@
+//! The hole-filling benchmark: how often, and how nearly, a model writes what stood in a hole.
+//!
+//! A case goes the way of a real request: the template and the stop tokens of [`prompt`], the handle of
+//! [`engine`], greedy choice. What differs is that a single-line answer ends with its line, and that a prompt
+//! longer than the context is shortened ([`prompt::infill_within`]) to the context less the new tokens.
+//! Must not touch: HTTP, KMS, where a model is fetched from.
+
+mod cases;
+mod report;
+mod similarity;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+
+pub use self::cases::CasesError;
+use self::cases::{Case, Kind};
+use self::report::{Example, Outcome, Report};
+use self::similarity::similarity;
+use crate::engine::{
+    self, Engine, EngineConfig, EngineError, Event, Finish, GenerationRequest, Handle, Sampling, StartError,
+    SubmitError,
+};
+use crate::model::{Model, ModelError, ModelFiles, Rounding};
+use crate::prompt;
+use crate::protocol::{Dek, Namespace};
+use crate::tokenizer::{TokenId, Tokenizer, TokenizerError};
+
+/// How many cases the engine works on in turn.
+const IN_FLIGHT: usize = 4;
+/// What one answer may take before the run is given up.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// What to measure, and with what.
+#[derive(Clone, Debug)]
+pub struct FimConfig {
+    /// What the report calls the model.
+    pub model_name: String,
+    /// The model.
+    pub model: ModelFiles,
+    /// What its weights are rounded to first.
+    pub rounding: Rounding,
+    /// A file of cases, one JSON object a line: `name`, `prefix`, `suffix`, `middle` and `kind`, which is `single`
+    /// or `multi`.
+    pub cases: PathBuf,
+    /// Only so many cases, from the beginning of the file.
+    pub limit: Option<usize>,
+    /// How many tokens an answer may have.
+    pub max_new_tokens: usize,
+    /// How many cases are shown with their answers.
+    pub examples: usize,
+    /// Whether the report is JSON rather than a table.
+    pub json: bool,
+}
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// The cases are none.
+    #[error(transparent)]
+    Cases(#[from] CasesError),
+    /// The context is too short for what is asked.
+    #[error("the context of {limit} tokens has no room for the new ones: lower --max-new-tokens")]
+    NoRoom {
+        /// The context's length in tokens.
+        limit: usize,
+    },
+    /// The model cannot be loaded.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The tokenizer cannot be loaded, or not read or write a text.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The engine did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The engine refuses a case.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// The engine broke off.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A single answer did not come to an end.
+    #[error("an answer took longer than an hour: lower --max-new-tokens")]
+    TooSlow,
+    /// The system has no randomness to give.
+    #[error("the system gives no random numbers: {0}")]
+    Randomness(#[from] getrandom::Error),
+    /// Nobody reads the report.
+    #[error("cannot write the report: {0}")]
+    Write(#[from] io::Error),
+    /// The report cannot be written as JSON.
+    #[error("cannot write the report: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A part of the benchmark panicked.
+    #[error("the benchmark failed while the model was loaded")]
+    Panicked,
+}
+
+impl EvalError {
+    /// The status that the process exits with, as `--help` lists it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Cases(_) | Self::NoRoom { .. } => 64,
+            _ => 70,
+        }
+    }
+}
+
+/// A model that waits for cases.
+struct Subject {
+    handle: Handle,
+    _engine: Engine,
+    tokenizer: Tokenizer,
+    namespace: Namespace,
+    kept_rows: usize,
+    max_new_tokens: usize,
+}
+
+/// What the model wrote.
+struct Answer {
+    text: String,
+    new_tokens: usize,
+    finished: bool,
+}
+
+/// Fills the holes of the cases, and writes the report to `stdout` and the time that it took to `stderr`.
+///
+/// # Errors
+/// [`EvalError`]
+pub async fn fim(
+    config: FimConfig,
+    stdout: &mut impl Write,
+    stderr: &mut impl Write,
+) -> Result<(), EvalError> {
+    let FimConfig { model_name, model, rounding, cases, limit, max_new_tokens, examples, json } = config;
+    let began = Instant::now();
+    let name = model_name.clone();
+    let loaded = tokio::task::spawn_blocking(move || {
+        // First the cases: what is wrong with them is known at once.
+        let cases = cases::read(&cases, limit)?;
+        let subject = Subject::load(&model, &name, rounding, max_new_tokens)?;
+        let prompts = cases.iter().map(|case| subject.prompt(case)).collect::<Result<Vec<_>, _>>()?;
+        Ok::<_, EvalError>((subject, cases, prompts))
+    });
+    let (subject, cases, prompts) = loaded.await.map_err(|_| EvalError::Panicked)??;
+    writeln!(stderr, "model loaded in {:.1} s", began.elapsed().as_secs_f64())?;
+
+    let began = Instant::now();
+    let bar = bar(cases.len() as u64, "{bar:40} {pos}/{len} cases, {eta} left");
+    let done: Vec<(Outcome, Example)> = stream::iter(cases.into_iter().zip(prompts))
+        .map(|(case, prompt)| subject.judge(case, prompt, &bar))
+        .buffered(IN_FLIGHT)
+        .try_collect()
+        .await?;
+    drop(bar);
+    let seconds = began.elapsed().as_secs_f64();
+
+    let (outcomes, mut shown): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+    shown.truncate(examples);
+    let report = Report::new(model_name, rounding, subject.kept_rows, max_new_tokens, &outcomes, shown);
+    if json {
+        writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        write!(stdout, "{report}")?;
+    }
+    let (answers, tokens) = (outcomes.len(), report.new_tokens);
+    let speed = tokens as f64 / seconds.max(f64::MIN_POSITIVE);
+    writeln!(stderr, "{answers} answers of {tokens} tokens in {seconds:.1} s: {speed:.1} tokens/s")?;
+    Ok(())
+}
+
+impl Subject {
+    fn load(
+        files: &ModelFiles,
+        name: &str,
+        rounding: Rounding,
+        max_new_tokens: usize,
+    ) -> Result<Self, EvalError> {
+        let tokenizer = Tokenizer::from_files(files)?;
+        let bar = bar(0, "{bar:40} {bytes}/{total_bytes} of the model, {eta} left");
+        let model = Model::rounded(files, name, rounding, |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        })?;
+        drop(bar);
+        let kept_rows = model.kept_rows();
+        let (handle, engine) =
+            engine::start(model, EngineConfig { max_running: IN_FLIGHT, max_waiting: IN_FLIGHT })?;
+        // Cases may share what is computed of them: they belong to the same owner.
+        let namespace = Dek::generate()?.namespace();
+        Ok(Self { handle, _engine: engine, tokenizer, namespace, kept_rows, max_new_tokens })
+    }
+
+    /// The prompt of a case, and whether it had to be shortened.
+    fn prompt(&self, case: &Case) -> Result<(Vec<TokenId>, bool), TokenizerError> {
+        let room = self.handle.context_length().saturating_sub(self.max_new_tokens);
+        prompt::infill_within(|text| self.tokenizer.encode(text), &case.prefix, &case.suffix, room)
+    }
+
+    /// Has the hole of a case filled, and compares.
+    async fn judge(
+        &self,
+        case: Case,
+        (prompt, prompt_shortened): (Vec<TokenId>, bool),
+        bar: &ProgressBar,
+    ) -> Result<(Outcome, Example), EvalError> {
+        let Answer { text, new_tokens, finished } = self.answer(prompt, case.kind).await?;
+        bar.inc(1);
+        let similarity = similarity(&text, &case.middle);
+        let exact = text == case.middle;
+        let kind = case.kind;
+        let outcome = Outcome { kind, similarity, exact, finished, prompt_shortened, new_tokens };
+        let Case { name, middle: expected, .. } = case;
+        Ok((outcome, Example { name, kind, expected, answer: text, edit_similarity: similarity }))
+    }
+
+    async fn answer(&self, prompt: Vec<TokenId>, kind: Kind) -> Result<Answer, EvalError> {
+        let request = GenerationRequest {
+            prompt,
+            max_new_tokens: self.max_new_tokens,
+            stop_ids: prompt::stop_ids(),
+            sampling: Sampling::GREEDY,
+            namespace: self.namespace,
+            deadline: Instant::now() + PATIENCE,
+        };
+        let mut generation = self.handle.submit(request).map_err(|error| match error {
+            SubmitError::TooLong { limit } => EvalError::NoRoom { limit },
+            error => error.into(),
+        })?;
+        let (mut decoder, mut text, mut new_tokens) = (self.tokenizer.decoder(), String::new(), 0);
+        let finished = loop {
+            match generation.next().await.ok_or(EngineError::Failed)?? {
+                Event::Token(id) => {
+                    new_tokens += 1;
+                    if let Some(piece) = decoder.push(id)? {
+                        text.push_str(piece.expose());
+                    }
+                }
+                Event::Finished(Finish::Deadline) => return Err(EvalError::TooSlow),
+                Event::Finished(finish) => {
+                    if let Some(piece) = decoder.finish() {
+                        text.push_str(piece.expose());
+                    }
+                    break finish == Finish::Stop;
+                }
+            }
+            if kind == Kind::Single && text.contains('\n') {
+                break true;
+            }
+        };
+        if kind == Kind::Single {
+            text.truncate(text.find('\n').unwrap_or(text.len()));
+        }
+        Ok(Answer { text, new_tokens, finished })
+    }
+}
+
+/// A bar on standard error if that is a terminal; it goes when it is dropped.
+fn bar(length: u64, template: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length).with_style(style).with_finish(ProgressFinish::AndClear)
+}

@@ -1,0 +1,149 @@
+//! The hole-filling benchmark as a user runs it, with the embedded model.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::harness::{Remains, run_server, tiny};
+
+/// A file of cases, and what is measured on it.
+struct Bench {
+    dir: TempDir,
+}
+
+impl Bench {
+    fn new(lines: &[String]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cases.jsonl"), lines.join("\n")).unwrap();
+        Self { dir }
+    }
+
+    async fn run(&self, model: &Path, more: &[&str]) -> Remains {
+        let cases = self.dir.path().join("cases.jsonl");
+        let flags = ["eval", "fim", "--model", model.to_str().unwrap(), "--cases", cases.to_str().unwrap()];
+        run_server(&[&flags, more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()).await
+    }
+
+    /// What it reports of the embedded model, in JSON.
+    async fn report(&self, more: &[&str]) -> Value {
+        let remains =
+            self.run(Path::new("tiny"), &[more, &["--json", "--max-new-tokens", "12"]].concat()).await;
+        assert_eq!(remains.code, Some(0), "{}", remains.stderr);
+        assert!(remains.stderr.contains("tokens/s"), "{}", remains.stderr);
+        serde_json::from_str(&remains.stdout).unwrap()
+    }
+}
+
+fn case(name: &str, prefix: &str, suffix: &str, middle: &str, kind: &str) -> Value {
+    json!({"name": name, "prefix": prefix, "suffix": suffix, "middle": middle, "kind": kind})
+}
+
+fn cases() -> [Value; 4] {
+    [
+        case(
+            "one",
+            "def add(a, b):\n    return ",
+            "\n\n\nprint(add(1, 2))\n",
+            "QUITE + IMPOSSIBLE",
+            "single",
+        ),
+        case("two", "for i in range(10):\n    ", "", "QUITE\nIMPOSSIBLE", "multi"),
+        case("three", "import os\n\n", "\n\nprint(path)\n", "QUITE-IMPOSSIBLE", "single"),
+        case("four", "", "    return x\n", "QUITE\nIMPOSSIBLE", "multi"),
+    ]
+}
+
+fn lines(cases: &[Value]) -> Vec<String> {
+    cases.iter().map(Value::to_string).collect()
+}
+
+#[tokio::test]
+async fn what_the_model_writes_is_an_exact_match() {
+    let mut cases = cases();
+    let first = Bench::new(&lines(&cases)).report(&["--show", "9"]).await;
+    for (kind, count) in [("single", 2), ("multi", 2), ("all", 4)] {
+        assert_eq!(first[kind]["cases"], count);
+        assert_eq!(first[kind]["exact_match"], 0.0);
+        let alike = first[kind]["edit_similarity"].as_f64().unwrap();
+        assert!((0.0..1.0).contains(&alike), "{kind}: {alike}");
+    }
+
+    let examples = first["examples"].as_array().unwrap();
+    assert_eq!(examples.len(), cases.len());
+    for (case, example) in cases.iter_mut().zip(examples) {
+        assert_eq!((&case["name"], &case["middle"]), (&example["name"], &example["expected"]));
+        case["middle"] = example["answer"].clone();
+    }
+    // One of the four stays wrong.
+    cases[3]["middle"] = "QUITE\nIMPOSSIBLE".into();
+    let second = Bench::new(&lines(&cases)).report(&[]).await;
+    for (kind, exact) in [("single", 1.0), ("multi", 0.5), ("all", 0.75)] {
+        assert_eq!(second[kind]["exact_match"], exact, "{kind}");
+    }
+    assert_eq!(second["single"]["edit_similarity"], 1.0);
+    assert_eq!(second["new_tokens"], first["new_tokens"]);
+}
+
+#[tokio::test]
+async fn figures_are_printed_and_texts_only_on_request() {
+    let bench = Bench::new(&lines(&cases()));
+    let plain = bench.run(&tiny(), &["--max-new-tokens", "4", "--limit", "3"]).await;
+    assert_eq!(plain.code, Some(0), "{}", plain.stderr);
+    assert!(
+        plain.stdout.starts_with("tiny, weights as in the files, at most 4 new tokens\n"),
+        "{}",
+        plain.stdout
+    );
+    for row in ["single     2", "multi      1", "all        3"] {
+        assert!(plain.stdout.lines().any(|line| line.starts_with(row)), "{row}: {}", plain.stdout);
+    }
+    assert!(!plain.stdout.contains("IMPOSSIBLE") && !plain.stderr.contains("IMPOSSIBLE"));
+    let shown = bench.run(&tiny(), &["--max-new-tokens", "4", "--show", "1"]).await;
+    assert_eq!(shown.stdout.matches("IMPOSSIBLE").count(), 1, "{}", shown.stdout);
+}
+
+#[tokio::test]
+async fn rounded_weights_are_measured_too() {
+    let bench = Bench::new(&lines(&cases()));
+    for rounding in ["bf16", "q8_0", "q4k"] {
+        let report = bench.report(&["--quantize", rounding]).await;
+        assert_eq!((&report["quantize"], &report["all"]["cases"]), (&rounding.into(), &4.into()));
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_that_is_too_long_is_shortened() {
+    let long = "x = 1\n".repeat(6000);
+    let cases = [case("long", &long, &long, "y", "single"), case("short", "x", "y", "z", "single")];
+    let report = Bench::new(&lines(&cases)).report(&["--quantize", "none"]).await;
+    assert_eq!((&report["prompts_shortened"], &report["all"]["cases"]), (&1.into(), &2.into()));
+}
+
+#[tokio::test]
+async fn wrong_usage_exits_with_64_and_says_where() {
+    let mut lines = lines(&cases());
+    lines.insert(2, r#"{"name": "broken", "prefix": ""}"#.to_owned());
+    let remains = Bench::new(&lines).run(Path::new("tiny"), &[]).await;
+    assert_eq!((remains.code, remains.stdout.as_str()), (Some(64), ""));
+    assert!(remains.stderr.contains("line 3 of the cases is malformed"), "{}", remains.stderr);
+
+    let bench = Bench::new(&self::lines(&cases()));
+    for flags in [
+        &["--quantize", "q4_0"][..],
+        &["--max-new-tokens", "0"],
+        &["--max-new-tokens", "200000"],
+        &["--limit", "none"],
+    ] {
+        assert_eq!(bench.run(Path::new("tiny"), flags).await.code, Some(64), "{flags:?}");
+    }
+    fs::remove_file(bench.dir.path().join("cases.jsonl")).unwrap();
+    assert_eq!(bench.run(Path::new("tiny"), &[]).await.code, Some(64), "there are no cases");
+}
+
+#[tokio::test]
+async fn a_directory_without_a_model_is_an_internal_failure() {
+    let bench = Bench::new(&lines(&cases()));
+    assert_eq!(bench.run(bench.dir.path(), &[]).await.code, Some(70));
+}
