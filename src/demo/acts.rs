@@ -19,16 +19,20 @@ use crate::server::Service;
 
 /// A prompt that a company would not want its operator to read.
 const PROMPT: &str = "\
-# Primus, confidential: the discount that wins the Northwind tender
-def northwind_discount(volume, quarter):
-    floor_price = larkspur(volume)
-    return";
+# Primus, confidential: project Larkspur, the price for Northwind
+def northwind_price(volume, discount):
+    floor_price = 41.75
+";
 /// What stands before the cursor of the infill.
-const PREFIX: &str = "def northwind_margin(price):\n    cost = ";
+const PREFIX: &str = "\
+def northwind_price(volume, discount):
+    floor_price = 41.75
+    list_price = 77.50
+    ";
 /// What stands after it.
-const SUFFIX: &str = "\n    return price - cost\n";
+const SUFFIX: &str = "\n    return max(floor_price, price) * volume\n";
 /// Parts of the texts that must not be seen anywhere else.
-const TELLTALES: [&str; 4] = ["Northwind", "northwind", "larkspur", "tender"];
+const TELLTALES: [&str; 4] = ["Northwind", "northwind", "Larkspur", "floor_price"];
 
 const WRONG_DIGEST: &str = "sha256:0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad";
 
@@ -56,8 +60,8 @@ impl<'a> Demo<'a> {
         paper.title("codeseal demo: a prompt that only the attested workload can read")?;
         paper.say(
             "All of this is on 127.0.0.1: a local Confidential Space (launcher, token exchange, key service), \
-             codeseal-server inside it, and an employee's client. The model is a tiny one that is part of this \
-             program; its code means nothing, its way is the real one's.",
+             codeseal-server inside it, and an employee's client. The model is a small one of CodeGemma's \
+             architecture that is part of this program: it knows a few idioms, and takes the real one's way.",
         )?;
         let operator = Operator::start()?;
         let scene = Scene::start(&config.scratch).await?;
@@ -99,7 +103,7 @@ impl<'a> Demo<'a> {
     }
 
     async fn complete(&mut self, prompt: &Prompt) -> Result<Answer, DemoError> {
-        let options = CompletionOptions { max_tokens: Some(24), ..CompletionOptions::default() };
+        let options = CompletionOptions { max_tokens: Some(64), ..CompletionOptions::default() };
         let operator = &mut self.operator;
         Ok(self.employee.complete(prompt, &options, &mut |event| operator.note(event)).await?)
     }

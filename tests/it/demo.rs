@@ -23,19 +23,21 @@ async fn the_demo_shows_every_step_and_ends_well() {
     let steps: Vec<&str> = text.split("\n\n").collect();
     let [_, typed, seen, released, gets, refused] = steps.as_slice() else { panic!("{text}") };
 
-    assert!(typed.starts_with("1. ") && typed.contains("def northwind_discount"), "{typed}");
+    assert!(typed.starts_with("1. ") && typed.contains("def northwind_price"), "{typed}");
     assert!(
         seen.starts_with("2. ") && seen.contains("gAAAAA") && seen.contains("request_finished"),
         "{seen}"
     );
     assert!(seen.contains(r#"codeseal_requests_total{endpoint="completions",code="ok"} 1"#), "{seen}");
-    for word in ["northwind", "Northwind", "larkspur", "tender"] {
+    for word in ["northwind", "Northwind", "Larkspur", "floor_price"] {
         assert!(!seen.contains(word), "the operator sees {word}: {seen}");
     }
     for claim in ["image_digest", "hwmodel", "GCP_SHIELDED_VM", "google_service_accounts"] {
         assert!(released.contains(claim), "{released}");
     }
-    assert!(gets.contains("24 tokens") && gets.contains('⟦'), "{gets}");
+    for code in ["return max(floor_price, price) * volume", "⟦price = list_price * (1 - discount)⟧"] {
+        assert!(gets.contains(code), "{gets}");
+    }
     for word in ["sha256:0bad", "assertion.submods.container.image_digest ==", "503", "exchange_refused"] {
         assert!(refused.contains(word), "{refused}");
     }
