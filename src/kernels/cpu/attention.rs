@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 
 use super::Level;
-use super::elementwise::exp;
+use super::elementwise::{LEAST, exp};
 use super::kv::{BLOCK_TOKENS, Kv};
 use super::simd::{Kernel, LANES, Lane, Simd};
 
@@ -117,7 +117,8 @@ impl Group<'_> {
                 for &score in &weights[n].as_flattened()[..tokens] {
                     largest[n] = if score > largest[n] || score.is_nan() { score } else { largest[n] };
                 }
-                corrections[n] = if before == largest[n] { 1.0 } else { (before - largest[n]).exp() };
+                corrections[n] =
+                    if before == largest[n] { 1.0 } else { (before - largest[n]).max(LEAST).exp() };
                 for lane in &mut weights[n] {
                     let shifted = simd.add(simd.load(lane), simd.splat(-largest[n]));
                     simd.store(exp(simd, shifted), lane);

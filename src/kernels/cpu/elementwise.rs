@@ -10,6 +10,10 @@ use super::simd::{Kernel, LANES, Simd};
 /// Numbers below which other threads are not worth waking.
 const SERIAL: usize = 1 << 15;
 
+/// The least exponent that is told apart from smaller ones. Nothing of it is left beside 1, and its products with
+/// values are far from denormal.
+pub(super) const LEAST: f32 = -60.0;
+
 /// √(2/π)
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
@@ -125,17 +129,21 @@ impl Kernel for Geglu<'_> {
 }
 
 /// The tanh approximation: x/2 · (1 + tanh u) = x / (1 + exp(-2u)), u = √(2/π) · (x + 0.044715 x³).
+///
+/// Factors below 1e-18 count as nothing, as they do where tanh is rounded to -1: what they leave of `x` would be
+/// denormal, and each such number costs the product that follows a hundred cycles.
 #[inline(always)]
 fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     let cubic = simd.fma(simd.mul(x, x), simd.splat(0.044_715), simd.splat(1.0));
     let exponent = simd.mul(simd.mul(x, cubic), simd.splat(-2.0 * SQRT_2_OVER_PI));
-    simd.div(x, simd.add(simd.splat(1.0), exp(simd, exponent)))
+    let factor = simd.div(simd.splat(1.0), simd.add(simd.splat(1.0), exp(simd, exponent)));
+    simd.mul(x, simd.max(simd.splat(0.0), simd.add(factor, simd.splat(-1e-18))))
 }
 
-/// e to each number, to about 1e-7 of it; what is below -87 or above 88 counts as that. NaN stays NaN.
+/// e to each number, to about 1e-7 of it; what is below [`LEAST`] or above 88 counts as that. NaN stays NaN.
 #[inline(always)]
 pub(super) fn exp<S: Simd>(simd: S, x: S::V) -> S::V {
-    let x = simd.min(simd.splat(88.0), simd.max(simd.splat(-87.0), x));
+    let x = simd.min(simd.splat(88.0), simd.max(simd.splat(LEAST), x));
     let whole = simd.round(simd.mul(x, simd.splat(std::f32::consts::LOG2_E)));
     // ln 2 in two parts, the first so short that its multiples are exact.
     let rest = simd.fma(whole, simd.splat(-0.693_359_4), x);

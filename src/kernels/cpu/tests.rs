@@ -211,6 +211,18 @@ fn what_is_no_number_stays_none() {
 }
 
 #[test]
+fn a_gate_that_is_shut_leaves_nothing_denormal() {
+    let gates: Vec<f32> = (0..6000).map(|step| step as f32 * -0.01).collect();
+    let x = [gates.as_slice(), &vec![1e-3; gates.len()]].concat();
+    for level in Level::available() {
+        let mut out = vec![f32::NAN; gates.len()];
+        geglu(level, &x, gates.len(), &mut out);
+        assert!(out.iter().all(|value| *value == 0.0 || value.is_normal()), "{level:?}");
+        assert!(out[300] < 0.0 && out[1000..].iter().all(|value| *value == 0.0), "{level:?}");
+    }
+}
+
+#[test]
 fn files_hold_numbers_of_three_types() {
     let bytes = [1.5f32.to_le_bytes().as_slice(), &(-2.0f32).to_le_bytes()].concat();
     assert!(Source::F32.read(&bytes).eq([1.5, -2.0]));
