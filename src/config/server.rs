@@ -186,7 +186,13 @@ impl ServeArgs {
             kms,
             profile,
             on_token_expiry: self.on_token_expiry,
-            engine: EngineConfig { max_running: self.max_running, max_waiting: self.max_waiting },
+            engine: EngineConfig {
+                step_tokens: self.step_tokens,
+                kv_cache_bytes: self.kv_cache_mib.map(|mib| u64::from(mib.get()) << 20),
+                draft_tokens: self.draft_tokens,
+                prefix_cache: self.prefix_cache,
+                ..EngineConfig::new(self.max_running, self.max_waiting)
+            },
             limits,
             drain_limit: Duration::from_secs(self.drain_secs),
             watch_interval: WATCH_INTERVAL,

@@ -21,6 +21,8 @@ use crate::telemetry::{LogFormat, LogLevel};
 
 /// More than anything here takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Keys and values of one request of the demo, several times over.
+const KV_CACHE_BYTES: u64 = 32 << 20;
 /// What the answers call the embedded model.
 const MODEL: &str = "codeseal-tiny";
 
@@ -97,7 +99,7 @@ impl Scene {
             },
             profile: Profile::Sandbox,
             on_token_expiry: OnTokenExpiry::Wait,
-            engine: EngineConfig { max_running: 1, max_waiting: 1 },
+            engine: EngineConfig { kv_cache_bytes: Some(KV_CACHE_BYTES), ..EngineConfig::new(1, 1) },
             limits: Limits {
                 max_new_tokens: 32,
                 max_body_bytes: 1 << 20,

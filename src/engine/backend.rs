@@ -1,21 +1,25 @@
 //! What the engine needs of a model.
 
-use crate::model::{Model, ModelError, Sequence};
-use crate::tokenizer::TokenId;
+use crate::kernels::cpu::{BlockId, KvPool};
+use crate::model::{Model, ModelError, Slice, Workspace};
 
-/// A model as the engine sees it: sequences that grow, and the logits of what comes next.
+/// A model as the engine sees it: blocks for keys and values, and steps over a batch.
 pub(super) trait Backend: Send + 'static {
-    /// One text and what the model remembers of it.
-    type Sequence;
-
-    /// An empty sequence.
-    fn begin(&self) -> Self::Sequence;
-
-    /// Appends `tokens` to `sequence` and returns the logits of the token that follows, one for each of the vocabulary.
+    /// Reads what `batch` adds to its sequences and returns the wanted logits: slice by slice, token by token, one for
+    /// each of the vocabulary.
     ///
     /// # Errors
-    /// A token is outside the vocabulary, the context is full, or the device failed.
-    fn forward(&self, sequence: &mut Self::Sequence, tokens: &[TokenId]) -> Result<Vec<f32>, ModelError>;
+    /// A token is outside the vocabulary, a sequence does not fit its blocks, or the device failed.
+    fn step(&mut self, batch: &[Slice<'_>]) -> Result<&[f32], ModelError>;
+
+    /// Overwrites a block with zeros.
+    fn clear(&mut self, block: BlockId);
+
+    /// How many blocks there are.
+    fn blocks(&self) -> usize;
+
+    /// How many logits a token has.
+    fn vocab_size(&self) -> usize;
 
     /// The longest sequence, in tokens.
     fn context_length(&self) -> usize;
@@ -24,22 +28,42 @@ pub(super) trait Backend: Send + 'static {
     fn name(&self) -> &str;
 }
 
-impl Backend for Model {
-    type Sequence = Sequence;
+/// A model on the CPU, and its blocks.
+pub(super) struct Cpu {
+    model: Model,
+    pool: KvPool,
+    workspace: Workspace,
+}
 
-    fn begin(&self) -> Sequence {
-        self.sequence()
+impl Cpu {
+    /// `model` with so many blocks.
+    pub(super) fn new(model: Model, blocks: usize) -> Self {
+        Self { pool: model.kv_pool(blocks), model, workspace: Workspace::default() }
+    }
+}
+
+impl Backend for Cpu {
+    fn step(&mut self, batch: &[Slice<'_>]) -> Result<&[f32], ModelError> {
+        self.model.step(&mut self.pool, batch, &mut self.workspace)
     }
 
-    fn forward(&self, sequence: &mut Sequence, tokens: &[TokenId]) -> Result<Vec<f32>, ModelError> {
-        sequence.forward(tokens)
+    fn clear(&mut self, block: BlockId) {
+        self.pool.clear(block);
+    }
+
+    fn blocks(&self) -> usize {
+        self.pool.len()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.model.config().vocab_size
     }
 
     fn context_length(&self) -> usize {
-        Model::context_length(self)
+        self.model.context_length()
     }
 
     fn name(&self) -> &str {
-        Model::name(self)
+        self.model.name()
     }
 }

@@ -5,21 +5,14 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::queue::{Job, Queue};
+use super::stats::{Load, Stats};
 use super::{EngineError, Event, GenerationRequest, SubmitError};
-
-/// How much an engine has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
-    /// Requests that are worked on.
-    pub running: usize,
-    /// Requests that wait.
-    pub waiting: usize,
-}
 
 /// Hands requests to the model thread.
 #[derive(Clone)]
 pub struct Handle {
     queue: Arc<Queue>,
+    stats: Arc<Stats>,
     context_length: usize,
     model_name: Arc<str>,
 }
@@ -32,8 +25,8 @@ pub struct Generation {
 }
 
 impl Handle {
-    pub(super) fn new(queue: Arc<Queue>, context_length: usize, model_name: &str) -> Self {
-        Self { queue, context_length, model_name: model_name.into() }
+    pub(super) fn new(queue: Arc<Queue>, stats: Arc<Stats>, context_length: usize, model_name: &str) -> Self {
+        Self { queue, stats, context_length, model_name: model_name.into() }
     }
 
     /// Hands in `request`. Never waits.
@@ -42,16 +35,19 @@ impl Handle {
     /// The request is too long, or the engine is full or has stopped.
     pub fn submit(&self, request: GenerationRequest) -> Result<Generation, SubmitError> {
         let limit = self.context_length;
+        if request.prompt.is_empty() {
+            return Err(SubmitError::Empty);
+        }
         if request.prompt.len().saturating_add(request.max_new_tokens) > limit {
             return Err(SubmitError::TooLong { limit });
         }
-        // Room for every token and the end, so that the model thread never waits for a slow reader.
-        let (sender, events) = mpsc::channel(request.max_new_tokens + 1);
+        // Room for the start, every token and the end, so that the model thread never waits for a slow reader.
+        let (sender, events) = mpsc::channel(request.max_new_tokens + 2);
         self.queue.push(Job { request, events: sender })?;
         Ok(Generation { events, finished: false })
     }
 
-    /// The longest prompt and answer together, in tokens.
+    /// The longest prompt and answer together, in tokens: the model's context, or what there are blocks for.
     pub fn context_length(&self) -> usize {
         self.context_length
     }
@@ -61,9 +57,10 @@ impl Handle {
         &self.model_name
     }
 
-    /// What is running and waiting right now.
+    /// What there is to do, and what has been done.
     pub fn load(&self) -> Load {
-        self.queue.load()
+        let (running, waiting) = self.queue.load();
+        self.stats.load(running, waiting)
     }
 
     /// Whether the engine was shut down or its thread has died: no request will be taken any more.
@@ -73,14 +70,14 @@ impl Handle {
 }
 
 impl Generation {
-    /// The next token, then the end, then nothing. Cancellation-safe.
+    /// The start, the tokens, the end, then nothing. Cancellation-safe.
     pub async fn next(&mut self) -> Option<Result<Event, EngineError>> {
         if self.finished {
             return None;
         }
         // A thread that dies drops its senders: that must not look like an ordinary end.
         let event = self.events.recv().await.unwrap_or(Err(EngineError::Failed));
-        self.finished = !matches!(event, Ok(Event::Token(_)));
+        self.finished = !matches!(event, Ok(Event::Started | Event::Token(_)));
         Some(event)
     }
 }

@@ -5,10 +5,16 @@
 //! Must not touch: HTTP, KMS.
 
 mod backend;
+mod blocks;
+mod chain;
+mod draft;
 mod handle;
+mod memory;
 mod open;
 mod queue;
 mod sampler;
+mod scheduler;
+mod stats;
 mod thread;
 mod warmup;
 
@@ -17,8 +23,9 @@ use std::time::Instant;
 
 use zeroize::Zeroize;
 
-pub use self::handle::{Generation, Handle, Load};
+pub use self::handle::{Generation, Handle};
 pub use self::open::{OpenError, open};
+pub use self::stats::Load;
 pub use self::thread::{Engine, start};
 use crate::model::ModelError;
 pub use crate::model::{ModelFiles, Quantize};
@@ -35,6 +42,8 @@ pub struct GenerationRequest {
     pub stop_ids: &'static [TokenId],
     /// How each token is chosen.
     pub sampling: Sampling,
+    /// How many of the likeliest tokens come with each token, with their probabilities; none means none at all.
+    pub logprobs: Option<usize>,
     /// Whose request this is: nothing is ever shared between two namespaces.
     pub namespace: Namespace,
     /// When to give up, waiting included.
@@ -50,22 +59,47 @@ pub struct Sampling {
     pub top_k: Option<usize>,
     /// Considers only the likeliest tokens that together have this probability.
     pub top_p: Option<f64>,
+    /// Considers only the tokens that are at least so likely, relative to the likeliest.
+    pub min_p: Option<f64>,
+    /// Divides the logits of tokens that the text has already; 1 leaves them as they are.
+    pub repetition_penalty: f64,
     /// The same seed, prompt and options give the same tokens.
     pub seed: u64,
 }
 
 impl Sampling {
     /// Always the likeliest token.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_k: None, top_p: None, seed: 0 };
+    pub const GREEDY: Self =
+        Self { temperature: 0.0, top_k: None, top_p: None, min_p: None, repetition_penalty: 1.0, seed: 0 };
 }
 
 /// What a generation says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// The wait is over: the model works on it.
+    Started,
     /// The next token.
-    Token(TokenId),
+    Token(Token),
     /// Nothing follows.
     Finished(Finish),
+}
+
+/// A token that was generated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    /// Which one.
+    pub id: TokenId,
+    /// How likely it was, if that was asked for.
+    pub logprobs: Option<Box<Logprobs>>,
+}
+
+/// Natural logarithms of probabilities, as the model gave them: before temperature, penalty and cuts.
+#[derive(Clone, PartialEq)]
+pub struct Logprobs {
+    /// Of the token that was chosen.
+    pub chosen: f32,
+    /// Of the likeliest tokens, in order.
+    pub likeliest: Vec<(TokenId, f32)>,
 }
 
 /// Why a generation ended.
@@ -85,6 +119,9 @@ pub enum SubmitError {
     /// As many requests as may are running and waiting.
     #[error("the engine is busy: try again later")]
     Full,
+    /// There is no prompt: not even `<bos>`.
+    #[error("the prompt has no tokens")]
+    Empty,
     /// The prompt and the new tokens do not fit the context.
     #[error("the prompt and the new tokens exceed the context of {limit} tokens: shorten one of them")]
     TooLong {
@@ -110,6 +147,14 @@ pub enum StartError {
     /// The configuration allows no request at all.
     #[error("the engine must be allowed to run at least one request")]
     NothingRunning,
+    /// There is no memory for the keys and values of a single short request.
+    #[error("{bytes} bytes are too few for keys and values: allow at least {least} with --kv-cache-mib")]
+    TooFewBlocks {
+        /// How many bytes are allowed.
+        bytes: u64,
+        /// How many there must be.
+        least: u64,
+    },
     /// There is no thread to be had.
     #[error("cannot start the model thread: {0}")]
     Thread(#[source] std::io::Error),
@@ -127,10 +172,44 @@ pub enum StartError {
 /// How much the engine takes on at once.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineConfig {
-    /// Requests that are worked on in turn, a step each. Each holds keys and values for its whole context.
+    /// Requests that are worked on together.
     pub max_running: usize,
     /// Requests that wait for one of those to end.
     pub max_waiting: usize,
+    /// Tokens that are read in one step, of all requests together.
+    pub step_tokens: usize,
+    /// Bytes for keys and values; none means a quarter of the memory that is free, and no more than can be used.
+    pub kv_cache_bytes: Option<u64>,
+    /// Tokens that are guessed for a request in one step; 0 turns that off.
+    pub draft_tokens: usize,
+    /// Whether keys and values are kept for later requests of the same namespace.
+    pub prefix_cache: bool,
+}
+
+impl EngineConfig {
+    /// How many tokens a step reads unless configured: a prompt does not keep others from going on for long.
+    pub const STEP_TOKENS: usize = 256;
+    /// How many tokens are guessed unless configured.
+    pub const DRAFT_TOKENS: usize = 7;
+
+    /// So many requests at once, and everything else as it is unless configured.
+    pub const fn new(max_running: usize, max_waiting: usize) -> Self {
+        Self {
+            max_running,
+            max_waiting,
+            step_tokens: Self::STEP_TOKENS,
+            kv_cache_bytes: None,
+            draft_tokens: Self::DRAFT_TOKENS,
+            prefix_cache: true,
+        }
+    }
+}
+
+impl fmt::Debug for Logprobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The likeliest tokens say what the text is about.
+        f.write_str("Logprobs([redacted])")
+    }
 }
 
 impl Drop for GenerationRequest {

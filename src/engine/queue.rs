@@ -1,12 +1,12 @@
 //! The requests that wait for the model thread, and how many it works on.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::{EngineConfig, EngineError, Event, Finish, GenerationRequest, Load, SubmitError};
+use super::{EngineConfig, EngineError, Event, Finish, GenerationRequest, SubmitError};
 
 /// A request and where its tokens go.
 pub(super) struct Job {
@@ -14,7 +14,8 @@ pub(super) struct Job {
     pub(super) events: mpsc::Sender<Result<Event, EngineError>>,
 }
 
-/// First come, first served, up to a bound.
+/// First come, first served among equals, up to a bound: whoever has the fewest requests running is next, so that a
+/// client with many requests does not keep out one that has a single one.
 pub(super) struct Queue {
     config: EngineConfig,
     state: Mutex<State>,
@@ -24,12 +25,16 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Job>,
-    running: usize,
+    /// How many requests run, by namespace.
+    running: HashMap<[u8; 32], usize>,
     stopped: bool,
 }
 
 /// The right to run one request; given back when dropped.
-pub(super) struct Slot(Arc<Queue>);
+pub(super) struct Slot {
+    queue: Arc<Queue>,
+    namespace: [u8; 32],
+}
 
 impl Job {
     /// Whether whoever asked has left.
@@ -64,11 +69,11 @@ impl Queue {
             return Err(SubmitError::Stopped);
         }
         let limit = self.config.max_running.saturating_add(self.config.max_waiting);
-        if state.running + state.waiting.len() >= limit {
+        if state.running() + state.waiting.len() >= limit {
             // Those who left while they waited must not keep others out.
             state.waiting.retain(|job| !job.is_abandoned());
         }
-        if state.running + state.waiting.len() >= limit {
+        if state.running() + state.waiting.len() >= limit {
             return Err(SubmitError::Full);
         }
         state.waiting.push_back(job);
@@ -76,21 +81,36 @@ impl Queue {
         Ok(())
     }
 
-    /// The jobs whose turn it is, oldest first, and `None` once the engine has stopped.
-    /// Waits for one if nothing is running.
-    pub(super) fn admit(self: &Arc<Self>) -> Option<Vec<(Job, Slot)>> {
+    /// Offers the jobs whose turn it is to `take`, until it refuses one, which stays next. Waits for a job if
+    /// nothing is running. Returns whether the engine still runs.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        mut take: impl FnMut(Job, Slot) -> Result<(), (Job, Slot)>,
+    ) -> bool {
         let mut state = self.lock();
         loop {
             if state.stopped {
-                return None;
+                return false;
             }
             state.drop_ended();
-            let free = self.config.max_running.saturating_sub(state.running).min(state.waiting.len());
-            state.running += free;
-            let admitted: Vec<_> =
-                state.waiting.drain(..free).map(|job| (job, Slot(Arc::clone(self)))).collect();
-            if state.running > 0 {
-                return Some(admitted);
+            while state.running() < self.config.max_running {
+                let Some((place, job, namespace)) = state.take_next() else { break };
+                // The slot's end needs the lock.
+                drop(state);
+                let refused = take(job, Slot { queue: Arc::clone(self), namespace }).err();
+                let job = refused.map(|(job, slot)| {
+                    drop(slot);
+                    job
+                });
+                state = self.lock();
+                if let Some(job) = job {
+                    // Others may have come meanwhile, but only behind it.
+                    state.waiting.insert(place, job);
+                    break;
+                }
+            }
+            if state.running() > 0 {
+                return true;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -104,9 +124,10 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    pub(super) fn load(&self) -> Load {
+    /// How many requests run, and how many wait.
+    pub(super) fn load(&self) -> (usize, usize) {
         let state = self.lock();
-        Load { running: state.running, waiting: state.waiting.len() }
+        (state.running(), state.waiting.len())
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -120,6 +141,24 @@ impl Queue {
 }
 
 impl State {
+    fn running(&self) -> usize {
+        self.running.values().sum()
+    }
+
+    /// Takes the job whose turn it is, and counts it as running.
+    fn take_next(&mut self) -> Option<(usize, Job, [u8; 32])> {
+        let namespace = |job: &Job| *job.request.namespace.as_bytes();
+        let (place, _) = self
+            .waiting
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, job)| self.running.get(&namespace(job)).copied().unwrap_or_default())?;
+        let job = self.waiting.remove(place)?;
+        let namespace = namespace(&job);
+        *self.running.entry(namespace).or_default() += 1;
+        Some((place, job, namespace))
+    }
+
     /// Drops the waiting jobs whose answer nobody wants or whose time has run out, and says so to the latter.
     fn drop_ended(&mut self) {
         self.waiting.retain(|job| {
@@ -134,6 +173,12 @@ impl State {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.lock().running -= 1;
+        let mut state = self.queue.lock();
+        if let Some(running) = state.running.get_mut(&self.namespace) {
+            *running -= 1;
+            if *running == 0 {
+                state.running.remove(&self.namespace);
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The engine over a model that is made up, and that waits to be let on.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -8,11 +9,14 @@ use tokio::time::timeout;
 use super::backend::Backend;
 use super::thread::spawn;
 use super::*;
-use crate::model::ModelError;
+use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
+use crate::model::{ModelError, Slice};
 use crate::protocol::Dek;
 
 const VOCAB: u32 = 200;
 const CONTEXT: usize = 2048;
+/// For two of the longest texts.
+const BLOCKS: usize = 2 * CONTEXT / BLOCK_TOKENS;
 /// What makes the model misbehave, as the last token that it reads.
 const PANICS: TokenId = TokenId(190);
 const FAILS: TokenId = TokenId(191);
@@ -22,11 +26,17 @@ const NO_NUMBER: TokenId = TokenId(192);
 #[derive(Clone, Default)]
 struct Fake {
     watch: Arc<Watch>,
+    /// What was read into each block.
+    memory: HashMap<BlockId, [u32; BLOCK_TOKENS]>,
+    logits: Vec<f32>,
     /// Breaks the very first text that is read: the warm-up's.
     broken: Option<TokenId>,
-    /// Forgets what it has read.
+    /// Says something else of a text that it reads in pieces.
     forgetful: bool,
 }
+
+/// For each sequence of a step, the first token of its text and how many were read.
+type Step = Vec<(u32, usize)>;
 
 /// Sees each step, and holds it back.
 #[derive(Default)]
@@ -37,8 +47,8 @@ struct Watch {
 
 #[derive(Default)]
 struct WatchState {
-    /// The first token of the text and how many were read, for each step since the watch was armed.
-    steps: Option<Vec<(u32, usize)>>,
+    /// The steps since the watch was armed.
+    steps: Option<Vec<Step>>,
     /// How many of the steps may end.
     allowed: usize,
 }
@@ -55,7 +65,7 @@ impl Watch {
     }
 
     /// Waits until as many steps have begun and returns them.
-    fn steps(&self, count: usize) -> Vec<(u32, usize)> {
+    fn steps(&self, count: usize) -> Vec<Step> {
         let seen = |state: &mut WatchState| state.steps.as_ref().unwrap().len() < count;
         let (state, _) = self
             .changed
@@ -64,10 +74,10 @@ impl Watch {
         state.steps.clone().unwrap()
     }
 
-    fn step(&self, text: u32, read: usize) {
+    fn step(&self, step: Step) {
         let mut state = self.state.lock().unwrap();
         let Some(steps) = &mut state.steps else { return };
-        steps.push((text, read));
+        steps.push(step);
         let number = steps.len();
         self.changed.notify_all();
         drop(self.changed.wait_while(state, |state| state.allowed < number).unwrap());
@@ -75,27 +85,45 @@ impl Watch {
 }
 
 impl Backend for Fake {
-    type Sequence = Vec<TokenId>;
-
-    fn begin(&self) -> Vec<TokenId> {
-        Vec::new()
+    fn step(&mut self, batch: &[Slice<'_>]) -> Result<&[f32], ModelError> {
+        let mut step = Step::new();
+        self.logits.clear();
+        for slice in batch {
+            for (position, token) in (slice.position..).zip(slice.tokens) {
+                let block = self.memory.entry(slice.blocks[position / BLOCK_TOKENS]).or_default();
+                block[position % BLOCK_TOKENS] = token.0;
+            }
+            step.push((self.memory[&slice.blocks[0]][0], slice.tokens.len()));
+        }
+        self.watch.step(step);
+        for slice in batch {
+            for last in &slice.tokens[slice.tokens.len() - slice.wanted..] {
+                let mut logits = vec![0.0; VOCAB as usize];
+                match self.broken.unwrap_or(*last) {
+                    PANICS => panic!("as told"),
+                    FAILS => return Err(ModelError::ContextFull),
+                    NO_NUMBER => logits[7] = f32::NAN,
+                    _ => logits[(last.0 as usize + 1) % VOCAB as usize] = 1.0,
+                }
+                if self.forgetful {
+                    logits[9] = slice.position as f32;
+                }
+                self.logits.extend(logits);
+            }
+        }
+        Ok(&self.logits)
     }
 
-    fn forward(&self, sequence: &mut Vec<TokenId>, tokens: &[TokenId]) -> Result<Vec<f32>, ModelError> {
-        sequence.extend_from_slice(tokens);
-        let (first, last) = (*sequence.first().unwrap(), *tokens.last().unwrap());
-        self.watch.step(first.0, tokens.len());
-        let mut logits = vec![0.0; VOCAB as usize];
-        match self.broken.unwrap_or(last) {
-            PANICS => panic!("as told"),
-            FAILS => return Err(ModelError::ContextFull),
-            NO_NUMBER => logits[7] = f32::NAN,
-            _ => logits[(last.0 as usize + 1) % VOCAB as usize] = 1.0,
-        }
-        if self.forgetful {
-            logits[9] = sequence.len() as f32 - tokens.len() as f32;
-        }
-        Ok(logits)
+    fn clear(&mut self, block: BlockId) {
+        self.memory.remove(&block);
+    }
+
+    fn blocks(&self) -> usize {
+        BLOCKS
+    }
+
+    fn vocab_size(&self) -> usize {
+        VOCAB as usize
     }
 
     fn context_length(&self) -> usize {
@@ -113,6 +141,7 @@ fn request(prompt: &[u32], max_new_tokens: usize) -> GenerationRequest {
         max_new_tokens,
         stop_ids: &[TokenId(50)],
         sampling: Sampling::GREEDY,
+        logprobs: None,
         namespace: Dek::generate().unwrap().namespace(),
         deadline: Instant::now() + Duration::from_secs(60),
     }
@@ -121,12 +150,21 @@ fn request(prompt: &[u32], max_new_tokens: usize) -> GenerationRequest {
 fn engine(max_running: usize, max_waiting: usize) -> (Handle, Engine, Arc<Watch>) {
     let fake = Fake::default();
     let watch = Arc::clone(&fake.watch);
-    let (handle, engine) = spawn(fake, EngineConfig { max_running, max_waiting }).unwrap();
+    let config = EngineConfig { step_tokens: 512, ..EngineConfig::new(max_running, max_waiting) };
+    let (handle, engine) = spawn(fake, config).unwrap();
     (handle, engine, watch)
 }
 
 async fn next(generation: &mut Generation) -> Option<Result<Event, EngineError>> {
-    timeout(Duration::from_secs(20), generation.next()).await.expect("the engine hangs")
+    let hang = Duration::from_secs(20);
+    match timeout(hang, generation.next()).await.expect("the engine hangs") {
+        Some(Ok(Event::Started)) => timeout(hang, generation.next()).await.expect("the engine hangs"),
+        event => event,
+    }
+}
+
+fn token(id: u32) -> Option<Result<Event, EngineError>> {
+    Some(Ok(Event::Token(Token { id: TokenId(id), logprobs: None })))
 }
 
 /// All tokens, and how it ended.
@@ -134,8 +172,9 @@ async fn rest(mut generation: Generation) -> (Vec<u32>, Result<Finish, EngineErr
     let mut tokens = Vec::new();
     loop {
         let end = match next(&mut generation).await.unwrap() {
-            Ok(Event::Token(TokenId(id))) => {
-                tokens.push(id);
+            Ok(Event::Started) => panic!("a generation starts once"),
+            Ok(Event::Token(token)) => {
+                tokens.push(token.id.0);
                 continue;
             }
             Ok(Event::Finished(finish)) => Ok(finish),
@@ -169,6 +208,7 @@ async fn what_does_not_fit_the_context_is_refused_at_once() {
         let refused = handle.submit(request(&prompt, too_many)).err();
         assert_eq!(refused, Some(SubmitError::TooLong { limit: CONTEXT }));
     }
+    assert_eq!(handle.submit(request(&[], 1)).err(), Some(SubmitError::Empty));
     assert_eq!(rest(handle.submit(request(&prompt, 4)).unwrap()).await.0, [4, 5, 6, 7]);
 }
 
@@ -184,8 +224,8 @@ async fn requests_take_turns_and_a_long_prompt_lets_others_through() {
     watch.allow(usize::MAX);
     assert_eq!(rest(second).await, (vec![81, 82], Ok(Finish::Length)));
     assert_eq!(rest(first).await, (vec![61, 62, 63], Ok(Finish::Length)));
-    let turns = [(60, 1), (60, 1), (70, 512), (60, 1), (70, 512), (70, 76), (70, 1)];
-    assert_eq!(watch.steps(7), turns);
+    let together = vec![(60, 1), (70, 511)];
+    assert_eq!(watch.steps(5), [vec![(60, 1)], together.clone(), together, vec![(70, 78)], vec![(70, 1)]]);
 }
 
 #[tokio::test]
@@ -195,7 +235,7 @@ async fn who_waits_is_served_in_order_and_beyond_the_bound_nobody_waits() {
     let mut generations: Vec<_> =
         [60, 70, 80].map(|first| handle.submit(request(&[first], 2)).unwrap()).into_iter().collect();
     watch.steps(1);
-    assert_eq!(handle.load(), Load { running: 1, waiting: 2 });
+    assert_eq!((handle.load().running, handle.load().waiting), (1, 2));
     assert_eq!(handle.submit(request(&[90], 1)).err(), Some(SubmitError::Full));
     drop(generations.remove(1));
     generations.push(handle.submit(request(&[90], 2)).expect("who left makes room"));
@@ -203,7 +243,7 @@ async fn who_waits_is_served_in_order_and_beyond_the_bound_nobody_waits() {
     for generation in generations {
         assert_eq!(rest(generation).await.1, Ok(Finish::Length));
     }
-    assert_eq!(watch.steps(6), [(60, 1), (60, 1), (80, 1), (80, 1), (90, 1), (90, 1)]);
+    assert_eq!(watch.steps(6), [60, 60, 80, 80, 90, 90].map(|text| vec![(text, 1)]));
 }
 
 #[tokio::test]
@@ -221,14 +261,15 @@ async fn a_dropped_generation_is_worked_on_no_more() {
     let mut dropped = handle.submit(request(&[60], 100)).unwrap();
     watch.allow(2);
     for expected in [61, 62] {
-        assert_eq!(next(&mut dropped).await, Some(Ok(Event::Token(TokenId(expected)))));
+        assert_eq!(next(&mut dropped).await, token(expected));
     }
     watch.steps(3);
     drop(dropped);
     watch.allow(usize::MAX);
     assert_eq!(rest(handle.submit(request(&[90], 2)).unwrap()).await.0, [91, 92]);
-    assert_eq!(watch.steps(5), [(60, 1), (60, 1), (60, 1), (90, 1), (90, 1)]);
-    assert_eq!(handle.load(), Load { running: 0, waiting: 0 });
+    assert_eq!(watch.steps(5), [60, 60, 60, 90, 90].map(|text| vec![(text, 1)]));
+    let Load { running, waiting, kv_blocks_used, .. } = handle.load();
+    assert_eq!((running, waiting, kv_blocks_used), (0, 0, 0));
 }
 
 #[tokio::test]
@@ -251,15 +292,89 @@ async fn time_runs_out_while_running_and_while_waiting() {
 }
 
 #[tokio::test]
-async fn a_request_that_fails_fails_alone() {
-    let (handle, _engine, _) = engine(4, 0);
+async fn a_request_whose_numbers_are_wrong_fails_alone() {
+    let (handle, _engine, watch) = engine(4, 0);
+    watch.arm();
     let fine = handle.submit(request(&[60], 40)).unwrap();
-    for bad in [FAILS, NO_NUMBER] {
-        let generation = handle.submit(request(&[bad.0], 3)).unwrap();
-        assert_eq!(rest(generation).await, (vec![], Err(EngineError::Failed)));
-    }
+    watch.steps(1);
+    let generation = handle.submit(request(&[NO_NUMBER.0], 3)).unwrap();
+    watch.allow(usize::MAX);
+    assert_eq!(rest(generation).await, (vec![], Err(EngineError::Failed)));
     assert_eq!(rest(fine).await.1, Ok(Finish::Length));
+    assert_eq!(watch.steps(2)[1], [(60, 1), (NO_NUMBER.0, 1)]);
+}
+
+#[tokio::test]
+async fn a_step_that_fails_ends_who_was_in_it_and_nobody_else() {
+    let (handle, _engine, watch) = engine(2, 1);
+    watch.arm();
+    let together = handle.submit(request(&[60], 40)).unwrap();
+    watch.steps(1);
+    let fatal = handle.submit(request(&[FAILS.0], 3)).unwrap();
+    let later = handle.submit(request(&[70], 3)).unwrap();
+    watch.allow(usize::MAX);
+    assert_eq!(rest(together).await, (vec![61], Err(EngineError::Failed)));
+    assert_eq!(rest(fatal).await, (vec![], Err(EngineError::Failed)));
+    assert_eq!(rest(later).await.1, Ok(Finish::Length));
     assert!(!handle.is_stopped());
+}
+
+#[tokio::test]
+async fn whoever_has_fewer_requests_running_goes_before_whoever_has_more() {
+    let (handle, _engine, watch) = engine(1, 9);
+    watch.arm();
+    let submit = |first: u32, namespace| {
+        let mut request = request(&[first], 1);
+        request.namespace = namespace;
+        handle.submit(request).unwrap()
+    };
+    let [many, few] = [(), ()].map(|()| Dek::generate().unwrap().namespace());
+    let running = submit(60, many);
+    watch.steps(1);
+    let rest_of_them = [submit(61, many), submit(62, many), submit(80, few)];
+    watch.allow(usize::MAX);
+    for generation in [running].into_iter().chain(rest_of_them) {
+        assert_eq!(rest(generation).await.1, Ok(Finish::Length));
+    }
+    // One at a time: when a place is free, nobody has a request running, and the first comes first.
+    assert_eq!(watch.steps(4), [60, 61, 62, 80].map(|text| vec![(text, 1)]));
+
+    let (handle, _engine, watch) = engine(2, 9);
+    watch.arm();
+    let submit = |first: u32, length, namespace| {
+        let mut request = request(&[first], length);
+        request.namespace = namespace;
+        handle.submit(request).unwrap()
+    };
+    let long = submit(60, 5, many);
+    watch.steps(1);
+    let rest_of_them = [submit(70, 1, many), submit(80, 1, few), submit(90, 1, few)];
+    watch.allow(usize::MAX);
+    for generation in [long].into_iter().chain(rest_of_them) {
+        assert_eq!(rest(generation).await.1, Ok(Finish::Length));
+    }
+    let beside: Vec<_> = watch.steps(5).iter().filter_map(|step| step.get(1)).map(|one| one.0).collect();
+    assert_eq!(beside, [80, 90, 70]);
+}
+
+#[tokio::test]
+async fn a_request_waits_for_blocks_and_then_runs() {
+    let (handle, _engine, watch) = engine(4, 4);
+    watch.arm();
+    let whole = vec![60; CONTEXT - 2];
+    let generations: Vec<_> = [60, 70, 80]
+        .map(|first| {
+            let mut prompt = whole.clone();
+            prompt[0] = first;
+            handle.submit(request(&prompt, 2)).unwrap()
+        })
+        .into();
+    watch.steps(1);
+    watch.allow(usize::MAX);
+    for generation in generations {
+        assert_eq!(rest(generation).await, (vec![61, 62], Ok(Finish::Length)));
+    }
+    assert!(watch.steps(1).iter().all(|step| step.len() <= 2), "there are blocks for two");
 }
 
 #[tokio::test]
@@ -271,7 +386,7 @@ async fn a_panic_ends_every_request_with_an_error_and_refuses_new_ones() {
     let fatal = handle.submit(request(&[PANICS.0], 3)).unwrap();
     let waiting = handle.submit(request(&[70], 3)).unwrap();
     watch.allow(usize::MAX);
-    assert_eq!(rest(running).await, (vec![61, 62], Err(EngineError::Failed)));
+    assert_eq!(rest(running).await, (vec![61], Err(EngineError::Failed)));
     assert_eq!(rest(fatal).await, (vec![], Err(EngineError::Failed)));
     assert_eq!(rest(waiting).await, (vec![], Err(EngineError::Failed)));
     assert_eq!(engine.shutdown(), Err(EngineError::Failed));
@@ -306,7 +421,7 @@ async fn an_engine_that_is_shut_down_or_dropped_leaves_nobody_waiting() {
 
 #[test]
 fn a_model_that_is_wrong_is_not_served() {
-    let start = |fake: Fake, max_running| spawn(fake, EngineConfig { max_running, max_waiting: 0 }).err();
+    let start = |fake: Fake, max_running| spawn(fake, EngineConfig::new(max_running, 0)).err();
     let broken = |token| Fake { broken: Some(token), ..Fake::default() };
     assert!(matches!(start(broken(NO_NUMBER), 1), Some(StartError::Wrong)));
     assert!(matches!(start(broken(FAILS), 1), Some(StartError::Model(_))));

@@ -1,19 +1,18 @@
-//! The one thread that owns the model: takes requests in turn and works a step on each.
+//! The one thread that owns the model: admits requests, takes a step for all of them together, chooses their tokens.
 
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use super::backend::Backend;
+use super::backend::{Backend, Cpu};
 use super::handle::Handle;
 use super::queue::{Job, Queue, Slot};
-use super::sampler::Sampler;
-use super::{EngineConfig, EngineError, Event, Finish, StartError, warmup};
+use super::sampler::{Sampler, Scratch};
+use super::scheduler::{Limits, Next, Running, Scheduler};
+use super::stats::Stats;
+use super::{EngineConfig, EngineError, Event, Finish, StartError, Token, memory, warmup};
+use crate::kernels::cpu::BLOCK_TOKENS;
 use crate::model::Model;
 use crate::telemetry;
-use crate::tokenizer::TokenId;
-
-/// How many tokens of a prompt are read in one step: others get a turn in between, and memory stays bounded.
-const PREFILL_TOKENS: usize = 512;
 
 /// The model thread. Stops when this is dropped, within one step.
 pub struct Engine {
@@ -21,17 +20,19 @@ pub struct Engine {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A request that is worked on.
-struct Running<S> {
+/// What a sequence is worked on for.
+struct Task {
     job: Job,
-    sequence: S,
     sampler: Sampler,
-    /// How much of the prompt the model has read.
-    read: usize,
-    /// The last token made, which the model has not read yet.
-    last: Option<TokenId>,
-    made: usize,
-    slot: Option<Slot>,
+    slot: Slot,
+}
+
+/// How a sequence ended.
+enum End {
+    /// As whoever asked is told.
+    Told(Result<Finish, EngineError>),
+    /// Whoever asked has left.
+    Left,
 }
 
 /// Stops the queue however the thread ends: no request may wait for a thread that is gone.
@@ -40,27 +41,33 @@ struct StopOnExit(Arc<Queue>);
 /// Gives `model` to a thread of its own, warms it up and tests it, which takes some steps' time; blocks meanwhile.
 ///
 /// # Errors
-/// The model fails its self-test, or no thread can be had.
+/// The model fails its self-test, there is too little memory for keys and values, or no thread can be had.
 pub fn start(model: Model, config: EngineConfig) -> Result<(Handle, Engine), StartError> {
-    spawn(model, config)
+    let blocks = memory::blocks(&config, model.kv_block_bytes(), model.context_length())?;
+    spawn(Cpu::new(model, blocks), config)
 }
 
-pub(super) fn spawn<B: Backend>(backend: B, config: EngineConfig) -> Result<(Handle, Engine), StartError> {
+pub(super) fn spawn<B: Backend>(
+    mut backend: B,
+    config: EngineConfig,
+) -> Result<(Handle, Engine), StartError> {
     if config.max_running == 0 {
         return Err(StartError::NothingRunning);
     }
+    let limit = backend.context_length().min(backend.blocks() * BLOCK_TOKENS);
     let queue = Arc::new(Queue::new(config));
-    let handle = Handle::new(Arc::clone(&queue), backend.context_length(), backend.name());
+    let stats = Arc::new(Stats::default());
+    let handle = Handle::new(Arc::clone(&queue), Arc::clone(&stats), limit, backend.name());
     let (tested, verdict) = mpsc::sync_channel(1);
     let worker = Arc::clone(&queue);
     let thread = std::thread::Builder::new()
         .name(String::from("model"))
         .spawn(move || {
             let _stop = StopOnExit(Arc::clone(&worker));
-            let result = warmup::run(&backend);
+            let result = warmup::run(&mut backend, &config);
             let passed = result.is_ok();
             if tested.send(result).is_ok() && passed {
-                serve(&backend, &worker);
+                serve(&mut backend, &worker, &config, &stats);
             }
         })
         .map_err(StartError::Thread)?;
@@ -96,61 +103,107 @@ impl Drop for StopOnExit {
     }
 }
 
-/// Works until the queue stops. Each round admits whom there is room for and takes one step for everyone.
-fn serve<B: Backend>(backend: &B, queue: &Arc<Queue>) {
-    let mut running: Vec<Running<B::Sequence>> = Vec::new();
-    while let Some(admitted) = queue.admit() {
-        running.extend(admitted.into_iter().map(|(job, slot)| Running::new(backend, job, slot)));
-        running.retain_mut(|request| request.step(backend));
+/// Works until the queue stops.
+fn serve<B: Backend>(backend: &mut B, queue: &Arc<Queue>, config: &EngineConfig, stats: &Stats) {
+    let limits = Limits {
+        step_tokens: config.step_tokens,
+        draft_tokens: config.draft_tokens,
+        prefix_cache: config.prefix_cache,
+    };
+    let (mut scheduler, mut scratch) = (Scheduler::new(limits, backend.blocks()), Scratch::default());
+    loop {
+        let runs = queue.admit(|job, slot| {
+            let sampler = Sampler::new(job.request.sampling, job.request.logprobs);
+            let task = Task { job, sampler, slot };
+            match scheduler.admit(task, |task| &mut task.job.request) {
+                Ok(sequence) => {
+                    sequence.job.job.send(Ok(Event::Started));
+                    Ok(())
+                }
+                Err(task) => Err((task.job, task.slot)),
+            }
+        });
+        if !runs {
+            return;
+        }
+        scheduler.end(ended).into_iter().for_each(finish);
+        step(backend, &mut scheduler, &mut scratch);
+        stats.record(scheduler.counters(), scheduler.held_blocks(), backend.blocks());
     }
 }
 
-impl<S> Running<S> {
-    fn new<B: Backend<Sequence = S>>(backend: &B, job: Job, slot: Slot) -> Self {
-        let sampler = Sampler::new(job.request.sampling);
-        Self { job, sequence: backend.begin(), sampler, read: 0, last: None, made: 0, slot: Some(slot) }
+/// Whether a sequence ends before the next step, and how.
+fn ended(task: &Task) -> Option<End> {
+    if task.job.is_abandoned() {
+        return Some(End::Left);
     }
+    task.job.is_expired().then_some(End::Told(Ok(Finish::Deadline)))
+}
 
-    /// Reads a piece of the prompt, or makes one token. Returns whether there is more to do.
-    fn step<B: Backend<Sequence = S>>(&mut self, backend: &B) -> bool {
-        if self.job.is_abandoned() {
-            return false;
+/// Takes one step for every sequence that there is.
+fn step<B: Backend>(backend: &mut B, scheduler: &mut Scheduler<Task>, scratch: &mut Scratch) {
+    scheduler.plan();
+    for block in scheduler.take_uncleared() {
+        backend.clear(block);
+    }
+    let batch = scheduler.batch();
+    if batch.is_empty() {
+        return;
+    }
+    let vocab = backend.vocab_size();
+    let ended = match backend.step(&batch) {
+        Ok(logits) => {
+            drop(batch);
+            scheduler.stepped(|sequence, rows| {
+                let rows = logits.chunks_exact(vocab).skip(rows.start).take(rows.len());
+                choose(sequence, rows, scratch)
+            })
         }
-        let end = if self.job.is_expired() { Ok(Some(Finish::Deadline)) } else { self.advance(backend) };
-        let event = match end {
-            Ok(None) => return true,
-            Ok(Some(finish)) => Ok(Event::Finished(finish)),
-            Err(error) => {
-                telemetry::emit(telemetry::Event::GenerationFailed);
-                Err(error)
-            }
+        Err(_) => {
+            drop(batch);
+            // Who caused it cannot be told: whatever the device did, no sequence can rely on its keys and values.
+            scheduler.end(|_| Some(End::Told(Err(EngineError::Failed))))
+        }
+    };
+    ended.into_iter().for_each(finish);
+}
+
+/// Chooses the tokens that follow, one for each row of logits as long as the rows hold.
+fn choose<'l>(
+    sequence: &mut Running<Task>,
+    rows: impl Iterator<Item = &'l [f32]>,
+    scratch: &mut Scratch,
+) -> Option<End> {
+    if sequence.only_read() {
+        return Some(End::Told(Ok(Finish::Length)));
+    }
+    for logits in rows {
+        let sampler = sequence.job.sampler;
+        let Some(id) = sampler.sample(logits, sequence.text(), scratch) else {
+            return Some(End::Told(Err(EngineError::Failed)));
         };
-        // First the slot: who hears that a request has ended may count on its place.
-        self.slot = None;
-        self.job.send(event);
-        false
+        let next = sequence.settle(id);
+        if next != Next::Finished(Finish::Stop) {
+            let logprobs = sampler.logprobs(logits, id);
+            sequence.job.job.send(Ok(Event::Token(Token { id, logprobs })));
+        }
+        match next {
+            Next::Row => {}
+            Next::Step => return None,
+            Next::Finished(finish) => return Some(End::Told(Ok(finish))),
+        }
     }
+    None
+}
 
-    fn advance<B: Backend<Sequence = S>>(&mut self, backend: &B) -> Result<Option<Finish>, EngineError> {
-        let request = &self.job.request;
-        if request.max_new_tokens == 0 {
-            return Ok(Some(Finish::Length));
-        }
-        let end = request.prompt.len().min(self.read + PREFILL_TOKENS);
-        let prompt = request.prompt.get(self.read..end).unwrap_or_default();
-        let tokens = self.last.as_ref().map_or(prompt, std::slice::from_ref);
-        let logits = backend.forward(&mut self.sequence, tokens).map_err(|_| EngineError::Failed)?;
-        self.read = end;
-        if end < request.prompt.len() {
-            return Ok(None);
-        }
-        let token = self.sampler.sample(logits).ok_or(EngineError::Failed)?;
-        if request.stop_ids.contains(&token) {
-            return Ok(Some(Finish::Stop));
-        }
-        self.job.send(Ok(Event::Token(token)));
-        self.last = Some(token);
-        self.made += 1;
-        Ok((self.made == request.max_new_tokens).then_some(Finish::Length))
+/// Says how a sequence ended, whose blocks have been given back.
+fn finish((task, end): (Task, End)) {
+    let Task { job, slot, .. } = task;
+    // First the slot: who hears that a request has ended may count on its place.
+    drop(slot);
+    let End::Told(end) = end else { return };
+    if end.is_err() {
+        telemetry::emit(telemetry::Event::GenerationFailed);
     }
+    job.send(end.map(Event::Finished));
 }

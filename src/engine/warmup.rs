@@ -1,10 +1,13 @@
 //! The first steps of a model, and the proof that it works, before anyone is served.
 //!
-//! A model whose numbers are wrong answers in gibberish, or in nothing at all, and looks healthy meanwhile.
+//! A model whose numbers are wrong answers in gibberish, or in nothing at all, and looks healthy meanwhile. And the
+//! largest step is taken once, so that memory that will be needed is had before anyone waits for it.
 
-use super::StartError;
 use super::backend::Backend;
 use super::sampler::likeliest;
+use super::{EngineConfig, StartError};
+use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
+use crate::model::Slice;
 use crate::tokenizer::TokenId;
 
 /// A prompt that any Gemma can read: `<bos>` and some rows that every vocabulary has.
@@ -15,24 +18,42 @@ const NEW_TOKENS: usize = 4;
 /// By how much a logit may differ when keys and values come from the cache, relative to the largest one.
 const TOLERANCE: f32 = 1e-2;
 
-/// Makes some tokens step by step, and checks each step against reading the whole text anew.
+/// Takes the largest step, then makes some tokens step by step and checks each against reading the whole text anew,
+/// both as one batch. Leaves every block cleared, so that all memory for keys and values has been had.
 ///
 /// # Errors
 /// The model fails, or its numbers cannot be right.
-pub(super) fn run<B: Backend>(backend: &B) -> Result<(), StartError> {
+pub(super) fn run<B: Backend>(backend: &mut B, config: &EngineConfig) -> Result<(), StartError> {
+    let blocks: Vec<_> = (0..backend.blocks() as u32).map(BlockId).collect();
+    let clear = |backend: &mut B| blocks.iter().for_each(|&block| backend.clear(block));
+    clear(backend);
+    let room = backend.context_length().min(blocks.len() * BLOCK_TOKENS);
+    let largest: Vec<_> = PROMPT.into_iter().cycle().take(config.step_tokens.clamp(1, room)).collect();
+    backend.step(&[Slice { tokens: &largest, position: 0, blocks: &blocks, wanted: 1 }])?;
+
     let mut text = PROMPT.to_vec();
-    text.truncate(backend.context_length().saturating_sub(NEW_TOKENS).max(1));
-    let mut cached = backend.begin();
-    let mut logits = backend.forward(&mut cached, &text)?;
-    for _ in 0..NEW_TOKENS.min(backend.context_length().saturating_sub(text.len())) {
+    text.truncate(room.saturating_sub(NEW_TOKENS).max(1));
+    // The cached text lies in the last blocks, the one that is read anew in the first.
+    let (first, last) = blocks.split_at(blocks.len() / 2);
+    let mut logits = backend.step(&[Slice { tokens: &text, position: 0, blocks: last, wanted: 1 }])?.to_vec();
+    for _ in 0..NEW_TOKENS.min(room.saturating_sub(text.len())) {
         let token = likeliest(&logits).ok_or(StartError::Wrong)?;
         text.push(token);
-        logits = backend.forward(&mut cached, &[token])?;
-        let anew = backend.forward(&mut backend.begin(), &text)?;
-        if !agree(&logits, &anew) {
+        let cached = Slice { tokens: &[token], position: text.len() - 1, blocks: last, wanted: 1 };
+        let anew = Slice { tokens: &text, position: 0, blocks: first, wanted: 1 };
+        let batch = [cached, anew];
+        let batch = if first.is_empty() { &batch[..1] } else { &batch };
+        let both = backend.step(batch)?;
+        let (cached, anew) = both.split_at(both.len() / batch.len());
+        if batch.len() == 2 && !agree(cached, anew) {
             return Err(StartError::Wrong);
         }
+        logits = cached.to_vec();
     }
+    if likeliest(&logits).is_none() {
+        return Err(StartError::Wrong);
+    }
+    clear(backend);
     Ok(())
 }
 

@@ -22,7 +22,7 @@ use self::report::{Example, Outcome, Report};
 use self::similarity::similarity;
 use crate::engine::{
     self, Engine, EngineConfig, EngineError, Event, Finish, GenerationRequest, Handle, Sampling, StartError,
-    SubmitError,
+    SubmitError, Token,
 };
 use crate::model::{Model, ModelError, ModelFiles, Rounding};
 use crate::prompt;
@@ -188,8 +188,7 @@ impl Subject {
         })?;
         drop(bar);
         let kept_rows = model.kept_rows();
-        let (handle, engine) =
-            engine::start(model, EngineConfig { max_running: IN_FLIGHT, max_waiting: IN_FLIGHT })?;
+        let (handle, engine) = engine::start(model, EngineConfig::new(IN_FLIGHT, IN_FLIGHT))?;
         // Cases may share what is computed of them: they belong to the same owner.
         let namespace = Dek::generate()?.namespace();
         Ok(Self { handle, _engine: engine, tokenizer, namespace, kept_rows, max_new_tokens })
@@ -224,6 +223,7 @@ impl Subject {
             max_new_tokens: self.max_new_tokens,
             stop_ids: prompt::stop_ids(),
             sampling: Sampling::GREEDY,
+            logprobs: None,
             namespace: self.namespace,
             deadline: Instant::now() + PATIENCE,
         };
@@ -234,7 +234,8 @@ impl Subject {
         let (mut decoder, mut text, mut new_tokens) = (self.tokenizer.decoder(), String::new(), 0);
         let finished = loop {
             match generation.next().await.ok_or(EngineError::Failed)?? {
-                Event::Token(id) => {
+                Event::Started => {}
+                Event::Token(Token { id, .. }) => {
                     new_tokens += 1;
                     if let Some(piece) = decoder.push(id)? {
                         text.push_str(piece.expose());

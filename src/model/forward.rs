@@ -1,18 +1,20 @@
-//! Gemma's forward pass: f32 between the weights, only the last token's logits.
+//! Gemma's forward pass over a ragged batch: f32 between the weights, logits only where they are wanted.
 //!
-//! Must not touch: files.
-
-use std::sync::Arc;
+//! A row is a token. Rows of all sequences go through the matrices together; what a sequence gets does not depend
+//! on who else is in the batch, to the last bit.
+//!
+//! Must not touch: files, who is in a batch.
 
 use super::ModelError;
 use super::config::Config;
 use super::parameters::{Layer, Parameters};
 use crate::kernels::cpu::{
-    Angles, Heads, Kv, KvShape, Level, add_assign, attention, geglu, matmul, rms_norm, rotate,
+    Angles, BLOCK_TOKENS, BlockId, Heads, KvPool, KvShape, Level, Place, add_assign, attention, geglu,
+    matmul, rms_norm, rotate,
 };
 use crate::tokenizer::TokenId;
 
-/// What a forward pass needs beside a sequence. Sequences share it.
+/// What a forward pass needs beside keys and values.
 pub(super) struct Network {
     pub(super) config: Config,
     pub(super) parameters: Parameters,
@@ -21,15 +23,21 @@ pub(super) struct Network {
     frequencies: Vec<f32>,
 }
 
-/// One text and the keys and values that the model keeps of it.
-pub struct Sequence {
-    network: Arc<Network>,
-    kv: Kv,
-    length: usize,
+/// What one sequence adds in a step. A sequence may occur once.
+#[derive(Clone, Copy)]
+pub(crate) struct Slice<'a> {
+    pub(crate) tokens: &'a [TokenId],
+    /// Where the first of the tokens stands. All before it has been read.
+    pub(crate) position: usize,
+    /// Where the keys and values of the sequence are, these tokens' included.
+    pub(crate) blocks: &'a [BlockId],
+    /// After how many of the tokens, counted from the last, the logits are wanted.
+    pub(crate) wanted: usize,
 }
 
-/// The activations of the tokens that are read together, a row for each.
-struct Rows {
+/// Memory for the activations of a step, kept for the next one: rows for tokens.
+#[derive(Default)]
+pub(crate) struct Workspace {
     /// The residual stream.
     stream: Vec<f32>,
     normed: Vec<f32>,
@@ -39,6 +47,7 @@ struct Rows {
     inner: Vec<f32>,
     /// What is added to the stream next.
     delta: Vec<f32>,
+    logits: Vec<f32>,
 }
 
 impl Network {
@@ -50,65 +59,131 @@ impl Network {
         Self { config, parameters, level: Level::best(), frequencies }
     }
 
-    /// The logits that follow `tokens`, which come at `position`; their keys and values go into `kv`.
-    fn forward(&self, kv: &mut Kv, position: usize, tokens: &[TokenId]) -> Vec<f32> {
-        kv.reserve(position + tokens.len());
-        let angles = Angles::new(&self.frequencies, position..position + tokens.len());
-        let mut rows = Rows::embed(&self.config, &self.parameters, tokens);
-        for (number, layer) in self.parameters.layers.iter().enumerate() {
-            self.remember(kv, number, layer, position, &angles, &mut rows);
-            // Nothing reads what the last layer makes of the other tokens.
-            let wanted = if number + 1 == self.parameters.layers.len() { 1 } else { tokens.len() };
-            let first = rows.keep_last(&self.config, wanted);
-            self.attend(kv, number, layer, position + first, &mut rows);
-            self.feed_forward(layer, &mut rows);
+    /// What is kept of a token.
+    pub(super) fn kv_shape(&self) -> KvShape {
+        let Config { num_layers: layers, num_kv_heads: heads, head_dim, .. } = self.config;
+        KvShape { layers, heads, head_dim }
+    }
+
+    /// Reads what `batch` adds to its sequences, keeps their keys and values in `pool`, and returns the wanted
+    /// logits: for one slice after the other, for one of its tokens after the other, one for each of the vocabulary.
+    ///
+    /// # Errors
+    /// A slice has no tokens, or one outside the vocabulary; or it does not fit into its blocks or the context.
+    pub(super) fn step<'w>(
+        &self,
+        pool: &mut KvPool,
+        batch: &[Slice<'_>],
+        workspace: &'w mut Workspace,
+    ) -> Result<&'w [f32], ModelError> {
+        for slice in batch {
+            let end = slice.position + slice.tokens.len();
+            let known = |token: &TokenId| (token.0 as usize) < self.config.vocab_size;
+            if slice.tokens.is_empty() || !slice.tokens.iter().all(known) {
+                return Err(ModelError::Tokens);
+            }
+            if end > self.config.context_length || end > slice.blocks.len() * BLOCK_TOKENS {
+                return Err(ModelError::ContextFull);
+            }
         }
+        // As one visit to the worker threads: a hundred would each begin with waking them.
+        rayon::scope(|_| self.forward(pool, batch, workspace));
+        Ok(&workspace.logits)
+    }
+
+    fn forward(&self, pool: &mut KvPool, batch: &[Slice<'_>], rows: &mut Workspace) {
+        let mut places: Vec<_> = batch.iter().flat_map(Slice::places).collect();
+        let angles = Angles::new(&self.frequencies, places.iter().map(|place| place.position));
+        self.embed(batch, rows);
+        for (number, layer) in self.parameters.layers.iter().enumerate() {
+            self.remember(pool, number, layer, &places, &angles, rows);
+            if number + 1 == self.parameters.layers.len() {
+                // Nothing reads what the last layer makes of the other tokens.
+                let wanted = wanted_rows(batch);
+                self.keep(rows, &wanted);
+                places = wanted.iter().map(|&row| places[row]).collect();
+            }
+            if places.is_empty() {
+                break;
+            }
+            self.attend(pool, number, layer, &places, rows);
+            self.feed_forward(layer, rows);
+        }
+        rows.normed.resize(rows.stream.len(), 0.0);
         self.norm(&rows.stream, &self.parameters.norm, &mut rows.normed);
-        let mut logits = vec![0.0; self.config.vocab_size];
-        matmul(self.level, &self.parameters.embedding, &rows.normed, &mut logits);
-        logits
+        rows.logits.resize(places.len() * self.config.vocab_size, 0.0);
+        if !places.is_empty() {
+            matmul(self.level, &self.parameters.embedding, &rows.normed, &mut rows.logits);
+        }
+    }
+
+    /// What each token means by itself.
+    fn embed(&self, batch: &[Slice<'_>], rows: &mut Workspace) {
+        let hidden = self.config.hidden_size;
+        let tokens = batch.iter().flat_map(|slice| slice.tokens);
+        rows.stream.resize(tokens.clone().count() * hidden, 0.0);
+        let factor = (hidden as f32).sqrt();
+        for (token, row) in tokens.zip(rows.stream.chunks_exact_mut(hidden)) {
+            self.parameters.embedding.read_row(token.0 as usize, factor, row);
+        }
     }
 
     /// Makes queries, keys and values, and keeps the latter two.
     fn remember(
         &self,
-        kv: &mut Kv,
+        pool: &mut KvPool,
         number: usize,
         layer: &Layer,
-        position: usize,
+        places: &[Place<'_>],
         angles: &Angles,
-        rows: &mut Rows,
+        rows: &mut Workspace,
     ) {
         let (queries, keys) = (self.config.queries(), self.config.keys());
         let width = queries + 2 * keys;
+        rows.normed.resize(rows.stream.len(), 0.0);
+        rows.queries_keys_values.resize(places.len() * width, 0.0);
         self.norm(&rows.stream, &layer.input_norm, &mut rows.normed);
         matmul(self.level, &layer.queries_keys_values, &rows.normed, &mut rows.queries_keys_values);
         add_bias(&mut rows.queries_keys_values, &layer.queries_keys_values_bias);
         rotate(angles, &mut rows.queries_keys_values, width, queries + keys);
-        for (position, row) in (position..).zip(rows.queries_keys_values.chunks_exact(width)) {
+        for (place, row) in places.iter().zip(rows.queries_keys_values.chunks_exact(width)) {
             let (_, keys_values) = row.split_at(queries);
             let (key, value) = keys_values.split_at(keys);
-            kv.write(number, position, key, value);
+            pool.write(number, place.table, place.position, key, value);
         }
     }
 
-    fn attend(&self, kv: &Kv, number: usize, layer: &Layer, position: usize, rows: &mut Rows) {
+    fn attend(
+        &self,
+        pool: &KvPool,
+        number: usize,
+        layer: &Layer,
+        places: &[Place<'_>],
+        rows: &mut Workspace,
+    ) {
+        let queries = self.config.queries();
         let heads = Heads {
             count: self.config.num_heads,
             queries: &rows.queries_keys_values,
-            stride: self.config.queries() + 2 * self.config.keys(),
-            position,
+            stride: queries + 2 * self.config.keys(),
         };
-        attention(self.level, kv, number, heads, &mut rows.seen);
+        rows.seen.resize(places.len() * queries, 0.0);
+        rows.delta.resize(rows.stream.len(), 0.0);
+        attention(self.level, pool, number, heads, places, &mut rows.seen);
         matmul(self.level, &layer.output, &rows.seen, &mut rows.delta);
         add_bias(&mut rows.delta, &layer.output_bias);
         add_assign(&mut rows.stream, &rows.delta);
     }
 
-    fn feed_forward(&self, layer: &Layer, rows: &mut Rows) {
+    fn feed_forward(&self, layer: &Layer, rows: &mut Workspace) {
+        let inner = self.config.intermediate_size;
+        let count = rows.stream.len() / self.config.hidden_size;
+        rows.normed.resize(rows.stream.len(), 0.0);
+        rows.gate_up.resize(count * 2 * inner, 0.0);
+        rows.inner.resize(count * inner, 0.0);
         self.norm(&rows.stream, &layer.feed_forward_norm, &mut rows.normed);
         matmul(self.level, &layer.gate_up, &rows.normed, &mut rows.gate_up);
-        geglu(self.level, &rows.gate_up, self.config.intermediate_size, &mut rows.inner);
+        geglu(self.level, &rows.gate_up, inner, &mut rows.inner);
         matmul(self.level, &layer.down, &rows.inner, &mut rows.delta);
         add_assign(&mut rows.stream, &rows.delta);
     }
@@ -116,74 +191,38 @@ impl Network {
     fn norm(&self, x: &[f32], scale: &[f32], out: &mut [f32]) {
         rms_norm(self.level, x, scale, self.config.rms_norm_eps as f32, out);
     }
-}
 
-impl Rows {
-    /// What each of `tokens` means by itself.
-    fn embed(config: &Config, parameters: &Parameters, tokens: &[TokenId]) -> Self {
-        let row = |width: usize| vec![0.0; tokens.len() * width];
-        let mut stream = row(config.hidden_size);
-        let factor = (config.hidden_size as f32).sqrt();
-        for (token, row) in tokens.iter().zip(stream.chunks_exact_mut(config.hidden_size)) {
-            parameters.embedding.read_row(token.0 as usize, factor, row);
-        }
-        Self {
-            stream,
-            normed: row(config.hidden_size),
-            queries_keys_values: row(config.queries() + 2 * config.keys()),
-            seen: row(config.queries()),
-            gate_up: row(2 * config.intermediate_size),
-            inner: row(config.intermediate_size),
-            delta: row(config.hidden_size),
-        }
-    }
-
-    /// Forgets all but the last `wanted` tokens, and returns how many that were.
-    fn keep_last(&mut self, config: &Config, wanted: usize) -> usize {
-        let first = self.stream.len() / config.hidden_size - wanted;
-        if first > 0 {
-            for (rows, width) in [
-                (&mut self.stream, config.hidden_size),
-                (&mut self.normed, config.hidden_size),
-                (&mut self.queries_keys_values, config.queries() + 2 * config.keys()),
-                (&mut self.seen, config.queries()),
-                (&mut self.gate_up, 2 * config.intermediate_size),
-                (&mut self.inner, config.intermediate_size),
-                (&mut self.delta, config.hidden_size),
-            ] {
-                rows.drain(..first * width);
+    /// Forgets all rows but `wanted`, which are in order.
+    fn keep(&self, rows: &mut Workspace, wanted: &[usize]) {
+        let width = self.config.queries() + 2 * self.config.keys();
+        for (rows, width) in
+            [(&mut rows.stream, self.config.hidden_size), (&mut rows.queries_keys_values, width)]
+        {
+            for (to, &from) in wanted.iter().enumerate() {
+                rows.copy_within(from * width..(from + 1) * width, to * width);
             }
+            rows.truncate(wanted.len() * width);
         }
-        first
     }
 }
 
-impl Sequence {
-    pub(super) fn new(network: Arc<Network>) -> Self {
-        let config = &network.config;
-        let shape =
-            KvShape { layers: config.num_layers, heads: config.num_kv_heads, head_dim: config.head_dim };
-        Self { kv: Kv::new(shape), network, length: 0 }
+impl<'a> Slice<'a> {
+    /// Where each of the tokens stands.
+    fn places(&self) -> impl Iterator<Item = Place<'a>> {
+        let table = self.blocks;
+        (self.position..self.position + self.tokens.len()).map(move |position| Place { table, position })
     }
+}
 
-    /// Appends `tokens` and returns the logits of the token that follows: one for each of the vocabulary.
-    ///
-    /// # Errors
-    /// There are no tokens, one is outside the vocabulary, or the context is full.
-    pub fn forward(&mut self, tokens: &[TokenId]) -> Result<Vec<f32>, ModelError> {
-        let config = &self.network.config;
-        if tokens.is_empty() || tokens.iter().any(|id| id.0 as usize >= config.vocab_size) {
-            return Err(ModelError::Tokens);
-        }
-        if self.length + tokens.len() > config.context_length {
-            return Err(ModelError::ContextFull);
-        }
-        let (network, kv, length) = (&self.network, &mut self.kv, self.length);
-        // As one visit to the worker threads: a hundred would each begin with waking them.
-        let logits = rayon::scope(|_| network.forward(kv, length, tokens));
-        self.length += tokens.len();
-        Ok(logits)
+/// The rows whose logits are wanted.
+fn wanted_rows(batch: &[Slice<'_>]) -> Vec<usize> {
+    let mut end = 0;
+    let mut wanted = Vec::new();
+    for slice in batch {
+        end += slice.tokens.len();
+        wanted.extend(end - slice.wanted.min(slice.tokens.len())..end);
     }
+    wanted
 }
 
 fn add_bias(x: &mut [f32], bias: &[f32]) {

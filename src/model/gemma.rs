@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use super::config::Config;
 use super::files::ModelFiles;
-use super::forward::{Network, Sequence};
+use super::forward::{Network, Slice, Workspace};
 use super::parameters::Parameters;
 use super::rounding::{Rounder, Rounding};
+use super::sequence::Sequence;
 use super::{ModelError, Quantize};
+use crate::kernels::cpu::KvPool;
 
 /// Where the configuration is read from.
 const CONFIG: &str = "config.json";
@@ -78,6 +80,30 @@ impl Model {
     /// An empty sequence. It costs nothing until tokens are appended, and knows nothing of other sequences.
     pub fn sequence(&self) -> Sequence {
         Sequence::new(Arc::clone(&self.network))
+    }
+
+    /// So many blocks for keys and values of this model.
+    pub(crate) fn kv_pool(&self, blocks: usize) -> KvPool {
+        KvPool::new(self.network.kv_shape(), blocks)
+    }
+
+    /// How many bytes a block of such a pool takes.
+    pub(crate) fn kv_block_bytes(&self) -> usize {
+        self.network.kv_shape().block_bytes()
+    }
+
+    /// Reads what `batch` adds to its sequences, whose keys and values are in `pool`, and returns the wanted logits:
+    /// slice by slice, token by token, one for each of the vocabulary.
+    ///
+    /// # Errors
+    /// A slice has no tokens, or one outside the vocabulary; or it does not fit into its blocks or the context.
+    pub(crate) fn step<'w>(
+        &self,
+        pool: &mut KvPool,
+        batch: &[Slice<'_>],
+        workspace: &'w mut Workspace,
+    ) -> Result<&'w [f32], ModelError> {
+        self.network.step(pool, batch, workspace)
     }
 
     /// What the model is called.

@@ -1,4 +1,4 @@
-//! The Gemma architecture: weights from safetensors, forward pass on our own kernels.
+//! The Gemma architecture: weights from safetensors, forward pass over ragged batches on our own kernels.
 //!
 //! Must not touch: async runtimes, HTTP, the scheduler.
 
@@ -8,6 +8,7 @@ mod forward;
 mod gemma;
 mod parameters;
 mod rounding;
+mod sequence;
 #[cfg(any(test, feature = "sandbox"))]
 mod tiny;
 mod weights;
@@ -17,9 +18,10 @@ use std::str::FromStr;
 
 pub use self::config::Config;
 pub use self::files::ModelFiles;
-pub use self::forward::Sequence;
+pub(crate) use self::forward::{Slice, Workspace};
 pub use self::gemma::Model;
 pub use self::rounding::{Rounding, UnknownRounding};
+pub use self::sequence::Sequence;
 #[cfg(any(test, feature = "sandbox"))]
 pub use self::tiny::TINY_MODEL_NAME;
 
@@ -71,7 +73,7 @@ pub enum ModelError {
     /// There are no tokens, or one is outside the vocabulary.
     #[error("the tokens are not of this model's vocabulary")]
     Tokens,
-    /// The sequence is as long as the model allows.
+    /// The sequence is as long as the model or its blocks allow.
     #[error("the context is full")]
     ContextFull,
     /// The weights cannot be rounded.

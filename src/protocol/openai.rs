@@ -73,6 +73,13 @@ pub struct Options {
     /// Sampling among the most likely tokens.
     #[serde(default)]
     pub top_k: Option<usize>,
+    /// Sampling among the tokens that are at least so likely, relative to the likeliest.
+    #[serde(default)]
+    pub min_p: Option<f64>,
+    /// Makes tokens that the text has already less likely; 1 (the default) leaves them as they are, and for code
+    /// that is best.
+    #[serde(default, alias = "repeat_penalty")]
+    pub repetition_penalty: Option<f64>,
     /// Makes sampling repeatable.
     #[serde(default)]
     pub seed: Option<u64>,

@@ -6,7 +6,7 @@ use super::error::ApiError;
 use super::observation::Observation;
 use super::parameters::Parameters;
 use super::state::Loaded;
-use crate::engine::{Event, Finish, Generation, GenerationRequest, SubmitError};
+use crate::engine::{Event, Finish, Generation, GenerationRequest, SubmitError, Token};
 use crate::prompt::{self, StopMatcher};
 use crate::protocol::openai::FinishReason;
 use crate::protocol::{ErrorCode, Namespace};
@@ -63,6 +63,7 @@ impl Answer {
             max_new_tokens,
             stop_ids: prompt::stop_ids(),
             sampling,
+            logprobs: None,
             namespace,
             deadline: observation.deadline().into_std(),
         })?;
@@ -86,8 +87,13 @@ impl Answer {
         if let Some(finish) = self.finish {
             return Ok(Step::End(finish));
         }
-        match self.generation.next().await {
-            Some(Ok(Event::Token(id))) => {
+        let mut event = self.generation.next().await;
+        if let Some(Ok(Event::Started)) = event {
+            observation.admitted();
+            event = self.generation.next().await;
+        }
+        match event {
+            Some(Ok(Event::Token(Token { id, .. }))) => {
                 observation.token();
                 let decoder = self.decoder.as_mut().ok_or(ErrorCode::Internal)?;
                 let text = decoder.push(id).map_err(|_| ErrorCode::Internal)?;
@@ -96,7 +102,7 @@ impl Answer {
             Some(Ok(Event::Finished(Finish::Stop))) => Ok(self.end(FinishReason::Stop)),
             Some(Ok(Event::Finished(Finish::Length))) => Ok(self.end(FinishReason::Length)),
             Some(Ok(Event::Finished(Finish::Deadline))) => Err(ErrorCode::DeadlineExceeded.into()),
-            Some(Err(_)) | None => Err(ErrorCode::Internal.into()),
+            Some(Ok(Event::Started) | Err(_)) | None => Err(ErrorCode::Internal.into()),
         }
     }
 
@@ -145,6 +151,7 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Full => ErrorCode::ServerBusy.into(),
+            SubmitError::Empty => ErrorCode::Internal.into(),
             SubmitError::TooLong { .. } => ErrorCode::ContextLengthExceeded.into(),
             SubmitError::Stopped => ErrorCode::Draining.into(),
         }

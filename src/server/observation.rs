@@ -18,6 +18,7 @@ pub(super) struct Observation {
     app: Arc<App>,
     endpoint: Endpoint,
     started: Instant,
+    submitted: Option<Instant>,
     last_token: Option<Instant>,
     usage: Usage,
     outcome: Outcome,
@@ -31,6 +32,7 @@ impl Observation {
             app: Arc::clone(app),
             endpoint,
             started: Instant::now(),
+            submitted: None,
             last_token: None,
             usage: Usage::new(0, 0),
             outcome: Outcome::Cancelled,
@@ -43,9 +45,16 @@ impl Observation {
         self.started + self.app.limits.request_timeout
     }
 
-    /// The prompt has so many tokens.
+    /// The prompt has so many tokens, and the model is about to be given it.
     pub(super) fn prompt(&mut self, tokens: usize) {
+        self.submitted = Some(Instant::now());
         self.usage = Usage::new(tokens, self.usage.completion_tokens);
+    }
+
+    /// The model works on the request.
+    pub(super) fn admitted(&mut self) {
+        let now = Instant::now();
+        self.app.metrics.queued(now - self.submitted.unwrap_or(now));
     }
 
     /// One more token was generated.

@@ -17,8 +17,7 @@ pub(super) struct Parameters {
 impl Parameters {
     /// Greedy, without stop texts.
     pub(super) fn greedy(max_new_tokens: usize) -> Self {
-        let sampling = Sampling { temperature: 0.0, top_k: None, top_p: None, seed: 0 };
-        Self { max_new_tokens, sampling, stops: Stops::default() }
+        Self { max_new_tokens, sampling: Sampling::GREEDY, stops: Stops::default() }
     }
 
     /// Checks `options`; `default_new_tokens` is for requests that do not say how many they want.
@@ -46,12 +45,20 @@ impl Parameters {
         if options.top_k == Some(0) {
             return Err(ApiError::parameter("top_k must be at least 1"));
         }
+        if options.min_p.is_some_and(|p| !(0.0..=1.0).contains(&p)) {
+            return Err(ApiError::parameter("min_p must be between 0 and 1"));
+        }
+        let repetition_penalty = options.repetition_penalty.unwrap_or(1.0);
+        if !(0.1..=10.0).contains(&repetition_penalty) {
+            return Err(ApiError::parameter("repetition_penalty must be between 0.1 and 10"));
+        }
         let stops = Stops::new(options.stop)?;
         let seed = match options.seed {
             Some(seed) => seed,
             None => getrandom::u64().map_err(|_| ErrorCode::Internal)?,
         };
-        let sampling = Sampling { temperature, top_k: options.top_k, top_p: options.top_p, seed };
+        let Options { top_k, top_p, min_p, .. } = options;
+        let sampling = Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed };
         Ok(Self { max_new_tokens, sampling, stops })
     }
 }
@@ -93,6 +100,10 @@ mod tests {
             r#"{"temperature":2}"#,
             r#"{"top_p":1}"#,
             r#"{"top_k":1}"#,
+            r#"{"min_p":0}"#,
+            r#"{"min_p":1}"#,
+            r#"{"repetition_penalty":0.1}"#,
+            r#"{"repeat_penalty":10}"#,
             r#"{"stop":["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16"]}"#,
         ] {
             assert!(check(json).is_ok(), "{json}");
@@ -112,6 +123,10 @@ mod tests {
             (r#"{"top_p":0}"#, "top_p"),
             (r#"{"top_p":1.1}"#, "top_p"),
             (r#"{"top_k":0}"#, "top_k"),
+            (r#"{"min_p":-0.1}"#, "min_p"),
+            (r#"{"min_p":1.1}"#, "min_p"),
+            (r#"{"repetition_penalty":0}"#, "repetition_penalty"),
+            (r#"{"repetition_penalty":10.1}"#, "repetition_penalty"),
             (r#"{"stop":""}"#, "stop"),
             (r#"{"stop":["","","","","","","","","","","","","","","","",""]}"#, "stop"),
         ] {

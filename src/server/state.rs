@@ -12,7 +12,7 @@ use crate::config::Limits;
 use crate::engine::Handle;
 use crate::keys::{Keys, Status};
 use crate::protocol::{ErrorCode, REPLAY_WINDOW_SECS};
-use crate::telemetry::Metrics;
+use crate::telemetry::{EngineReadings, Metrics};
 use crate::tokenizer::Tokenizer;
 
 /// The server's state.
@@ -137,9 +137,18 @@ impl App {
     /// # Errors
     /// None in practice.
     pub(super) fn render_metrics(&self) -> Result<String, std::fmt::Error> {
-        let load = self.loaded.get().map(|loaded| loaded.engine.load());
-        let (running, waiting) = load.map_or((0, 0), |load| (load.running, load.waiting));
-        self.metrics.render(running, waiting, self.replay.len())
+        let load = self.loaded.get().map(|loaded| loaded.engine.load()).unwrap_or_default();
+        let engine = EngineReadings {
+            running: load.running as u64,
+            waiting: load.waiting as u64,
+            kv_blocks_used: load.kv_blocks_used,
+            kv_blocks: load.kv_blocks,
+            prefix_queries: load.prefix_queries,
+            prefix_hits: load.prefix_hits,
+            draft_tokens: load.draft_tokens,
+            accepted_tokens: load.accepted_tokens,
+        };
+        self.metrics.render(engine, self.replay.len())
     }
 }
 

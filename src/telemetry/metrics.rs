@@ -3,7 +3,7 @@
 //! Where vLLM has a metric of the same name, it means the same here.
 
 use std::fmt::{self, Write as _};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -28,8 +28,8 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     request_seconds: Family<EndpointLabel, Histogram>,
     in_flight: Gauge,
-    running: Gauge,
-    waiting: Gauge,
+    engine: EngineMetrics,
+    queue_time: Histogram,
     time_to_first_token: Histogram,
     inter_token_latency: Histogram,
     prompt_tokens: Counter,
@@ -37,6 +37,39 @@ pub struct Metrics {
     key_seconds: Histogram,
     replay_entries: Gauge,
     ready: Gauge,
+}
+
+/// What the model thread counts; read when metrics are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineReadings {
+    /// Sequences that the model works on.
+    pub running: u64,
+    /// Sequences that wait for the model.
+    pub waiting: u64,
+    /// Blocks of keys and values in use.
+    pub kv_blocks_used: u64,
+    /// Blocks of keys and values that there are.
+    pub kv_blocks: u64,
+    /// Tokens looked up in the prefix cache.
+    pub prefix_queries: u64,
+    /// Those of them that were found.
+    pub prefix_hits: u64,
+    /// Tokens that were guessed.
+    pub draft_tokens: u64,
+    /// Those of them that were right.
+    pub accepted_tokens: u64,
+}
+
+/// The metrics that show [`EngineReadings`].
+#[derive(Debug, Default)]
+struct EngineMetrics {
+    running: Gauge,
+    waiting: Gauge,
+    kv_usage: Gauge<f64, AtomicU64>,
+    prefix_queries: Counter,
+    prefix_hits: Counter,
+    draft_tokens: Counter,
+    accepted_tokens: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,8 +96,8 @@ impl Metrics {
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(seconds),
             in_flight: Gauge::default(),
-            running: Gauge::default(),
-            waiting: Gauge::default(),
+            engine: EngineMetrics::default(),
+            queue_time: seconds(),
             time_to_first_token: seconds(),
             inter_token_latency: seconds(),
             prompt_tokens: Counter::<u64, AtomicU64>::default(),
@@ -83,8 +116,12 @@ impl Metrics {
             m.request_seconds.clone(),
         );
         registry.register("requests_in_flight", "Requests between arrival and answer", m.in_flight.clone());
-        registry.register("num_requests_running", "Sequences that the model works on", m.running.clone());
-        registry.register("num_requests_waiting", "Sequences that wait for the model", m.waiting.clone());
+        m.engine.register(&mut registry);
+        registry.register(
+            "request_queue_time_seconds",
+            "Seconds that a sequence waited for the model",
+            m.queue_time.clone(),
+        );
         registry.register(
             "time_to_first_token_seconds",
             "Seconds from arrival to the first token",
@@ -124,6 +161,11 @@ impl Metrics {
         self.request_seconds.get_or_create(&EndpointLabel { endpoint }).observe(elapsed.as_secs_f64());
     }
 
+    /// A sequence has waited for the model for `elapsed`.
+    pub fn queued(&self, elapsed: Duration) {
+        self.queue_time.observe(elapsed.as_secs_f64());
+    }
+
     /// The first token came `elapsed` after the request.
     pub fn first_token(&self, elapsed: Duration) {
         self.time_to_first_token.observe(elapsed.as_secs_f64());
@@ -150,22 +192,51 @@ impl Metrics {
         self.ready.set(i64::from(ready));
     }
 
-    /// Everything in the OpenMetrics text format, with the gauges that are read rather than counted.
+    /// Everything in the OpenMetrics text format, with what is read rather than counted.
     ///
     /// # Errors
     /// None in practice: the text is written to memory.
-    pub fn render(
-        &self,
-        running: usize,
-        waiting: usize,
-        replay_entries: usize,
-    ) -> Result<String, fmt::Error> {
-        self.running.set(gauge(running));
-        self.waiting.set(gauge(waiting));
-        self.replay_entries.set(gauge(replay_entries));
+    pub fn render(&self, engine: EngineReadings, replay_entries: usize) -> Result<String, fmt::Error> {
+        self.engine.show(engine);
+        self.replay_entries.set(gauge(replay_entries as u64));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+}
+
+impl EngineMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("num_requests_running", "Sequences that the model works on", self.running.clone());
+        registry.register("num_requests_waiting", "Sequences that wait for the model", self.waiting.clone());
+        registry.register(
+            "kv_cache_usage_perc",
+            "The share of the blocks of keys and values that is in use, from 0 to 1",
+            self.kv_usage.clone(),
+        );
+        for (name, help, counter) in [
+            ("prefix_cache_queries", "Tokens of prompts looked up in the prefix cache", &self.prefix_queries),
+            ("prefix_cache_hits", "Tokens of prompts found in the prefix cache", &self.prefix_hits),
+            ("spec_decode_num_draft_tokens", "Tokens guessed from the text so far", &self.draft_tokens),
+            ("spec_decode_num_accepted_tokens", "Guessed tokens that were right", &self.accepted_tokens),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+    }
+
+    fn show(&self, engine: EngineReadings) {
+        self.running.set(gauge(engine.running));
+        self.waiting.set(gauge(engine.waiting));
+        self.kv_usage.set(engine.kv_blocks_used as f64 / engine.kv_blocks.max(1) as f64);
+        for (counter, total) in [
+            (&self.prefix_queries, engine.prefix_queries),
+            (&self.prefix_hits, engine.prefix_hits),
+            (&self.draft_tokens, engine.draft_tokens),
+            (&self.accepted_tokens, engine.accepted_tokens),
+        ] {
+            // The engine's own count, which only ever grows.
+            counter.inner().store(total, Ordering::Relaxed);
+        }
     }
 }
 
@@ -193,7 +264,7 @@ impl EncodeLabelValue for Outcome {
     }
 }
 
-fn gauge(count: usize) -> i64 {
+fn gauge(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
@@ -207,13 +278,29 @@ mod tests {
         let metrics = Metrics::new();
         metrics.request_finished(Endpoint::Generate, Outcome::Ok, Duration::from_millis(3));
         metrics.request_finished(Endpoint::Other, Outcome::Failed(ErrorCode::NotFound), Duration::ZERO);
-        let text = metrics.render(1, 2, 3).unwrap();
+        let engine = EngineReadings {
+            running: 1,
+            waiting: 2,
+            kv_blocks_used: 3,
+            kv_blocks: 4,
+            prefix_queries: 5,
+            prefix_hits: 6,
+            draft_tokens: 7,
+            accepted_tokens: 8,
+        };
+        let text = metrics.render(engine, 3).unwrap();
         for line in [
             "codeseal_requests_total{endpoint=\"generate\",code=\"ok\"} 1",
             "codeseal_requests_total{endpoint=\"other\",code=\"not_found\"} 1",
             "codeseal_request_seconds_count{endpoint=\"generate\"} 1",
             "codeseal_num_requests_running 1",
             "codeseal_num_requests_waiting 2",
+            "codeseal_kv_cache_usage_perc 0.75",
+            "codeseal_prefix_cache_queries_total 5",
+            "codeseal_prefix_cache_hits_total 6",
+            "codeseal_spec_decode_num_draft_tokens_total 7",
+            "codeseal_spec_decode_num_accepted_tokens_total 8",
+            "codeseal_request_queue_time_seconds_count 0",
             "codeseal_time_to_first_token_seconds_count 0",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
@@ -223,9 +310,10 @@ mod tests {
     #[test]
     fn a_request_is_in_flight_while_its_guard_lives() {
         let metrics = Metrics::new();
+        let render = || metrics.render(EngineReadings::default(), 0).unwrap();
         let guards = [metrics.in_flight(), metrics.in_flight()];
-        assert!(metrics.render(0, 0, 0).unwrap().contains("codeseal_requests_in_flight 2"));
+        assert!(render().contains("codeseal_requests_in_flight 2"));
         drop(guards);
-        assert!(metrics.render(0, 0, 0).unwrap().contains("codeseal_requests_in_flight 0"));
+        assert!(render().contains("codeseal_requests_in_flight 0"));
     }
 }

@@ -16,4 +16,4 @@ pub use self::hardening::{Hardening, harden, redact_panics};
 pub use self::labels::{Endpoint, Outcome};
 pub use self::logging::{LogFormat, LogLevel, LoggingError, init, init_to};
 #[cfg(feature = "server")]
-pub use self::metrics::{InFlight, Metrics};
+pub use self::metrics::{EngineReadings, InFlight, Metrics};

@@ -27,7 +27,8 @@ fn goldens() -> Vec<Golden> {
 
 fn engine(max_running: usize) -> (Handle, Engine) {
     let model = Model::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, Quantize::None, |_, _| {}).unwrap();
-    start(model, EngineConfig { max_running, max_waiting: 16 }).unwrap()
+    start(model, EngineConfig { kv_cache_bytes: Some(64 << 20), ..EngineConfig::new(max_running, 16) })
+        .unwrap()
 }
 
 fn request(prompt: &[u32], max_new_tokens: usize, sampling: Sampling) -> GenerationRequest {
@@ -36,6 +37,7 @@ fn request(prompt: &[u32], max_new_tokens: usize, sampling: Sampling) -> Generat
         max_new_tokens,
         stop_ids: &[TokenId(1)],
         sampling,
+        logprobs: None,
         namespace: Dek::generate().unwrap().namespace(),
         deadline: Instant::now() + Duration::from_secs(60),
     }
@@ -45,7 +47,8 @@ async fn tokens(mut generation: Generation) -> Result<(Vec<u32>, Finish), Engine
     let mut tokens = Vec::new();
     loop {
         match generation.next().await.unwrap()? {
-            Event::Token(TokenId(id)) => tokens.push(id),
+            Event::Started => {}
+            Event::Token(token) => tokens.push(token.id.0),
             Event::Finished(finish) => return Ok((tokens, finish)),
         }
     }

@@ -50,6 +50,9 @@ pub(crate) struct Answer {
     pub(crate) text: String,
 }
 
+/// Keys and values of some requests: tests run many servers at once.
+const KV_CACHE_BYTES: u64 = 48 << 20;
+
 /// A sealed call, ready to be sent, again if need be.
 pub(crate) struct Sealed {
     pub(crate) id: RequestId,
@@ -94,7 +97,7 @@ impl World {
             },
             profile: Profile::Sandbox,
             on_token_expiry: OnTokenExpiry::Wait,
-            engine: EngineConfig { max_running: 4, max_waiting: 4 },
+            engine: EngineConfig { kv_cache_bytes: Some(KV_CACHE_BYTES), ..EngineConfig::new(4, 4) },
             limits: Limits {
                 max_new_tokens: 16,
                 max_body_bytes: 1 << 20,

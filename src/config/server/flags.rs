@@ -3,6 +3,7 @@
 //! Must not touch: what the flags mean together.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::eval::EvalCommand;
 use crate::attestation::{OnTokenExpiry, Profile};
+use crate::engine::EngineConfig;
 use crate::hub::ModelSource;
 use crate::keys::{KeyName, WipAudience};
 use crate::model::Quantize;
@@ -29,6 +31,8 @@ tee.launch_policy.allow_env_override empty and allow_cmd_override false.";
 
 /// No count needs to be larger: a permit is counted in 29 bits on the smallest machines.
 const MAX_COUNT: u64 = 1 << 28;
+/// Longer guesses are hardly ever right.
+const MAX_DRAFT: u64 = 32;
 /// A day.
 const MAX_SECONDS: u64 = 86_400;
 
@@ -163,7 +167,7 @@ pub(super) struct ServeArgs {
         value_parser = at_least_one())]
     pub(super) max_body_bytes: usize,
 
-    /// Requests that the model works on in turn
+    /// Requests that the model works on together
     #[arg(long, env = "CODESEAL_MAX_RUNNING", value_name = "N", default_value_t = 8,
         value_parser = at_least_one())]
     pub(super) max_running: usize,
@@ -172,6 +176,27 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "CODESEAL_MAX_WAITING", value_name = "N", default_value_t = 56,
         value_parser = RangedU64ValueParser::<usize>::new().range(0..=MAX_COUNT))]
     pub(super) max_waiting: usize,
+
+    /// Tokens that the model reads in one step, of all requests together: more read prompts faster, fewer keep those
+    /// that are being answered from waiting
+    #[arg(long, env = "CODESEAL_STEP_TOKENS", value_name = "N", default_value_t = EngineConfig::STEP_TOKENS,
+        value_parser = at_least_one())]
+    pub(super) step_tokens: usize,
+
+    /// Memory for keys and values, in MiB; without it, a quarter of what is free, and no more than can be used
+    #[arg(long, env = "CODESEAL_KV_CACHE_MIB", value_name = "N")]
+    pub(super) kv_cache_mib: Option<NonZeroU32>,
+
+    /// Tokens that are guessed from the text so far and checked in one step, for each request; 0 turns that off.
+    /// The answers are the same either way
+    #[arg(long, env = "CODESEAL_DRAFT_TOKENS", value_name = "N", default_value_t = EngineConfig::DRAFT_TOKENS,
+        value_parser = RangedU64ValueParser::<usize>::new().range(0..=MAX_DRAFT))]
+    pub(super) draft_tokens: usize,
+
+    /// Whether what was read of a prompt is kept, for later prompts under the same DEK that begin the same
+    #[arg(long, env = "CODESEAL_PREFIX_CACHE", value_name = "BOOL", default_value_t = true,
+        action = clap::ArgAction::Set)]
+    pub(super) prefix_cache: bool,
 
     /// Open connections; more wait to be accepted
     #[arg(long, env = "CODESEAL_MAX_CONNECTIONS", value_name = "N", default_value_t = 512,

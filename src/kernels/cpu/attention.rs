@@ -1,4 +1,5 @@
-//! Causal attention over keys and values in blocks, in one pass: the softmax is corrected as larger scores appear.
+//! Causal attention of any tokens of any sequences over their blocks of keys and values, in one pass: the softmax is
+//! corrected as larger scores appear.
 //!
 //! Each query goes through the blocks from the first token on, whatever else is computed with it, so a text gives
 //! the same bits whether it is read at once or in pieces.
@@ -9,7 +10,7 @@ use rayon::prelude::*;
 
 use super::Level;
 use super::elementwise::{LEAST, exp};
-use super::kv::{BLOCK_TOKENS, Kv};
+use super::kv::{BLOCK_TOKENS, BlockId, KvPool};
 use super::simd::{Kernel, LANES, Lane, Simd};
 
 /// Heads that share a key and are worked on together.
@@ -17,7 +18,7 @@ const TOGETHER: usize = 4;
 /// Multiplications below which other threads are not worth waking.
 const SERIAL: usize = 1 << 16;
 
-/// The queries of consecutive tokens.
+/// The queries of some tokens.
 #[derive(Clone, Copy)]
 pub(crate) struct Heads<'a> {
     /// Heads of a token.
@@ -26,29 +27,41 @@ pub(crate) struct Heads<'a> {
     pub(crate) queries: &'a [f32],
     /// See `queries`.
     pub(crate) stride: usize,
-    /// The position of the first of the tokens.
+}
+
+/// Where a token stands: it sees what its sequence holds up to itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// The blocks of its sequence.
+    pub(crate) table: &'a [BlockId],
     pub(crate) position: usize,
 }
 
-/// Writes what the heads see into `out`: for each token, its heads one after the other.
-pub(crate) fn attention(level: Level, kv: &Kv, layer: usize, heads: Heads<'_>, out: &mut [f32]) {
-    let shape = kv.shape();
+/// Writes what the heads of the tokens at `places` see into `out`: for each token, its heads one after the other.
+pub(crate) fn attention(
+    level: Level,
+    pool: &KvPool,
+    layer: usize,
+    heads: Heads<'_>,
+    places: &[Place<'_>],
+    out: &mut [f32],
+) {
+    let shape = pool.shape();
     let sharing = heads.count / shape.heads;
-    let tokens = out.len() / (heads.count * shape.head_dim);
     let mut together = (1..=TOGETHER).rev().find(|n| sharing.is_multiple_of(*n)).unwrap_or(1);
-    if tokens * heads.count / together < rayon::current_num_threads() {
+    if places.len() * heads.count / together < rayon::current_num_threads() {
         together = 1;
     }
     let groups = heads.count / together;
     let task = |scratch: &mut Scratch, (index, out): (usize, &mut [f32])| {
         let (token, head) = (index / groups, index % groups * together);
         let queries = &heads.queries[token * heads.stride + head * shape.head_dim..];
-        let last = heads.position + token;
-        level.run(Group { kv, layer, head: head / sharing, queries, last, out, scratch });
+        level.run(Group { pool, layer, head: head / sharing, queries, place: places[token], out, scratch });
     };
     let scratch = || Scratch::new(together, shape.lanes());
     let chunk = together * shape.head_dim;
-    if tokens * heads.count * (heads.position + tokens) * shape.head_dim < SERIAL {
+    let seen: usize = places.iter().map(|place| place.position + 1).sum();
+    if seen * heads.count * shape.head_dim < SERIAL {
         let mut scratch = scratch();
         out.chunks_mut(chunk).enumerate().for_each(|item| task(&mut scratch, item));
     } else {
@@ -71,13 +84,12 @@ impl Scratch {
 
 /// Some heads of one token that share their keys.
 struct Group<'a> {
-    kv: &'a Kv,
+    pool: &'a KvPool,
     layer: usize,
     /// Of the keys.
     head: usize,
     queries: &'a [f32],
-    /// The last position that is seen.
-    last: usize,
+    place: Place<'a>,
     out: &'a mut [f32],
     scratch: &'a mut Scratch,
 }
@@ -85,7 +97,7 @@ struct Group<'a> {
 impl Kernel for Group<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.out.len() / self.kv.shape().head_dim {
+        match self.out.len() / self.pool.shape().head_dim {
             4 => self.attend::<S, 4>(simd),
             3 => self.attend::<S, 3>(simd),
             2 => self.attend::<S, 2>(simd),
@@ -97,7 +109,7 @@ impl Kernel for Group<'_> {
 impl Group<'_> {
     #[inline(always)]
     fn attend<S: Simd, const N: usize>(self, simd: S) {
-        let (lanes, head_dim) = (self.kv.shape().lanes(), self.kv.shape().head_dim);
+        let (lanes, head_dim) = (self.pool.shape().lanes(), self.pool.shape().head_dim);
         let scale = (head_dim as f32).sqrt().recip();
         let Scratch { queries, sums } = self.scratch;
         for (to, from) in queries.chunks_mut(lanes).zip(self.queries.chunks(head_dim)) {
@@ -107,9 +119,10 @@ impl Group<'_> {
         }
         sums.fill([0.0; LANES]);
         let (mut largest, mut total) = ([f32::NEG_INFINITY; N], [0.0; N]);
-        for block in 0..=self.last / BLOCK_TOKENS {
-            let tokens = BLOCK_TOKENS.min(self.last + 1 - block * BLOCK_TOKENS);
-            let [keys, values] = self.kv.block(self.layer, self.head, block);
+        let seen = self.place.position + 1;
+        for (number, &block) in self.place.table.iter().take(seen.div_ceil(BLOCK_TOKENS)).enumerate() {
+            let tokens = BLOCK_TOKENS.min(seen - number * BLOCK_TOKENS);
+            let [keys, values] = self.pool.block(self.layer, self.head, block);
             let mut weights = scores::<S, N>(simd, queries, &keys[..tokens * lanes], lanes);
             let mut corrections = [0.0; N];
             for n in 0..N {

@@ -1,11 +1,15 @@
-//! Keys and values of one sequence, in blocks of tokens: what is written never moves.
+//! Keys and values in blocks of tokens, which any sequence may be given: what is written never moves.
 //!
-//! Must not touch: scheduling.
+//! Must not touch: who owns which block.
 
 use super::simd::{LANES, Lane};
 
 /// Tokens of a block.
-pub(super) const BLOCK_TOKENS: usize = 32;
+pub(crate) const BLOCK_TOKENS: usize = 32;
+
+/// A block of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct BlockId(pub(crate) u32);
 
 /// What a model keeps of a token.
 #[derive(Clone, Copy, Debug)]
@@ -15,8 +19,8 @@ pub(crate) struct KvShape {
     pub(crate) head_dim: usize,
 }
 
-/// The keys and values of a sequence.
-pub(crate) struct Kv {
+/// The keys and values of all sequences.
+pub(crate) struct KvPool {
     shape: KvShape,
     /// Each holds \[layer\]\[key or value\]\[head\]\[token\]\[lane\].
     blocks: Vec<Box<[Lane<f32>]>>,
@@ -27,41 +31,73 @@ impl KvShape {
     pub(super) fn lanes(&self) -> usize {
         self.head_dim.div_ceil(LANES)
     }
+
+    /// Lanes of a block.
+    fn block_lanes(&self) -> usize {
+        self.layers * 2 * self.heads * BLOCK_TOKENS * self.lanes()
+    }
+
+    /// How many bytes a block takes.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.block_lanes() * size_of::<Lane<f32>>()
+    }
 }
 
-impl Kv {
-    pub(crate) fn new(shape: KvShape) -> Self {
-        Self { shape, blocks: Vec::new() }
+impl KvPool {
+    /// So many blocks of zeros. Memory is taken when they are first written.
+    pub(crate) fn new(shape: KvShape, blocks: usize) -> Self {
+        let mut pool = Self { shape, blocks: Vec::new() };
+        pool.grow(blocks);
+        pool
     }
 
-    pub(super) fn shape(&self) -> KvShape {
-        self.shape
-    }
-
-    /// Makes room for `tokens` in all.
-    pub(crate) fn reserve(&mut self, tokens: usize) {
-        let lanes = self.shape.layers * 2 * self.shape.heads * BLOCK_TOKENS * self.shape.lanes();
-        while self.blocks.len() * BLOCK_TOKENS < tokens {
+    /// Adds blocks until there are `blocks`.
+    pub(crate) fn grow(&mut self, blocks: usize) {
+        let lanes = self.shape.block_lanes();
+        while self.blocks.len() < blocks {
             self.blocks.push(vec![[0.0; LANES]; lanes].into_boxed_slice());
         }
     }
 
-    /// Writes the key and the value, one head after the other, of the token at `position`, which has been reserved.
-    pub(crate) fn write(&mut self, layer: usize, position: usize, key: &[f32], value: &[f32]) {
+    /// Overwrites a block with zeros.
+    pub(crate) fn clear(&mut self, block: BlockId) {
+        self.blocks[block.0 as usize].fill([0.0; LANES]);
+    }
+
+    pub(crate) fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    /// How many blocks there are.
+    pub(crate) fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Writes the key and the value, one head after the other, of the token at `position` of the sequence whose
+    /// blocks are `table`.
+    pub(crate) fn write(
+        &mut self,
+        layer: usize,
+        table: &[BlockId],
+        position: usize,
+        key: &[f32],
+        value: &[f32],
+    ) {
         let (lanes, head_dim) = (self.shape.lanes(), self.shape.head_dim);
+        let block = table[position / BLOCK_TOKENS];
         for (kind, all) in [key, value].into_iter().enumerate() {
             for (head, from) in all.chunks_exact(head_dim).enumerate() {
                 let at = self.offset(layer, kind, head) + position % BLOCK_TOKENS * lanes;
-                let to = &mut self.blocks[position / BLOCK_TOKENS][at..at + lanes];
+                let to = &mut self.blocks[block.0 as usize][at..at + lanes];
                 to.as_flattened_mut()[..head_dim].copy_from_slice(from);
             }
         }
     }
 
     /// The keys and the values of a block, token after token.
-    pub(super) fn block(&self, layer: usize, head: usize, block: usize) -> [&[Lane<f32>]; 2] {
+    pub(super) fn block(&self, layer: usize, head: usize, block: BlockId) -> [&[Lane<f32>]; 2] {
         let length = BLOCK_TOKENS * self.shape.lanes();
-        [0, 1].map(|kind| &self.blocks[block][self.offset(layer, kind, head)..][..length])
+        [0, 1].map(|kind| &self.blocks[block.0 as usize][self.offset(layer, kind, head)..][..length])
     }
 
     /// Where a head begins in a block.

@@ -18,9 +18,9 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use self::attention::{Heads, attention};
+pub(crate) use self::attention::{Heads, Place, attention};
 pub(crate) use self::elementwise::{Angles, add_assign, geglu, rms_norm, rotate};
-pub(crate) use self::kv::{Kv, KvShape};
+pub(crate) use self::kv::{BLOCK_TOKENS, BlockId, KvPool, KvShape};
 pub(crate) use self::matmul::matmul;
 pub(crate) use self::matrix::{Format, Matrix, Source};
 pub(crate) use self::simd::Level;

@@ -92,17 +92,20 @@ proptest! {
         let (width, count) = (heads * head_dim, heads * sharing);
         let length = before + tokens;
         let (keys, values) = (numbers(seed, length * width), numbers(!seed, length * width));
-        let mut kv = Kv::new(shape);
-        kv.reserve(length);
+        let mut pool = KvPool::new(shape, length.div_ceil(BLOCK_TOKENS) + 1);
+        // The last block first, and one that belongs to nobody.
+        let table: Vec<_> = (1..pool.len() as u32).rev().map(BlockId).collect();
         for (position, (key, value)) in keys.chunks(width).zip(values.chunks(width)).enumerate() {
-            kv.write(0, position, value, key);
-            kv.write(1, position, key, value);
+            pool.write(0, &table, position, value, key);
+            pool.write(1, &table, position, key, value);
         }
+        let places: Vec<_> =
+            (before..length).map(|position| Place { table: &table, position }).collect();
         let stride = count * head_dim + 3;
         let queries: Vec<f32> = numbers(seed ^ 1, tokens * stride).iter().map(|value| 4.0 * value).collect();
         for level in Level::available() {
             let mut out = vec![f32::NAN; tokens * count * head_dim];
-            attention(level, &kv, 1, Heads { count, queries: &queries, stride, position: before }, &mut out);
+            attention(level, &pool, 1, Heads { count, queries: &queries, stride }, &places, &mut out);
             for (index, out) in out.chunks(head_dim).enumerate() {
                 let (token, head) = (index / count, index % count);
                 let query = &queries[token * stride + head * head_dim..][..head_dim];
@@ -198,13 +201,12 @@ fn what_is_no_number_stays_none() {
             }
         }
         let shape = KvShape { layers: 1, heads: 1, head_dim: 2 };
-        let mut kv = Kv::new(shape);
-        kv.reserve(1);
-        kv.write(0, 0, &[f32::NAN, 0.0], &[1.0, 1.0]);
+        let (mut pool, table) = (KvPool::new(shape, 1), [BlockId(0)]);
+        pool.write(0, &table, 0, &[f32::NAN, 0.0], &[1.0, 1.0]);
         for level in Level::available() {
             let mut out = [0.0; 2];
-            let heads = Heads { count: 1, queries: &[1.0, 1.0], stride: 2, position: 0 };
-            attention(level, &kv, 0, heads, &mut out);
+            let heads = Heads { count: 1, queries: &[1.0, 1.0], stride: 2 };
+            attention(level, &pool, 0, heads, &[Place { table: &table, position: 0 }], &mut out);
             assert!(out[0].is_nan());
         }
     }
