@@ -126,9 +126,11 @@ fn serve<B: Backend>(backend: &mut B, queue: &Arc<Queue>, config: &EngineConfig,
         if !runs {
             return;
         }
-        scheduler.end(ended).into_iter().for_each(finish);
-        step(backend, &mut scheduler, &mut scratch);
+        let mut left = scheduler.end(ended);
+        left.extend(step(backend, &mut scheduler, &mut scratch));
+        // First the numbers: who hears that a request has ended may count on them.
         stats.record(scheduler.counters(), scheduler.held_blocks(), backend.blocks());
+        left.into_iter().for_each(finish);
     }
 }
 
@@ -140,18 +142,22 @@ fn ended(task: &Task) -> Option<End> {
     task.job.is_expired().then_some(End::Told(Ok(Finish::Deadline)))
 }
 
-/// Takes one step for every sequence that there is.
-fn step<B: Backend>(backend: &mut B, scheduler: &mut Scheduler<Task>, scratch: &mut Scratch) {
+/// Takes one step for every sequence that there is, and returns those that it ended.
+fn step<B: Backend>(
+    backend: &mut B,
+    scheduler: &mut Scheduler<Task>,
+    scratch: &mut Scratch,
+) -> Vec<(Task, End)> {
     scheduler.plan();
     for block in scheduler.take_uncleared() {
         backend.clear(block);
     }
     let batch = scheduler.batch();
     if batch.is_empty() {
-        return;
+        return Vec::new();
     }
     let vocab = backend.vocab_size();
-    let ended = match backend.step(&batch) {
+    match backend.step(&batch) {
         Ok(logits) => {
             drop(batch);
             scheduler.stepped(|sequence, rows| {
@@ -164,8 +170,7 @@ fn step<B: Backend>(backend: &mut B, scheduler: &mut Scheduler<Task>, scratch: &
             // Who caused it cannot be told: whatever the device did, no sequence can rely on its keys and values.
             scheduler.end(|_| Some(End::Told(Err(EngineError::Failed))))
         }
-    };
-    ended.into_iter().for_each(finish);
+    }
 }
 
 /// Chooses the tokens that follow, one for each row of logits as long as the rows hold.

@@ -26,9 +26,12 @@ fn goldens() -> Vec<Golden> {
 }
 
 fn engine(max_running: usize) -> (Handle, Engine) {
+    engine_with(EngineConfig::new(max_running, 16))
+}
+
+fn engine_with(config: EngineConfig) -> (Handle, Engine) {
     let model = Model::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, Quantize::None, |_, _| {}).unwrap();
-    start(model, EngineConfig { kv_cache_bytes: Some(64 << 20), ..EngineConfig::new(max_running, 16) })
-        .unwrap()
+    start(model, EngineConfig { kv_cache_bytes: Some(64 << 20), ..config }).unwrap()
 }
 
 fn request(prompt: &[u32], max_new_tokens: usize, sampling: Sampling) -> GenerationRequest {
@@ -85,7 +88,7 @@ fn texts_are_encoded_and_decoded_as_by_transformers() {
 async fn neighbours_change_nothing() {
     let (handle, _engine) = engine(8);
     let goldens = goldens();
-    let hot = Sampling { temperature: 1.5, top_k: Some(40), top_p: Some(0.9), seed: 3 };
+    let hot = Sampling { temperature: 1.5, top_k: Some(40), top_p: Some(0.9), seed: 3, ..Sampling::GREEDY };
     let mut noise = Vec::new();
     let mut generations = Vec::new();
     for (number, golden) in goldens.iter().cycle().take(6).enumerate() {
@@ -103,7 +106,7 @@ async fn a_seed_repeats_itself_whatever_else_runs() {
     let (handle, _engine) = engine(4);
     let prompt = &goldens()[2].prompt; // the one where the model is least sure
     for (top_k, top_p) in [(None, None), (Some(50), None), (None, Some(0.8)), (Some(50), Some(0.8))] {
-        let sampling = |seed| Sampling { temperature: 0.9, top_k, top_p, seed };
+        let sampling = |seed| Sampling { temperature: 0.9, top_k, top_p, seed, ..Sampling::GREEDY };
         let [first, again, other] =
             [1, 1, 2].map(|seed| handle.submit(request(prompt, 32, sampling(seed))).unwrap());
         let first = tokens(first).await.unwrap();
@@ -122,4 +125,100 @@ async fn a_token_that_stops_is_not_shown() {
     assert!(before.len() < golden.tokens.len(), "choose another stop token");
     assert_eq!(tokens(handle.submit(stopped).unwrap()).await, Ok((before, Finish::Stop)));
     tokio::task::spawn_blocking(|| engine.shutdown()).await.unwrap().unwrap();
+}
+
+/// Prompts that are long, that repeat themselves, that begin alike: where steps, guesses and the cache could go wrong.
+fn difficult() -> Vec<Vec<u32>> {
+    let code: Vec<u32> = goldens().iter().flat_map(|golden| golden.prompt[1..].to_vec()).collect();
+    let long: Vec<u32> = [2].into_iter().chain(code.iter().copied().cycle().take(330)).collect();
+    let mut prompts: Vec<_> = goldens().into_iter().map(|golden| golden.prompt).collect();
+    prompts.extend([33, 64, 65].map(|length| long[..length].to_vec()));
+    prompts.push(long);
+    prompts
+}
+
+async fn all(handle: &Handle, sampling: Sampling, together: bool) -> Vec<Vec<u32>> {
+    let namespace = Dek::generate().unwrap().namespace();
+    let submit = |prompt: &Vec<u32>| {
+        let mut request = request(prompt, 20, sampling);
+        request.namespace = namespace;
+        handle.submit(request).unwrap()
+    };
+    let mut made = Vec::new();
+    if together {
+        let generations: Vec<_> = difficult().iter().map(submit).collect();
+        for generation in generations {
+            made.push(tokens(generation).await.unwrap().0);
+        }
+    } else {
+        for prompt in difficult() {
+            made.push(tokens(submit(&prompt)).await.unwrap().0);
+        }
+    }
+    made
+}
+
+#[tokio::test]
+async fn steps_guesses_cache_and_company_change_no_token() {
+    let plain =
+        EngineConfig { step_tokens: 1000, draft_tokens: 0, prefix_cache: false, ..EngineConfig::new(1, 16) };
+    let hot = Sampling { temperature: 0.8, top_p: Some(0.95), seed: 11, ..Sampling::GREEDY };
+    let (handle, _engine) = engine_with(plain);
+    for sampling in [Sampling::GREEDY, hot] {
+        let expected = all(&handle, sampling, false).await;
+        for (name, together, config) in [
+            ("in pieces", false, EngineConfig { step_tokens: 7, ..plain }),
+            ("guessed", false, EngineConfig { draft_tokens: 7, ..plain }),
+            ("cached", false, EngineConfig { prefix_cache: true, ..plain }),
+            ("together", true, EngineConfig { max_running: 16, ..plain }),
+            ("all at once", true, EngineConfig { step_tokens: 40, ..EngineConfig::new(16, 16) }),
+        ] {
+            let (handle, _engine) = engine_with(config);
+            for round in 0..2 {
+                let made = all(&handle, sampling, together).await;
+                assert!(made == expected, "{name}, {round}: {sampling:?}");
+            }
+            let load = handle.load();
+            assert_eq!(load.kv_blocks_used, 0, "{name}");
+            assert_eq!(load.draft_tokens > 0, config.draft_tokens > 0, "{name}");
+            assert!(load.accepted_tokens > 0 || config.draft_tokens == 0, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_same_prompt_under_another_dek_finds_nothing_in_the_cache() {
+    let (handle, _engine) = engine(4);
+    let prompt = difficult().pop().unwrap();
+    let hits = |handle: &Handle| handle.load().prefix_hits;
+    let mut namespaces = [(), ()].map(|()| Dek::generate().unwrap().namespace()).into_iter();
+    for round in 0..2 {
+        let namespace = namespaces.next().unwrap();
+        for hit in [0, 320] {
+            let before = hits(&handle);
+            let mut request = request(&prompt, 1, Sampling::GREEDY);
+            request.namespace = namespace;
+            tokens(handle.submit(request).unwrap()).await.unwrap();
+            assert_eq!(hits(&handle) - before, hit, "{round}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn likelihoods_come_with_the_tokens_when_they_are_asked_for() {
+    let (handle, _engine) = engine(1);
+    let golden = &goldens()[0];
+    let mut asked = request(&golden.prompt, 8, Sampling::GREEDY);
+    asked.logprobs = Some(3);
+    let mut generation = handle.submit(asked).unwrap();
+    let mut seen = 0;
+    while let Some(event) = generation.next().await {
+        let Event::Token(token) = event.unwrap() else { continue };
+        let logprobs = token.logprobs.unwrap();
+        assert_eq!(logprobs.likeliest.len(), 3);
+        assert_eq!(logprobs.likeliest[0], (token.id, logprobs.chosen), "greedy takes the likeliest");
+        assert!(logprobs.likeliest.is_sorted_by(|a, b| a.1 >= b.1) && logprobs.chosen <= 0.0);
+        seen += 1;
+    }
+    assert_eq!(seen, 8);
 }

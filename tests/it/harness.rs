@@ -50,8 +50,8 @@ pub(crate) struct Answer {
     pub(crate) text: String,
 }
 
-/// Keys and values of some requests: tests run many servers at once.
-const KV_CACHE_BYTES: u64 = 48 << 20;
+/// Keys and values of one whole context, or of some ordinary requests: tests run many servers at once.
+const KV_CACHE_BYTES: u64 = 96 << 20;
 
 /// A sealed call, ready to be sent, again if need be.
 pub(crate) struct Sealed {
