@@ -105,6 +105,9 @@ pub struct Container {
     /// The image's manifest, `sha256:` and 64 hexadecimal digits.
     #[serde(default)]
     pub image_digest: Option<String>,
+    /// The signatures of the image that the attestation service has verified.
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub image_signatures: Vec<ImageSignature>,
     /// The whole environment of the workload.
     #[serde(default, deserialize_with = "null_as_default")]
     pub env: BTreeMap<String, String>,
@@ -117,6 +120,14 @@ pub struct Container {
     /// The whole command line.
     #[serde(default, deserialize_with = "one_or_many")]
     pub args: Vec<String>,
+}
+
+/// One of `submods.container.image_signatures`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ImageSignature {
+    /// The fingerprint of the key: SHA-256 of its DER form, in hexadecimal digits.
+    #[serde(default)]
+    pub key_id: Option<String>,
 }
 
 /// `submods.gce`.
@@ -183,12 +194,26 @@ impl Claims {
     }
 }
 
-/// The `exp` of a token, **unverified**, in seconds since 1970; whatever its other claims look like.
+/// From when until when a token is valid, in seconds since 1970.
+#[cfg(feature = "server")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Life {
+    /// `nbf`, or else `iat`; zero where the token has neither.
+    pub(super) from: u64,
+    /// `exp`.
+    pub(super) until: u64,
+}
+
+/// The life of a token, **unverified**, whatever its other claims look like.
 ///
 /// # Errors
 /// [`Malformed`].
-pub fn peek_expiry(token: &str) -> Result<u64, Malformed> {
-    unverified_payload(token)?.get("exp").and_then(Value::as_u64).ok_or(Malformed)
+#[cfg(feature = "server")]
+pub(super) fn peek_life(token: &str) -> Result<Life, Malformed> {
+    let payload = unverified_payload(token)?;
+    let seconds = |name| payload.get(name).and_then(Value::as_u64);
+    let from = seconds("nbf").or_else(|| seconds("iat")).unwrap_or(0);
+    Ok(Life { from, until: seconds("exp").ok_or(Malformed)? })
 }
 
 fn unverified_payload(token: &str) -> Result<Value, Malformed> {
@@ -266,19 +291,27 @@ mod tests {
     fn a_claim_of_the_wrong_type_is_an_error_but_its_expiry_can_still_be_read() {
         let token = token(&json!({"iss": "i", "aud": "a", "exp": 7, "secboot": "true"}));
         assert_eq!(Claims::peek(&token).unwrap_err(), Malformed);
-        assert_eq!(peek_expiry(&token), Ok(7));
+        assert_eq!(peek_life(&token).unwrap().until, 7);
+    }
+
+    #[test]
+    fn a_life_begins_with_nbf_or_else_with_iat() {
+        let from = |claims| peek_life(&token(&claims)).unwrap().from;
+        assert_eq!(from(json!({"exp": 7, "iat": 3, "nbf": 5})), 5);
+        assert_eq!(from(json!({"exp": 7, "iat": 3})), 3);
+        assert_eq!(from(json!({"exp": 7})), 0);
     }
 
     #[test]
     fn junk_is_malformed() {
         for junk in ["", "a.b", "a.b.c", "..", &"x".repeat(MAX_TOKEN_BYTES + 1)] {
-            assert_eq!(peek_expiry(junk), Err(Malformed));
+            assert_eq!(peek_life(junk), Err(Malformed));
         }
-        assert_eq!(peek_expiry(&token(&json!({"exp": "7"}))), Err(Malformed));
+        assert_eq!(peek_life(&token(&json!({"exp": "7"}))), Err(Malformed));
     }
 
     #[test]
     fn a_newline_at_the_end_is_no_part_of_the_token() {
-        assert_eq!(peek_expiry(&format!("{}\n", token(&json!({"exp": 7})))), Ok(7));
+        assert_eq!(peek_life(&format!("{}\n", token(&json!({"exp": 7})))).unwrap().until, 7);
     }
 }

@@ -12,11 +12,17 @@ pub enum AttestationError {
     #[error("there is no attestation token: run inside Confidential Space, with the launcher's directory")]
     Missing,
     /// The launcher's directory or socket is closed to this user.
-    #[error("the attestation token is not readable for this user: preview images ask for root")]
+    #[error(
+        "the attestation token is not readable for this user: preview VM images let only root enter its \
+         directory, so build the image for them with RUNTIME_USER=0"
+    )]
     NotReadable,
     /// What is there is no token.
     #[error("the attestation token is malformed: ask the launcher for a new one")]
     Malformed,
+    /// It is not valid yet, or it was made just now and is over.
+    #[error("the attestation token's times do not fit this machine's clock: set the clock")]
+    ClockOff,
     /// It has expired, and the launcher has not made a new one.
     #[error("the attestation token has expired: wait for the launcher to make a new one")]
     Expired,
@@ -29,4 +35,41 @@ pub enum AttestationError {
     /// The launcher did not answer in time.
     #[error("the launcher did not answer in time: try again")]
     Timeout,
+}
+
+impl AttestationError {
+    /// The name in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::NotReadable => "not_readable",
+            Self::Malformed => "malformed",
+            Self::ClockOff => "clock_off",
+            Self::Expired => "expired",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_in_logs_is_the_serialized_one() {
+        for error in [
+            AttestationError::Missing,
+            AttestationError::NotReadable,
+            AttestationError::Malformed,
+            AttestationError::ClockOff,
+            AttestationError::Expired,
+            AttestationError::Refused,
+            AttestationError::Unreachable,
+            AttestationError::Timeout,
+        ] {
+            assert_eq!(serde_json::to_value(error).unwrap(), error.as_str());
+        }
+    }
 }

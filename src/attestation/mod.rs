@@ -4,6 +4,8 @@
 
 mod claims;
 #[cfg(feature = "server")]
+mod clock;
+#[cfg(feature = "server")]
 mod error;
 mod profile;
 #[cfg(feature = "server")]
@@ -12,9 +14,9 @@ mod socket;
 mod token;
 pub mod verify;
 
-pub use self::claims::{
-    Claims, ConfidentialSpace, Container, Gce, Gpu, Malformed, NvidiaGpu, Submods, Tdx, peek_expiry,
-};
+pub use self::claims::{Claims, ConfidentialSpace, Container, Gce, Gpu, Malformed, NvidiaGpu, Submods, Tdx};
+#[cfg(feature = "server")]
+pub use self::clock::Clock;
 #[cfg(feature = "server")]
 pub use self::error::AttestationError;
 pub use self::profile::{OnTokenExpiry, Profile, ProfileMismatch, UnknownPolicy, UnknownProfile};

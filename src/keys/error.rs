@@ -86,7 +86,7 @@ impl KeyError {
 impl From<AttestationError> for KeyError {
     fn from(error: AttestationError) -> Self {
         match error {
-            AttestationError::Expired => Self::AttestationExpired,
+            AttestationError::Expired | AttestationError::ClockOff => Self::AttestationExpired,
             _ => Self::AttestationMissing,
         }
     }

@@ -46,5 +46,11 @@ pub(super) async fn check(tokens: &TokenSource, profile: Profile) -> Result<(), 
 
 /// An exit means a reboot of the VM, so what may heal is waited for.
 fn is_transient(error: AttestationError) -> bool {
-    matches!(error, AttestationError::Expired | AttestationError::Unreachable | AttestationError::Timeout)
+    matches!(
+        error,
+        AttestationError::ClockOff
+            | AttestationError::Expired
+            | AttestationError::Unreachable
+            | AttestationError::Timeout
+    )
 }

@@ -15,7 +15,10 @@ use super::logging::TARGET;
 #[non_exhaustive]
 pub enum Event {
     /// The launcher's token has expired, or cannot be had.
-    AttestationLost,
+    AttestationLost {
+        /// A name out of a closed set, see `AttestationError::as_str`.
+        reason: &'static str,
+    },
     /// The launcher's token is good again.
     AttestationRecovered,
     /// The launcher's token agrees with the profile.
@@ -94,7 +97,7 @@ impl Event {
     fn level(&self) -> Level {
         match self {
             Self::GenerationFailed | Self::Panicked { .. } => Level::ERROR,
-            Self::AttestationLost | Self::KeysLost { .. } | Self::ModelNotLocked => Level::WARN,
+            Self::AttestationLost { .. } | Self::KeysLost { .. } | Self::ModelNotLocked => Level::WARN,
             Self::ModelDownload { .. } | Self::ModelVerify { .. } => Level::DEBUG,
             _ => Level::INFO,
         }

@@ -198,7 +198,9 @@ mod tests {
 
     #[test]
     fn a_line_of_json_has_a_severity_that_cloud_logging_knows() {
-        let log = logged(LogFormat::Json, LogLevel::Info, || emit(Event::AttestationLost));
+        let log = logged(LogFormat::Json, LogLevel::Info, || {
+            emit(Event::AttestationLost { reason: "expired" });
+        });
         let line: Value = serde_json::from_str(&log).unwrap();
         assert_eq!((&line["severity"], &line["event"]), (&"WARNING".into(), &"attestation_lost".into()));
     }
