@@ -31,7 +31,8 @@ fn seal_and_open(criterion: &mut Criterion) {
 fn request(criterion: &mut Criterion) {
     let dek = Dek::generate().unwrap();
     let body = RawValue::from_string(format!(r#"{{"prompt":"{}"}}"#, "x".repeat(4096))).unwrap();
-    let call = Call { id: RequestId::generate().unwrap(), path: "/v1/completions", body: &body };
+    let id = RequestId::generate().unwrap();
+    let call = Call { id, path: "/v1/completions", server: None, body: &body };
     let ciphertext = dek.seal(call.encode().unwrap().expose());
     let wrapped_dek = WrappedDek::new(vec![7; 160]).unwrap().to_base64();
     let request = serde_json::json!({"wrapped_dek": wrapped_dek, "ciphertext": ciphertext}).to_string();

@@ -7,6 +7,8 @@ mod claims;
 mod clock;
 #[cfg(feature = "server")]
 mod error;
+#[cfg(feature = "client")]
+pub mod pki;
 mod profile;
 #[cfg(feature = "server")]
 mod socket;
@@ -14,13 +16,15 @@ mod socket;
 mod token;
 pub mod verify;
 
-pub use self::claims::{Claims, ConfidentialSpace, Container, Gce, Gpu, Malformed, NvidiaGpu, Submods, Tdx};
+pub use self::claims::{
+    Claims, ConfidentialSpace, Container, Gce, Gpu, ImageSignature, Malformed, NvidiaGpu, Submods, Tdx,
+};
 #[cfg(feature = "server")]
 pub use self::clock::Clock;
 #[cfg(feature = "server")]
 pub use self::error::AttestationError;
 pub use self::profile::{OnTokenExpiry, Profile, ProfileMismatch, UnknownPolicy, UnknownProfile};
 #[cfg(feature = "server")]
-pub use self::socket::{LauncherSocket, MAX_NONCES, TokenRequest, TokenRequestError, TokenType};
+pub use self::socket::{LauncherSocket, MAX_NONCES, TokenRequest, TokenRequestError};
 #[cfg(feature = "server")]
 pub use self::token::TokenSource;

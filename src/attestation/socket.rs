@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::claims::MAX_TOKEN_BYTES;
 use super::error::AttestationError;
+use crate::protocol::TokenType;
 use crate::secret::Secret;
 
 /// The launcher takes no more nonces than this.
@@ -36,16 +37,6 @@ pub struct TokenRequest {
     audience: String,
     nonces: Vec<String>,
     token_type: TokenType,
-}
-
-/// What kind of token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum TokenType {
-    /// Signed with a key of the issuer's JWKS.
-    Oidc,
-    /// Signed with a key whose certificates come along in the header.
-    Pki,
 }
 
 /// A token request that the launcher would refuse.

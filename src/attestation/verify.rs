@@ -3,11 +3,11 @@
 //! RS256 is pinned here and never taken from the token; a token without a `kid` is refused.
 //! Must not touch: the network. Who calls brings the issuer's keys.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, JwkSet, KeyAlgorithm};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -15,6 +15,9 @@ use super::claims::{Claims, MAX_TOKEN_BYTES};
 
 /// The issuer of every Confidential Space token.
 pub const GOOGLE_ISSUER: &str = "https://confidentialcomputing.googleapis.com";
+
+/// Where the keys of that issuer are.
+pub const GOOGLE_JWKS: &str = "https://www.googleapis.com/service_accounts/v1/metadata/jwk/signer@confidentialspace-sign.iam.gserviceaccount.com";
 
 /// How far this machine's clock and the issuer's may lie apart.
 pub const LEEWAY: Duration = Duration::from_secs(30);
@@ -28,12 +31,14 @@ pub struct Expected {
     pub audience: String,
     /// How much `exp` and `nbf` are stretched, in whole seconds.
     pub leeway: Duration,
+    /// When the token must be valid.
+    pub at: SystemTime,
 }
 
 impl Expected {
-    /// A token that `issuer` made for `audience`, within [`LEEWAY`].
+    /// A token that `issuer` made for `audience` and that is valid now, within [`LEEWAY`].
     pub fn new(issuer: impl Into<String>, audience: impl Into<String>) -> Self {
-        Self { issuer: issuer.into(), audience: audience.into(), leeway: LEEWAY }
+        Self { issuer: issuer.into(), audience: audience.into(), leeway: LEEWAY, at: SystemTime::now() }
     }
 }
 
@@ -58,6 +63,9 @@ pub enum VerifyError {
     /// It does not name its key, or names one that is not the issuer's.
     #[error("the attestation token is signed with an unknown key: fetch the issuer's keys again")]
     UnknownKey,
+    /// Its certificates do not lead to the pinned root, or are not valid now.
+    #[error("the attestation token's certificates do not lead to the pinned root: do not trust the sender")]
+    Chain,
     /// The signature is not the named key's.
     #[error("the attestation token's signature is wrong: do not trust the sender")]
     Signature,
@@ -68,7 +76,7 @@ pub enum VerifyError {
     #[error("the attestation token was made for another audience")]
     Audience,
     /// `exp` has passed.
-    #[error("the attestation token has expired: ask for a new one")]
+    #[error("the attestation token has expired: ask for a new one, or check this machine's clock")]
     Expired,
     /// `nbf` has not come yet.
     #[error("the attestation token is not valid yet: check this machine's clock")]
@@ -83,44 +91,70 @@ pub enum VerifyError {
 /// # Errors
 /// [`VerifyError`]; nothing of the token may be used then.
 pub fn verify(token: &str, keys: &JwkSet, expected: &Expected) -> Result<Verified, VerifyError> {
-    if token.len() > MAX_TOKEN_BYTES {
-        return Err(VerifyError::Malformed);
-    }
-    let header = jsonwebtoken::decode_header(token).map_err(|error| refusal(error.kind()))?;
-    if header.alg != Algorithm::RS256 {
-        return Err(VerifyError::Algorithm);
-    }
+    let header = header(token)?;
     let jwk = header.kid.as_deref().and_then(|kid| keys.find(kid)).ok_or(VerifyError::UnknownKey)?;
     let for_rs256 = matches!(jwk.common.key_algorithm, None | Some(KeyAlgorithm::RS256));
     if !for_rs256 || !matches!(jwk.algorithm, AlgorithmParameters::RSA(_)) {
         return Err(VerifyError::UnknownKey);
     }
     let key = DecodingKey::from_jwk(jwk).map_err(|_| VerifyError::UnknownKey)?;
-    let raw = jsonwebtoken::decode::<Value>(token, &key, &validation(expected))
+    let raw = jsonwebtoken::decode::<Value>(token, &key, &signature_only())
         .map_err(|error| refusal(error.kind()))?
         .claims;
-    let claims = Claims::deserialize(&raw).map_err(|_| VerifyError::Malformed)?;
-    Ok(Verified { claims, raw })
+    expected.hold_against(raw)
 }
 
-fn validation(expected: &Expected) -> Validation {
+/// The header of a token that is signed as it must be.
+pub(super) fn header(token: &str) -> Result<Header, VerifyError> {
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(VerifyError::Malformed);
+    }
+    let header = jsonwebtoken::decode_header(token).map_err(|error| refusal(error.kind()))?;
+    if header.alg == Algorithm::RS256 { Ok(header) } else { Err(VerifyError::Algorithm) }
+}
+
+impl Expected {
+    /// Holds the claims of a token, whose signature has been verified, against what they must say about it.
+    pub(super) fn hold_against(&self, raw: Value) -> Result<Verified, VerifyError> {
+        let named = |name| raw.get(name).filter(|value| !value.is_null()).ok_or(VerifyError::MissingClaim);
+        let seconds = |name| {
+            let seconds = named(name)?.as_u64().ok_or(VerifyError::Malformed)?;
+            Ok(Duration::from_secs(seconds))
+        };
+        let (issuer, audience) = (named("iss")?, named("aud")?);
+        let (from, until) = (seconds("nbf")?, seconds("exp")?);
+        let now = self.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if issuer.as_str() != Some(&self.issuer) {
+            return Err(VerifyError::Issuer);
+        }
+        let is_ours = |audience: &Value| audience.as_str() == Some(&self.audience);
+        if !is_ours(audience) && !audience.as_array().is_some_and(|many| many.iter().any(is_ours)) {
+            return Err(VerifyError::Audience);
+        }
+        if until.saturating_add(self.leeway) < now {
+            return Err(VerifyError::Expired);
+        }
+        if from > now + self.leeway {
+            return Err(VerifyError::NotYetValid);
+        }
+        let claims = Claims::deserialize(&raw).map_err(|_| VerifyError::Malformed)?;
+        Ok(Verified { claims, raw })
+    }
+}
+
+/// What the claims must be is checked here, the same for each way of signing.
+fn signature_only() -> Validation {
     let mut validation = Validation::new(Algorithm::RS256);
-    validation.set_issuer(&[&expected.issuer]);
-    validation.set_audience(&[&expected.audience]);
-    validation.set_required_spec_claims(&["exp", "iss", "aud", "nbf"]);
-    validation.validate_nbf = true;
-    validation.leeway = expected.leeway.as_secs();
+    validation.set_required_spec_claims::<&str>(&[]);
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
     validation
 }
 
 fn refusal(kind: &ErrorKind) -> VerifyError {
     match kind {
         ErrorKind::InvalidSignature => VerifyError::Signature,
-        ErrorKind::InvalidIssuer => VerifyError::Issuer,
-        ErrorKind::InvalidAudience => VerifyError::Audience,
-        ErrorKind::ExpiredSignature => VerifyError::Expired,
-        ErrorKind::ImmatureSignature => VerifyError::NotYetValid,
-        ErrorKind::MissingRequiredClaim(_) => VerifyError::MissingClaim,
         ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName | ErrorKind::UnsupportedAlgorithm => {
             VerifyError::Algorithm
         }
@@ -211,6 +245,16 @@ mod tests {
             let token = signed(Algorithm::RS256, Some("k1"), &claims, &KEY);
             assert_eq!(check(&token).unwrap_err(), VerifyError::MissingClaim, "{name}");
         }
+    }
+
+    #[test]
+    fn a_registered_claim_of_another_type_is_refused() {
+        assert_eq!(check_with("iss", json!([GOOGLE_ISSUER])).unwrap_err(), VerifyError::Issuer);
+        assert_eq!(check_with("aud", json!({"us": "us"})).unwrap_err(), VerifyError::Audience);
+        assert_eq!(check_with("exp", json!("9999999999")).unwrap_err(), VerifyError::Malformed);
+        assert_eq!(check_with("exp", json!(-1)).unwrap_err(), VerifyError::Malformed);
+        assert!(check_with("exp", json!(u64::MAX)).is_ok());
+        assert_eq!(check_with("nbf", json!(u64::MAX)).unwrap_err(), VerifyError::NotYetValid);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::error::{ClientError, NotAuthentic};
 use crate::keys::{WrapConfig, Wrapper};
-use crate::protocol::{Call, Dek, RequestId, SealedRequest, Token, WrappedDek};
+use crate::protocol::{Call, Dek, RequestId, SealedRequest, ServerId, Token, WrappedDek};
 use crate::secret::Secret;
 
 /// A DEK and its wrapped form. Every request of a session goes under it, so the server unwraps it once.
@@ -14,6 +14,7 @@ use crate::secret::Secret;
 pub struct Session {
     dek: Dek,
     wrapped: WrappedDek,
+    server: Option<ServerId>,
 }
 
 impl Session {
@@ -29,7 +30,18 @@ impl Session {
 
     /// A session of a DEK that is wrapped already.
     pub fn new(dek: Dek, wrapped: WrappedDek) -> Self {
-        Self { dek, wrapped }
+        Self { dek, wrapped, server: None }
+    }
+
+    /// The same for one server only: any other refuses what is sealed here.
+    #[must_use]
+    pub fn bound_to(self, server: ServerId) -> Self {
+        Self { server: Some(server), ..self }
+    }
+
+    /// The server that requests are meant for, if it is known.
+    pub(super) fn server(&self) -> Option<ServerId> {
+        self.server
     }
 
     /// Seals a call of `path` under a fresh id and the current time: what is sent twice is sealed twice,
@@ -38,7 +50,7 @@ impl Session {
         let unwritable = |_| ClientError::Internal("the request cannot be written");
         let id = RequestId::generate().map_err(|_| NO_RANDOMNESS)?;
         let body: &RawValue = serde_json::from_str(body).map_err(unwritable)?;
-        let plaintext = Call { id, path, body }.encode().map_err(unwritable)?;
+        let plaintext = Call { id, path, server: self.server, body }.encode().map_err(unwritable)?;
         let request = SealedRequest {
             wrapped_dek: self.wrapped.to_base64(),
             ciphertext: self.dek.seal(plaintext.expose()),

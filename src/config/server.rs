@@ -94,6 +94,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// Envelopes remembered within the replay window.
     pub max_replay_entries: usize,
+    /// Tokens that strangers may have the launcher make.
+    pub max_attestations_per_minute: u32,
     /// For a request head.
     pub header_timeout: Duration,
     /// For a request body.
@@ -162,6 +164,7 @@ impl ServeArgs {
             max_requests: self.max_running + self.max_waiting,
             max_connections: self.max_connections,
             max_replay_entries: self.max_replay_entries,
+            max_attestations_per_minute: self.max_attestations_per_minute,
             header_timeout: Duration::from_secs(self.header_timeout_secs),
             body_timeout: Duration::from_secs(self.body_timeout_secs),
             write_timeout: Duration::from_secs(self.write_timeout_secs),

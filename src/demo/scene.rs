@@ -106,6 +106,7 @@ impl Scene {
                 max_requests: 2,
                 max_connections: 16,
                 max_replay_entries: 1000,
+                max_attestations_per_minute: 60,
                 header_timeout: PATIENCE,
                 body_timeout: PATIENCE,
                 write_timeout: PATIENCE,

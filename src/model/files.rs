@@ -1,8 +1,14 @@
 //! Where a model's files are read from: a directory, or the binary itself.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+/// How much of a file is hashed at a time.
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// The files of one model: `config.json`, `tokenizer.json` and the weights.
 #[derive(Clone, Debug)]
@@ -64,6 +70,52 @@ impl ModelFiles {
         }
     }
 
+    /// One hash over all files that a model is read from: configuration, tokenizer and weights.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn digest(&self) -> io::Result<[u8; 32]> {
+        let mut all = Sha256::new();
+        all.update(b"codeseal weights v1");
+        for name in self.names()? {
+            let mut hash = Sha256::new();
+            let (mut file, mut chunk) = (self.open(&name)?, vec![0; CHUNK_BYTES]);
+            loop {
+                match file.read(&mut chunk) {
+                    Ok(0) => break,
+                    Ok(count) => hash.update(chunk.get(..count).unwrap_or_default()),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            // A name holds no zero byte, and a hash has one length: the parts cannot run into each other.
+            all.update(b"\0");
+            all.update(name.as_bytes());
+            all.update(b"\0");
+            all.update(hash.finalize());
+        }
+        Ok(all.finalize().into())
+    }
+
+    /// The names of the files that are read, in their order.
+    fn names(&self) -> io::Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        match &self.0 {
+            Place::Directory(dir) => {
+                for entry in std::fs::read_dir(dir)? {
+                    names.extend(entry?.file_name().into_string().ok());
+                }
+            }
+            #[cfg(any(test, feature = "sandbox"))]
+            Place::Embedded(files) => names.extend(files.iter().map(|(name, _)| (*name).to_owned())),
+        }
+        names.retain(|name| {
+            matches!(name.as_str(), "config.json" | "tokenizer.json" | "model.safetensors.index.json")
+                || name.ends_with(".safetensors")
+        });
+        Ok(names)
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         match &self.0 {
             Place::Directory(dir) => dir.join(name).is_file(),
@@ -83,6 +135,20 @@ mod tests {
         assert_eq!(files.read("a", 5).unwrap(), b"12345");
         assert_eq!(files.read("a", 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         assert_eq!(files.read("b", 4).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_digest_is_of_the_names_and_the_contents_of_what_is_read() {
+        let digest = |files| ModelFiles::embedded(files).digest().unwrap();
+        let one = digest(&[("config.json", b"1"), ("tokenizer.json", b"2")]);
+        assert_eq!(one, digest(&[("tokenizer.json", b"2"), ("config.json", b"1"), ("README.md", b"3")]));
+        assert_ne!(one, digest(&[("config.json", b"2"), ("tokenizer.json", b"1")]));
+        assert_ne!(one, digest(&[("config.json", b"1")]));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), "1").unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), "2").unwrap();
+        std::fs::write(dir.path().join("notes.json"), "3").unwrap();
+        assert_eq!(one, ModelFiles::directory(dir.path()).digest().unwrap());
     }
 
     #[test]

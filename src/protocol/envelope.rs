@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use super::attestation::ServerId;
 use super::base64::{self as lenient, Alphabet};
 use super::dek::Dek;
 use super::error::{ErrorCode, Rejected};
@@ -65,6 +66,9 @@ pub struct Call<'a> {
     pub id: RequestId,
     /// Must equal the URL's path: a sealed body cannot be turned to another endpoint.
     pub path: &'a str,
+    /// The process that it is meant for, if the client knows which one it verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerId>,
     /// The ordinary request.
     #[serde(borrow)]
     pub body: &'a RawValue,
@@ -237,7 +241,7 @@ mod tests {
     fn a_call_round_trips_and_its_length_is_a_bucket() {
         let id = RequestId::generate().unwrap();
         let body = RawValue::from_string(r#"{"prompt":"x"}"#.into()).unwrap();
-        let plaintext = Call { id, path: "/v1/completions", body: &body }.encode().unwrap();
+        let plaintext = Call { id, path: "/v1/completions", server: None, body: &body }.encode().unwrap();
         assert_eq!(plaintext.expose().len(), 512);
         let call = Call::decode(plaintext.expose()).unwrap();
         assert_eq!((call.id, call.path, call.body.get()), (id, "/v1/completions", r#"{"prompt":"x"}"#));

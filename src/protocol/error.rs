@@ -16,6 +16,8 @@ pub struct Rejected;
 pub enum ErrorCode {
     /// The launcher's token has expired and no fresh one is to be had.
     AttestationExpired,
+    /// The launcher makes no token to order now.
+    AttestationUnavailable,
     /// The prompt and the tokens asked for do not fit the model's context.
     ContextLengthExceeded,
     /// The request did not finish within its deadline.
@@ -46,14 +48,17 @@ pub enum ErrorCode {
     RequestTimeout,
     /// The server has as much work as it takes.
     ServerBusy,
+    /// The request was meant for another process than this one.
+    ServerChanged,
     /// The model is still loading.
     Starting,
 }
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::AttestationExpired,
+        Self::AttestationUnavailable,
         Self::ContextLengthExceeded,
         Self::DeadlineExceeded,
         Self::Draining,
@@ -69,6 +74,7 @@ impl ErrorCode {
         Self::ReplaySetFull,
         Self::RequestTimeout,
         Self::ServerBusy,
+        Self::ServerChanged,
         Self::Starting,
     ];
 
@@ -81,10 +87,12 @@ impl ErrorCode {
             Self::RequestTimeout => 408,
             Self::Replayed => 409,
             Self::PayloadTooLarge => 413,
+            Self::ServerChanged => 421,
             Self::InvalidParameter => 422,
             Self::ServerBusy => 429,
             Self::Internal => 500,
             Self::AttestationExpired
+            | Self::AttestationUnavailable
             | Self::Draining
             | Self::KeyServiceUnavailable
             | Self::ReplaySetFull
@@ -98,7 +106,7 @@ impl ErrorCode {
         match self {
             Self::ServerBusy => Some(1),
             Self::Draining | Self::KeyServiceUnavailable => Some(2),
-            Self::Starting => Some(5),
+            Self::AttestationUnavailable | Self::Starting => Some(5),
             Self::AttestationExpired | Self::ReplaySetFull => Some(30),
             _ => None,
         }
@@ -118,6 +126,7 @@ impl ErrorCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AttestationExpired => "attestation_expired",
+            Self::AttestationUnavailable => "attestation_unavailable",
             Self::ContextLengthExceeded => "context_length_exceeded",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::Draining => "draining",
@@ -133,6 +142,7 @@ impl ErrorCode {
             Self::ReplaySetFull => "replay_set_full",
             Self::RequestTimeout => "request_timeout",
             Self::ServerBusy => "server_busy",
+            Self::ServerChanged => "server_changed",
             Self::Starting => "starting",
         }
     }

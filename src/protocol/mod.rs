@@ -3,6 +3,7 @@
 //! Envelope encryption: the client seals with a fresh [`Dek`] (Fernet) and sends it wrapped by Cloud KMS.
 //! Must not touch: HTTP frameworks, KMS, the model.
 
+mod attestation;
 mod base64;
 mod dek;
 mod envelope;
@@ -12,6 +13,11 @@ pub mod openai;
 mod padding;
 mod stream;
 
+pub use self::attestation::{
+    ATTESTATION_PATH, AUDIENCE_PREFIX, AttestationRequest, Digest, Evidence, Identity,
+    MAX_ATTESTATION_REQUEST_BYTES, MAX_CLIENT_NONCES, NotADigest, NotAServerId, SERVER_HEADER, ServerId,
+    TokenType,
+};
 pub use self::dek::{Dek, Namespace};
 pub use self::envelope::{
     Call, Envelope, GenerateReply, Reply, RequestId, SealedReply, SealedRequest, WrappedDek,

@@ -1,5 +1,6 @@
 //! The attestation verifier: signs tokens with its RSA key and publishes the key, as OpenID Connect has it.
 //!
+//! It also makes tokens of the type PKI, whose certificates lead to a root of its own.
 //! Must not touch: who may have a token. That is the launcher's business.
 
 use std::sync::Arc;
@@ -14,8 +15,10 @@ use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
+use super::pki::Certificates;
 use super::{SandboxError, Shared};
 use crate::attestation::verify::GOOGLE_ISSUER;
+use crate::protocol::TokenType;
 use crate::secret::Secret;
 
 /// The audience of a launcher's default token.
@@ -30,6 +33,7 @@ const PKCS8_WRAPPING_BYTES: usize = 26;
 pub struct Issuer {
     key: EncodingKey,
     keys: JwkSet,
+    certificates: Certificates,
 }
 
 impl Issuer {
@@ -45,7 +49,13 @@ impl Issuer {
         let mut jwk = Jwk::from_encoding_key(&key, Algorithm::RS256).map_err(|_| SandboxError::Key)?;
         jwk.common.key_id = Some(KEY_ID.to_owned());
         jwk.common.public_key_use = Some(PublicKeyUse::Signature);
-        Ok(Self { key, keys: JwkSet { keys: vec![jwk] } })
+        let certificates = Certificates::new(wrapped.as_ref())?;
+        Ok(Self { key, keys: JwkSet { keys: vec![jwk] }, certificates })
+    }
+
+    /// The root of the certificates in tokens of the type PKI, in PEM.
+    pub fn root_pem(&self) -> &str {
+        self.certificates.root_pem()
     }
 
     /// The public keys that verify this issuer's tokens.
@@ -64,12 +74,37 @@ impl Issuer {
         self.sign_between(claims, now, now + lifetime.as_secs())
     }
 
+    /// The same for a token of the type `kind`.
+    pub(super) fn sign_as(
+        &self,
+        kind: TokenType,
+        claims: &Value,
+        lifetime: Duration,
+    ) -> Result<Secret<String>, SandboxError> {
+        let now = unix_now();
+        self.sign_as_between(kind, claims, now, now + lifetime.as_secs())
+    }
+
     /// The same between two points in time, in seconds since 1970.
     ///
     /// # Errors
     /// As [`Issuer::sign`].
     pub fn sign_between(
         &self,
+        claims: &Value,
+        from: u64,
+        until: u64,
+    ) -> Result<Secret<String>, SandboxError> {
+        self.sign_as_between(TokenType::Oidc, claims, from, until)
+    }
+
+    /// The same for a token of the type `kind`.
+    ///
+    /// # Errors
+    /// As [`Issuer::sign`].
+    pub fn sign_as_between(
+        &self,
+        kind: TokenType,
         claims: &Value,
         from: u64,
         until: u64,
@@ -81,6 +116,9 @@ impl Issuer {
         }
         let mut header = Header::new(Algorithm::RS256);
         header.kid = Some(KEY_ID.to_owned());
+        if kind == TokenType::Pki {
+            header.x5c = Some(self.certificates.chain().to_vec());
+        }
         jsonwebtoken::encode(&header, &claims, &self.key).map(Secret::new).map_err(|_| SandboxError::Key)
     }
 }
@@ -104,4 +142,9 @@ pub(super) async fn discovery(headers: HeaderMap) -> Json<Value> {
 /// `GET /jwks`
 pub(super) async fn jwks(State(shared): State<Arc<Shared>>) -> Json<JwkSet> {
     Json(shared.issuer.keys().clone())
+}
+
+/// `GET /attestation-pki-root.pem`
+pub(super) async fn root(State(shared): State<Arc<Shared>>) -> String {
+    shared.issuer.root_pem().to_owned()
 }

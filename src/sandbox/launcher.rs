@@ -16,6 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::issuer::{STS_AUDIENCE, unix_now};
 use super::{SandboxError, Shared, serve, socket};
+use crate::protocol::TokenType;
 use crate::secret::Secret;
 
 /// The name of the token file, as in `/run/container_launcher`.
@@ -214,10 +215,10 @@ impl Inner {
         claims
     }
 
-    /// Signs a token with `claims` for as long as this launcher's tokens live.
-    pub(super) fn sign(&self, claims: &Value) -> Result<Secret<String>, SandboxError> {
+    /// Signs a token of the type `kind` with `claims` for as long as this launcher's tokens live.
+    pub(super) fn sign(&self, kind: TokenType, claims: &Value) -> Result<Secret<String>, SandboxError> {
         let lifetime = self.lock().lifetime;
-        self.shared.issuer.sign(claims, lifetime)
+        self.shared.issuer.sign_as(kind, claims, lifetime)
     }
 
     /// The bytes of the token file.
@@ -226,7 +227,7 @@ impl Inner {
     }
 
     fn write_fresh(&self) -> Result<(), SandboxError> {
-        let token = self.sign(&self.default_claims())?;
+        let token = self.sign(TokenType::Oidc, &self.default_claims())?;
         self.write(&token)
     }
 

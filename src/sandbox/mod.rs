@@ -13,6 +13,7 @@ mod issuer;
 mod kms;
 mod launcher;
 mod ledger;
+mod pki;
 mod router;
 mod serve;
 mod socket;
@@ -283,6 +284,8 @@ impl Sandbox {
             "socket": self.socket(),
             "wip_audience": self.wip_audience(),
             "service_account": self.service_account(),
+            "jwks": format!("{}/jwks", self.endpoint()),
+            "pki_root": format!("{}/attestation-pki-root.pem", self.endpoint()),
         })
     }
 

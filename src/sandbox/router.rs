@@ -18,6 +18,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/.well-known/openid-configuration", get(issuer::discovery))
         .route("/jwks", get(issuer::jwks))
+        .route("/attestation-pki-root.pem", get(issuer::root))
         .route("/v1/token", post(sts::exchange))
         .route("/v1/{*resource}", post(custom_method))
         .route("/google.cloud.kms.v1.KeyManagementService/{method}", post(kms::grpc))

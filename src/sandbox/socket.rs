@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::faults::Target;
 use super::launcher::{Build, Inner};
 use super::ledger::Outcome;
+use crate::protocol::TokenType;
 
 const MAX_AUDIENCE_BYTES: usize = 512;
 const MAX_NONCES: usize = 6;
@@ -73,7 +74,7 @@ async fn default_token(launcher: &Inner) -> Answer {
             .token_bytes()
             .await
             .map_err(|_| (StatusCode::NOT_FOUND, "failed to get the token".to_owned())),
-        Build::Current => sign(launcher, &launcher.default_claims()),
+        Build::Current => sign(launcher, TokenType::Oidc, &launcher.default_claims()),
     }
 }
 
@@ -88,9 +89,11 @@ fn custom_token(launcher: &Inner, body: &[u8]) -> Answer {
     if options.token_type.is_empty() {
         return bad_request("token_type is a required parameter");
     }
-    if options.token_type != "OIDC" {
-        return bad_request("only token_type OIDC is to be had from the sandbox");
-    }
+    let kind = match options.token_type.as_str() {
+        "OIDC" => TokenType::Oidc,
+        "PKI" => TokenType::Pki,
+        _ => return bad_request("only token_type OIDC and PKI are to be had from the sandbox"),
+    };
     if options.audience.len() > MAX_AUDIENCE_BYTES {
         return bad_request("rpc error: code = InvalidArgument desc = audience must be at most 512 bytes");
     }
@@ -98,12 +101,12 @@ fn custom_token(launcher: &Inner, body: &[u8]) -> Answer {
     if nonces.len() > MAX_NONCES || nonces.iter().any(|nonce| !NONCE_BYTES.contains(&nonce.len())) {
         return bad_request("rpc error: code = InvalidArgument desc = at most 6 nonces of 10 to 74 bytes");
     }
-    sign(launcher, &launcher.claims_for(&options.audience, nonces))
+    sign(launcher, kind, &launcher.claims_for(&options.audience, nonces))
 }
 
-fn sign(launcher: &Inner, claims: &Value) -> Answer {
+fn sign(launcher: &Inner, kind: TokenType, claims: &Value) -> Answer {
     let token = launcher
-        .sign(claims)
+        .sign(kind, claims)
         .map_err(|_| (StatusCode::INTERNAL_SERVER_ERROR, "failed to sign the token".to_owned()))?;
     Ok(token.expose().clone().into_bytes())
 }

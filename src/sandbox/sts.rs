@@ -127,7 +127,7 @@ fn in_googles_words(why: VerifyError) -> &'static str {
         VerifyError::NotYetValid => "ID Token is issued in the future.",
         VerifyError::Audience => "The audience in ID Token does not match the expected audience.",
         VerifyError::Issuer => "The issuer in ID Token does not match the expected ones.",
-        VerifyError::Signature | VerifyError::UnknownKey | VerifyError::Algorithm => {
+        VerifyError::Signature | VerifyError::UnknownKey | VerifyError::Algorithm | VerifyError::Chain => {
             "Error connecting to the given credential's issuer, or its signature is invalid."
         }
         VerifyError::Malformed | VerifyError::MissingClaim => "Unable to parse the ID Token.",

@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::replay::Remembered;
 use super::state::{App, Loaded, Slot, unix_time};
 use crate::keys::KeyError;
-use crate::protocol::{Dek, Envelope, ErrorCode};
+use crate::protocol::{Dek, Envelope, ErrorCode, SERVER_HEADER};
 use crate::secret::Secret;
 
 /// A request that is authentic, fresh, new, and has a slot.
@@ -38,6 +38,7 @@ impl App {
         deadline: Instant,
     ) -> Result<(Opened<'_>, Secret<Vec<u8>>), ApiError> {
         let loaded = self.loaded()?;
+        self.check_server(&request)?;
         let body = body::read(request, self.limits.max_body_bytes, self.limits.body_timeout).await?;
         // Only now: whoever trickles a body must not keep others from a slot.
         let slot = self.admit()?;
@@ -51,6 +52,13 @@ impl App {
         let plaintext = plaintext?;
         let remembered = self.replay.remember(&token, unix_time())?;
         Ok((Opened { loaded, dek, remembered, slot }, plaintext))
+    }
+
+    /// A client that says which server it verified is not answered by another, nor is its key unwrapped.
+    fn check_server(&self, request: &Request) -> Result<(), ErrorCode> {
+        let Some(named) = request.headers().get(SERVER_HEADER) else { return Ok(()) };
+        let named = named.to_str().ok().and_then(|text| text.parse().ok());
+        if named == Some(self.attestor.server()) { Ok(()) } else { Err(ErrorCode::ServerChanged) }
     }
 
     async fn key(

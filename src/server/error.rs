@@ -63,6 +63,7 @@ impl IntoResponse for ApiError {
 fn message(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::AttestationExpired => "the attestation token has expired: retry later",
+        ErrorCode::AttestationUnavailable => "the launcher makes no attestation token now: retry",
         ErrorCode::ContextLengthExceeded => "the prompt does not fit the model's context: shorten it",
         ErrorCode::DeadlineExceeded => "the request took too long: ask for fewer tokens",
         ErrorCode::Draining => "the server is shutting down: retry",
@@ -80,6 +81,7 @@ fn message(code: ErrorCode) -> &'static str {
         ErrorCode::ReplaySetFull => "the server remembers as many envelopes as it can: retry later",
         ErrorCode::RequestTimeout => "the body did not arrive in time",
         ErrorCode::ServerBusy => "the server has as much work as it takes: retry",
+        ErrorCode::ServerChanged => "another server answers now: verify it, then seal the request again",
         ErrorCode::Starting => "the model is still loading: retry",
     }
 }

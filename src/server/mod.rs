@@ -7,6 +7,7 @@
 mod accept;
 mod admin;
 mod admission;
+mod attestation;
 mod body;
 mod chat;
 mod completions;
@@ -15,6 +16,7 @@ mod error;
 mod generate;
 mod generation;
 mod health;
+mod identity;
 mod lifecycle;
 mod observation;
 mod parameters;

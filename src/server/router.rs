@@ -18,8 +18,8 @@ use super::dialect::Dialect;
 use super::error::ApiError;
 use super::observation::Observation;
 use super::state::App;
-use super::{admin, generate, health, sealed};
-use crate::protocol::ErrorCode;
+use super::{admin, attestation, generate, health, sealed};
+use crate::protocol::{ATTESTATION_PATH, ErrorCode};
 use crate::telemetry::Endpoint;
 
 /// What employees' clients reach.
@@ -28,6 +28,7 @@ pub(super) fn public(app: Arc<App>) -> Router {
         .route("/generate", post(generate::handle))
         .route(Completions::PATH, post(sealed::handle::<Completions>))
         .route(Chat::PATH, post(sealed::handle::<Chat>))
+        .route(ATTESTATION_PATH, post(attestation::handle))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz));
     finish(routes, app)

@@ -59,12 +59,18 @@ async fn read<D: Dialect>(
 ) -> Result<Question, ApiError> {
     let tokenizer = Arc::clone(&opened.loaded.tokenizer);
     let default_new_tokens = app.limits.max_new_tokens;
+    let server = app.attestor.server();
     let question = blocking(move || {
         let call = Call::decode(plaintext.expose())?;
         if call.path != D::PATH {
             return Err(Rejected);
         }
-        let asked = ask::<D>(call.body.get(), &tokenizer, default_new_tokens);
+        // The header says the same, but only what is sealed cannot have been changed on the way.
+        let asked = if call.server.is_none_or(|named| named == server) {
+            ask::<D>(call.body.get(), &tokenizer, default_new_tokens)
+        } else {
+            Err(ErrorCode::ServerChanged.into())
+        };
         Ok(Question { id: call.id, asked })
     });
     Ok(question.await??)

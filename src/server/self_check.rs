@@ -18,9 +18,12 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Where the launcher's token comes from.
 pub(super) fn token_source(kms: &KmsConfig) -> TokenSource {
-    let socket = kms.token_socket.as_ref();
-    let socket = socket.map(|path| LauncherSocket::new(path, kms.timeouts.launcher));
-    TokenSource::new(&kms.token_file, socket)
+    TokenSource::new(&kms.token_file, launcher(kms, kms.timeouts.launcher))
+}
+
+/// The launcher's socket, if there is to be one; a call of it may take `timeout`.
+pub(super) fn launcher(kms: &KmsConfig, timeout: Duration) -> Option<LauncherSocket> {
+    kms.token_socket.as_ref().map(|path| LauncherSocket::new(path, timeout))
 }
 
 /// Holds the launcher's token against `profile`.

@@ -23,6 +23,8 @@ use crate::telemetry::{self, Event};
 
 /// What a drain leaves at the least for answers to reach their clients.
 const LAST_WRITES: Duration = Duration::from_secs(1);
+/// What the launcher is given for one token to order: attesting takes it seconds, and others may be before us.
+const ATTESTATION_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the model thread is waited for.
 const LAST_STEP: Duration = Duration::from_secs(1);
 
@@ -76,7 +78,9 @@ impl Service {
         let (listener, address) = listen(config.listen, "--listen").await?;
         let (admin_listener, admin_address) = listen(config.admin_listen, "--admin-listen").await?;
 
-        let app = App::new(config.limits, config.on_token_expiry);
+        let launcher = self_check::launcher(&config.kms, ATTESTATION_TIMEOUT);
+        let app = App::new(config.limits, config.on_token_expiry, launcher)
+            .map_err(|_| ServeError::NoRandomness)?;
         let stop = CancellationToken::new();
         let limits = ConnectionLimits {
             connections: config.limits.max_connections,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::blocking;
+use super::identity;
 use super::state::{App, Loaded};
 use crate::attestation::{AttestationError, Malformed, Profile, ProfileMismatch};
 use crate::config::{ModelOrigin, ServerConfig};
@@ -47,9 +48,15 @@ pub enum ServeError {
     /// The model does not load.
     #[error(transparent)]
     Model(#[from] OpenError),
+    /// The system has no randomness to give.
+    #[error("the system has no randomness to give")]
+    NoRandomness,
     /// A part of the server panicked.
     #[error("the server failed while it started")]
     Panicked,
+    /// The executable or the model cannot be read once more.
+    #[error("cannot hash the executable and the model: {0}")]
+    Identity(#[source] std::io::Error),
     /// This machine is not what it should be.
     #[error(transparent)]
     Profile(#[from] ProfileMismatch),
@@ -76,24 +83,26 @@ pub(super) async fn load(app: Arc<App>, config: ServerConfig) -> Result<Engine, 
     let keys = Keys::connect(config.kms).await?;
     // Meanwhile the way to KMS is tried, so that readiness has an answer when the model does. Whether it works is
     // no reason not to start: it may heal, and an exit is a reboot of the VM.
-    let (opened, _) =
-        tokio::join!(open(config.model, config.profile, config.quantize, config.engine), keys.probe());
-    let (engine, stop, tokenizer) = opened?;
+    let server = app.attestor.server();
+    let opening = async {
+        let (name, files) = find(config.model, config.profile).await?;
+        let identify =
+            async { identity::identify(server, files.clone()).await.map_err(ServeError::Identity) };
+        tokio::try_join!(open(name, files.clone(), config.quantize, config.engine), identify)
+    };
+    let (opened, _) = tokio::join!(opening, keys.probe());
+    let ((engine, stop, tokenizer), identity) = opened?;
+    app.attestor.set_identity(identity);
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     telemetry::emit(Event::ModelLoaded { milliseconds });
     app.set_loaded(Loaded { keys, engine, tokenizer: Arc::new(tokenizer) });
     Ok(stop)
 }
 
-/// Fetches the model if need be, and starts an engine for it.
-async fn open(
-    model: ModelOrigin,
-    profile: Profile,
-    quantize: Quantize,
-    config: EngineConfig,
-) -> Result<(Handle, Engine, Tokenizer), ServeError> {
-    let (name, files) = match model {
-        ModelOrigin::Files { name, files } => (name, files),
+/// Fetches the model if need be: its name and its files.
+async fn find(model: ModelOrigin, profile: Profile) -> Result<(String, ModelFiles), ServeError> {
+    match model {
+        ModelOrigin::Files { name, files } => Ok((name, files)),
         ModelOrigin::Fetched { source, cache } => {
             let options = FetchOptions {
                 require_locked: profile != Profile::Sandbox,
@@ -101,9 +110,18 @@ async fn open(
                 ..FetchOptions::new(cache, Manifest::built_in()?)
             };
             let directory = hub::fetch(&source, &options).await?;
-            (model_name(&source), ModelFiles::directory(directory))
+            Ok((model_name(&source), ModelFiles::directory(directory)))
         }
-    };
+    }
+}
+
+/// Starts an engine for the model.
+async fn open(
+    name: String,
+    files: ModelFiles,
+    quantize: Quantize,
+    config: EngineConfig,
+) -> Result<(Handle, Engine, Tokenizer), ServeError> {
     let opened = blocking(move || engine::open(&files, &name, quantize, config)).await;
     Ok(opened.map_err(|_| ServeError::Panicked)??)
 }

@@ -5,13 +5,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::attestation::Attestor;
 use super::lifecycle::Lifecycle;
 use super::replay::ReplayGuard;
-use crate::attestation::OnTokenExpiry;
+use crate::attestation::{LauncherSocket, OnTokenExpiry};
 use crate::config::Limits;
 use crate::engine::Handle;
 use crate::keys::{Keys, Status};
-use crate::protocol::{ErrorCode, REPLAY_WINDOW_SECS};
+use crate::protocol::{ErrorCode, REPLAY_WINDOW_SECS, ServerId};
 use crate::telemetry::{EngineReadings, Metrics};
 use crate::tokenizer::Tokenizer;
 
@@ -22,6 +23,7 @@ pub(super) struct App {
     pub(super) metrics: Metrics,
     pub(super) lifecycle: Lifecycle,
     pub(super) replay: Arc<ReplayGuard>,
+    pub(super) attestor: Attestor,
     slots: Arc<Semaphore>,
     loaded: OnceLock<Loaded>,
     on_token_expiry: OnTokenExpiry,
@@ -41,9 +43,18 @@ pub(super) struct Slot(
 );
 
 impl App {
-    /// A server that is starting.
-    pub(super) fn new(limits: Limits, on_token_expiry: OnTokenExpiry) -> Arc<Self> {
-        Arc::new(Self {
+    /// A server that is starting; `launcher` makes tokens for clients.
+    ///
+    /// # Errors
+    /// The system has no randomness to give.
+    pub(super) fn new(
+        limits: Limits,
+        on_token_expiry: OnTokenExpiry,
+        launcher: Option<LauncherSocket>,
+    ) -> Result<Arc<Self>, getrandom::Error> {
+        let attestor = Attestor::new(launcher, limits.max_attestations_per_minute, ServerId::generate()?);
+        Ok(Arc::new(Self {
+            attestor,
             metrics: Metrics::new(),
             lifecycle: Lifecycle::default(),
             replay: ReplayGuard::new(REPLAY_WINDOW_SECS, limits.max_replay_entries),
@@ -51,7 +62,7 @@ impl App {
             loaded: OnceLock::new(),
             on_token_expiry,
             limits,
-        })
+        }))
     }
 
     /// Everything is loaded: requests are taken from here on.

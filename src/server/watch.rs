@@ -87,12 +87,13 @@ mod tests {
                 max_requests: 1,
                 max_connections: 1,
                 max_replay_entries: 1,
+                max_attestations_per_minute: 1,
                 header_timeout: INTERVAL,
                 body_timeout: INTERVAL,
                 write_timeout: INTERVAL,
                 request_timeout: INTERVAL,
             };
-            let app = App::new(limits, policy);
+            let app = App::new(limits, policy, None).unwrap();
             Self { dir: tempfile::tempdir().unwrap(), clock: Clock::tokio(), app }
         }
 

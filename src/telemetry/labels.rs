@@ -8,6 +8,8 @@ use crate::protocol::ErrorCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Endpoint {
+    /// `/attestation`
+    Attestation,
     /// `/v1/chat/completions`
     ChatCompletions,
     /// `/v1/completions`
@@ -33,6 +35,7 @@ impl Endpoint {
     /// The name in metrics and events.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Attestation => "attestation",
             Self::ChatCompletions => "chat_completions",
             Self::Completions => "completions",
             Self::Generate => "generate",

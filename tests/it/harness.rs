@@ -1,6 +1,6 @@
 //! Starts the parts on loopback for the other tests, and plays the employee by hand.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use codeseal::attestation::{OnTokenExpiry, Profile};
 use codeseal::config::{Limits, Logging, ModelOrigin, ServerConfig};
 use codeseal::engine::{EngineConfig, Quantize};
 use codeseal::keys::{CacheLimits, Endpoint, KmsConfig, Timeouts, WrapConfig, Wrapper};
-use codeseal::protocol::{Call, Dek, Frame, FrameReader, Reply, RequestId, Token, WrappedDek};
+use codeseal::protocol::{Call, Dek, Frame, FrameReader, Reply, RequestId, ServerId, Token, WrappedDek};
 use codeseal::sandbox::{Sandbox, SandboxConfig};
 use codeseal::server::Service;
 use codeseal::telemetry::{LogFormat, LogLevel};
@@ -104,6 +104,7 @@ impl World {
                 max_requests: 8,
                 max_connections: 64,
                 max_replay_entries: 1000,
+                max_attestations_per_minute: 6000,
                 header_timeout: PATIENCE,
                 body_timeout: PATIENCE,
                 write_timeout: PATIENCE,
@@ -199,9 +200,14 @@ impl Server {
 impl Employee {
     /// The body of a sealed call.
     pub(crate) fn seal(&self, path: &str, body: &Value) -> Sealed {
+        self.seal_for(path, None, body)
+    }
+
+    /// The same for one server only.
+    pub(crate) fn seal_for(&self, path: &str, server: Option<ServerId>, body: &Value) -> Sealed {
         let id = RequestId::generate().unwrap();
         let body = RawValue::from_string(body.to_string()).unwrap();
-        let plaintext = Call { id, path, body: &body }.encode().unwrap();
+        let plaintext = Call { id, path, server, body: &body }.encode().unwrap();
         Sealed { id, body: self.envelope(&self.dek.seal(plaintext.expose())) }
     }
 
@@ -346,6 +352,19 @@ impl Process {
             }
         };
         tokio::time::timeout(PATIENCE, reading).await.expect("the line is logged")
+    }
+
+    /// Runs a copy of the program to its end as a user who has no rights; only root can.
+    pub(crate) async fn run_as_nobody(program: &Path, flags: &[String], home: &Path) -> Remains {
+        let mut command = Command::new(program);
+        command.args(flags).env_clear().current_dir(home).uid(65532).gid(65532).stdin(Stdio::null());
+        let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
+        let output = output.expect("the process ends").unwrap();
+        Remains {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

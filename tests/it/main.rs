@@ -11,6 +11,7 @@
 
 mod api;
 mod architecture;
+mod attestation;
 mod bad_input;
 mod canary;
 mod client;

@@ -33,6 +33,8 @@ tee.launch_policy.allow_env_override empty and allow_cmd_override false.";
 const MAX_COUNT: u64 = 1 << 28;
 /// Longer guesses are hardly ever right.
 const MAX_DRAFT: u64 = 32;
+/// The launcher makes one after the other, and each takes it a moment.
+const MAX_ATTESTATIONS: u64 = 6000;
 /// A day.
 const MAX_SECONDS: u64 = 86_400;
 
@@ -207,6 +209,11 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "CODESEAL_MAX_REPLAY_ENTRIES", value_name = "N", default_value_t = 200_000,
         value_parser = at_least_one())]
     pub(super) max_replay_entries: usize,
+
+    /// Attestation tokens made for clients; more get 429
+    #[arg(long, env = "CODESEAL_MAX_ATTESTATIONS_PER_MINUTE", value_name = "N", default_value_t = 60,
+        value_parser = RangedU64ValueParser::<u32>::new().range(1..=MAX_ATTESTATIONS))]
+    pub(super) max_attestations_per_minute: u32,
 
     /// For a request head, and for the pause between two requests of a connection
     #[arg(long, env = "CODESEAL_HEADER_TIMEOUT_SECS", value_name = "SECONDS", default_value_t = 10,

@@ -122,7 +122,7 @@ async fn the_socket_refuses_as_the_real_one_does() {
             "failed to parse POST body as TokenOptions",
         ),
         (json!([1]), "failed to parse POST body as TokenOptions"),
-        (json!({"audience": audience, "token_type": "PKI"}), "only token_type OIDC"),
+        (json!({"audience": audience, "token_type": "LIMITED_AWS"}), "only token_type OIDC"),
         (
             json!({"audience": audience, "token_type": "OIDC", "nonces": ["short"]}),
             "rpc error: code = InvalidArgument",
