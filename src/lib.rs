@@ -18,7 +18,7 @@
 //! | [`eval`] | the hole-filling benchmark |
 //! | [`server`] | the HTTP face of the workload |
 //! | [`telemetry`] | closed sets of log events and metrics, process hardening |
-//! | [`client`] | the employee's side: session, transport, `complete` |
+//! | [`client`] | the employee's side: session, transport, `complete`, `verify` |
 //! | [`sandbox`] | a local Confidential Space on loopback |
 //! | [`demo`] | the whole flow in one process |
 //!

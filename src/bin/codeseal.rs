@@ -7,7 +7,7 @@ use clap::Parser;
 use codeseal::client;
 #[cfg(feature = "sandbox")]
 use codeseal::config::client::SandboxArgs;
-use codeseal::config::client::{ClientArgs, Command, CompleteArgs, FileSettings};
+use codeseal::config::client::{ClientArgs, Command, CompleteArgs, FileSettings, VerifyArgs};
 #[cfg(all(feature = "server", feature = "sandbox"))]
 use codeseal::demo::{self, DemoConfig};
 #[cfg(feature = "sandbox")]
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     };
     let code = match command {
         Command::Complete(args) => complete(&runtime, *args),
+        Command::Verify(args) => verify(&runtime, args),
         #[cfg(feature = "sandbox")]
         Command::Sandbox(args) => sandbox(&runtime, args),
         #[cfg(all(feature = "server", feature = "sandbox"))]
@@ -51,6 +52,18 @@ fn complete(runtime: &Runtime, args: CompleteArgs) -> ExitCode {
     let terminal = stdout.is_terminal();
     let done = client::run(config, &mut stdin, &mut stdout, &mut stderr, terminal);
     match runtime.block_on(done) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(client::exit_code(&error), &error),
+    }
+}
+
+fn verify(runtime: &Runtime, args: VerifyArgs) -> ExitCode {
+    let config = FileSettings::load().map_err(Into::into).and_then(|file| args.resolve(file));
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &error),
+    };
+    match runtime.block_on(client::run_verify(config, &mut std::io::stdout())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(client::exit_code(&error), &error),
     }

@@ -1,8 +1,12 @@
-//! Completions through one session: sealed, sent, checked, opened.
+//! Completions through a session: sealed, sent, checked, opened.
 //!
+//! With a verifier, a session is held with one verified server only, and begins anew with another.
 //! Must not touch: engine, model; the terminal.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Mutex;
 
 use super::error::{ClientError, NotAuthentic, Refusal};
 use super::input::Prompt;
@@ -12,7 +16,9 @@ use super::session::Session;
 use super::show_sealed::{Wire, WireTap};
 use super::sse::SseReader;
 use super::transport::{Body, Incoming, Origin, Transport};
+use super::verify::Verifier;
 use crate::keys::WrapConfig;
+use crate::protocol::ErrorCode;
 use crate::protocol::openai::{FinishReason, Usage};
 use crate::secret::Secret;
 
@@ -22,12 +28,30 @@ const MAX_ATTEMPTS: u32 = 4;
 /// How long all waits between the attempts may be together.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
+/// How long before its token expires a verdict is no longer one: a request must arrive yet.
+const VERDICT_MARGIN_SECS: u64 = 30;
+
 /// A server and the session that is held with it.
 #[derive(Debug)]
 pub struct Client {
-    session: Session,
+    session: Mutex<Current>,
+    /// How sessions are begun; without, there is the one that the client was made with.
+    renewal: Option<Renewal>,
     transport: Transport,
     max_attempts: u32,
+}
+
+#[derive(Debug)]
+struct Current {
+    session: Arc<Session>,
+    /// In seconds since 1970.
+    verdict_expires: u64,
+}
+
+#[derive(Debug)]
+struct Renewal {
+    verifier: Verifier,
+    keys: WrapConfig,
 }
 
 /// A completion.
@@ -58,7 +82,29 @@ impl Client {
     /// # Errors
     /// [`ClientError::Internal`] if TLS cannot be set up.
     pub fn new(server: &Origin, session: Session) -> Result<Self, ClientError> {
-        Ok(Self { session, transport: Transport::new(server.clone())?, max_attempts: MAX_ATTEMPTS })
+        let session = Current { session: Arc::new(session), verdict_expires: u64::MAX };
+        Ok(Self {
+            session: Mutex::new(session),
+            renewal: None,
+            transport: Transport::new(server.clone())?,
+            max_attempts: MAX_ATTEMPTS,
+        })
+    }
+
+    /// Verifies the server first, and has a DEK wrapped only if it is what the verifier's policy says. When another
+    /// server answers, or the verdict expires, both are done again before anything else is sent.
+    ///
+    /// # Errors
+    /// [`ClientError::Untrusted`] if it is not, [`ClientError::Wrap`] as in [`Client::connect`].
+    pub async fn connect_verified(
+        server: &Origin,
+        keys: WrapConfig,
+        verifier: Verifier,
+    ) -> Result<Self, ClientError> {
+        let transport = Transport::new(server.clone())?;
+        let renewal = Renewal { verifier, keys };
+        let session = Mutex::new(renewal.begin(&transport).await?);
+        Ok(Self { session, renewal: Some(renewal), transport, max_attempts: MAX_ATTEMPTS })
     }
 
     /// Gives up at the first refusal, even if the server says that a wait can heal it.
@@ -80,8 +126,9 @@ impl Client {
         let body = request::body(prompt, options, false)?;
         let mut patience = Patience::of(self.max_attempts);
         loop {
-            match self.try_complete(&body, tap).await {
-                Err(error) => tokio::time::sleep(patience.after(error)?).await,
+            let session = self.session().await?;
+            match self.try_complete(&session, &body, tap).await {
+                Err(error) => self.before_another_attempt(error, &session, &mut patience).await?,
                 answer => return answer,
             }
         }
@@ -106,49 +153,101 @@ impl Client {
                 begun |= !text.is_empty();
                 on_text(text)
             };
-            match self.try_stream(&body, tap, &mut pass_on).await {
+            let session = self.session().await?;
+            match self.try_stream(&session, &body, tap, &mut pass_on).await {
                 Ok(end) => return Ok((end.finish, end.usage)),
                 Err(error) if begun => return Err(error),
-                Err(error) => tokio::time::sleep(patience.after(error)?).await,
+                Err(error) => self.before_another_attempt(error, &session, &mut patience).await?,
             }
         }
     }
 
+    /// The session, of a verdict that still is one.
+    async fn session(&self) -> Result<Arc<Session>, ClientError> {
+        let mut current = self.session.lock().await;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if let Some(renewal) = &self.renewal
+            && current.verdict_expires < now.saturating_add(VERDICT_MARGIN_SECS)
+        {
+            *current = renewal.begin(&self.transport).await?;
+        }
+        Ok(Arc::clone(&current.session))
+    }
+
+    /// Waits, or verifies the server that answers now, as `error` asks for.
+    async fn before_another_attempt(
+        &self,
+        error: ClientError,
+        session: &Arc<Session>,
+        patience: &mut Patience,
+    ) -> Result<(), ClientError> {
+        let Some(renewal) = self.renewal.as_ref().filter(|_| is_another_server(&error)) else {
+            tokio::time::sleep(patience.after(error)?).await;
+            return Ok(());
+        };
+        patience.spend_attempt(error)?;
+        let mut current = self.session.lock().await;
+        // Somebody else may have begun the new one already.
+        if Arc::ptr_eq(&current.session, session) {
+            *current = renewal.begin(&self.transport).await?;
+        }
+        Ok(())
+    }
+
     async fn try_complete(
         &self,
+        session: &Session,
         body: &Secret<String>,
         tap: &mut WireTap<'_>,
     ) -> Result<Answer, ClientError> {
-        let (id, sealed) = self.session.seal(PATH, body.expose())?;
+        let (id, sealed) = session.seal(PATH, body.expose())?;
         tap(Wire::Sent(&sealed));
-        let Incoming::Whole(answer) = self.transport.post(PATH, sealed, false).await? else {
+        let answer = self.transport.post(PATH, sealed, false, session.server()).await?;
+        let Incoming::Whole(answer) = answer else {
             return Err(NotAuthentic::Malformed.into());
         };
         let answer = answer.whole().await?;
         tap(Wire::Received(&answer));
-        open::reply(&self.session, id, &answer)
+        open::reply(session, id, &answer)
     }
 
     async fn try_stream(
         &self,
+        session: &Session,
         body: &Secret<String>,
         tap: &mut WireTap<'_>,
         on_text: &mut OnText<'_>,
     ) -> Result<StreamEnd, ClientError> {
-        let (id, sealed) = self.session.seal(PATH, body.expose())?;
+        let (id, sealed) = session.seal(PATH, body.expose())?;
         tap(Wire::Sent(&sealed));
-        match self.transport.post(PATH, sealed, true).await? {
-            Incoming::Stream(body) => read_frames(body, Frames::new(&self.session, id), tap, on_text).await,
+        match self.transport.post(PATH, sealed, true, session.server()).await? {
+            Incoming::Stream(body) => read_frames(body, Frames::new(session, id), tap, on_text).await,
             // Refused before the stream began, so there is nothing to stream.
             Incoming::Whole(body) => {
                 let body = body.whole().await?;
                 tap(Wire::Received(&body));
-                let answer = open::reply(&self.session, id, &body)?;
+                let answer = open::reply(session, id, &body)?;
                 on_text(answer.text.expose())?;
                 Ok(StreamEnd { finish: answer.finish, usage: answer.usage })
             }
         }
     }
+}
+
+impl Renewal {
+    /// Verifies the server; only then is a DEK made, wrapped, and bound to it.
+    async fn begin(&self, transport: &Transport) -> Result<Current, ClientError> {
+        let verdict = self.verifier.verify(transport).await?;
+        let identity = verdict.trusted()?;
+        let session = Session::start(self.keys.clone()).await?.bound_to(identity.server);
+        Ok(Current { session: Arc::new(session), verdict_expires: verdict.expires() })
+    }
+}
+
+/// Whether the request came to another server than the verified one.
+fn is_another_server(error: &ClientError) -> bool {
+    let code = ErrorCode::ServerChanged.as_str();
+    matches!(error, ClientError::Refused(refusal) if refusal.code.as_deref() == Some(code))
 }
 
 async fn read_frames(
@@ -175,9 +274,15 @@ async fn read_frames(
 
 /// How much longer a busy server is waited for.
 #[derive(Debug)]
-struct Patience {
+pub(super) struct Patience {
     attempts_left: u32,
     waited: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self::of(MAX_ATTEMPTS)
+    }
 }
 
 impl Patience {
@@ -189,17 +294,26 @@ impl Patience {
     ///
     /// # Errors
     /// `error` itself, if a repetition is not safe, cannot help, or would take too long.
-    fn after(&mut self, error: ClientError) -> Result<Duration, ClientError> {
-        self.attempts_left = self.attempts_left.saturating_sub(1);
+    pub(super) fn after(&mut self, error: ClientError) -> Result<Duration, ClientError> {
+        let error = self.spend_attempt(error)?;
         match &error {
             ClientError::Refused(Refusal { retry_after: Some(wait), .. })
-                if self.attempts_left > 0 && self.waited + *wait <= MAX_WAIT =>
+                if self.waited + *wait <= MAX_WAIT =>
             {
                 self.waited += *wait;
                 Ok(*wait)
             }
             _ => Err(error),
         }
+    }
+
+    /// Counts an attempt that ended with `error`, which is given back if another one may follow.
+    ///
+    /// # Errors
+    /// `error` itself, if that was the last.
+    fn spend_attempt(&mut self, error: ClientError) -> Result<ClientError, ClientError> {
+        self.attempts_left = self.attempts_left.saturating_sub(1);
+        if self.attempts_left > 0 { Ok(error) } else { Err(error) }
     }
 }
 

@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::input::InputError;
+use super::verify::Untrusted;
 use crate::keys::WrapError;
 use crate::protocol::{ErrorBody, ErrorCode, FrameError, Rejected};
 
@@ -28,6 +29,9 @@ pub enum ClientError {
     /// The output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(ErrorKind),
+    /// The issuer's keys, which attestation is verified with, cannot be had.
+    #[error("cannot get the keys that verify attestation: {0}")]
+    IssuerKeys(&'static str),
     /// The server said no.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -40,6 +44,9 @@ pub enum ClientError {
     /// There is no connection, or it ended before an answer began.
     #[error("cannot reach the server: {0}")]
     Unreachable(&'static str),
+    /// The server is not what the policy says.
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
     /// The session's key could not be wrapped.
     #[error("cannot wrap the session's key: {0}")]
     Wrap(#[from] WrapError),
@@ -145,12 +152,13 @@ impl From<Rejected> for ClientError {
     }
 }
 
-/// The exit code of `codeseal complete` for this error; success is 0.
+/// The exit code of `codeseal complete` and `codeseal verify` for this error; success is 0.
 pub fn exit_code(error: &ClientError) -> u8 {
     match error {
         ClientError::Refused(_) => 1,
         ClientError::Input(_) => 2,
-        ClientError::TimedOut { .. } | ClientError::Unreachable(_) => 3,
+        ClientError::IssuerKeys(_) | ClientError::TimedOut { .. } | ClientError::Unreachable(_) => 3,
+        ClientError::Untrusted(reason) => reason.exit_code(),
         ClientError::NotAuthentic(_) => 4,
         ClientError::Wrap(error) => match error {
             WrapError::Denied | WrapError::KeyUnusable | WrapError::Rejected => 1,

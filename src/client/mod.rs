@@ -13,6 +13,7 @@ mod session;
 mod show_sealed;
 mod sse;
 mod transport;
+mod verify;
 
 pub use self::complete::{Answer, Client, OnText};
 pub use self::error::{ClientError, NotAuthentic, Refusal, exit_code};
@@ -22,10 +23,11 @@ pub use self::request::CompletionOptions;
 pub use self::session::Session;
 pub use self::show_sealed::{Wire, WireTap, show_sealed};
 pub use self::transport::{Origin, OriginError};
+pub use self::verify::{Anchor, Finding, Found, Policy, PolicyError, Untrusted, Verdict, Verifier};
 
 use std::io::{ErrorKind, Write};
 
-use crate::config::client::CompleteConfig;
+use crate::config::client::{CompleteConfig, VerifyConfig};
 
 /// What `codeseal complete` does: reads the prompt, gets its completion, prints it to `out`.
 ///
@@ -47,7 +49,13 @@ pub async fn run(
     let tap: &mut WireTap<'_> = if config.show_sealed { &mut print_wire } else { &mut silent };
     let mut printer = Printer { out, terminal, ends_line: true };
     let whole = async {
-        let client = Client::connect(&config.server, config.keys).await?;
+        let client = match config.policy {
+            Some(policy) => {
+                let verifier = Verifier::new(policy);
+                Client::connect_verified(&config.server, config.keys, verifier).await?
+            }
+            None => Client::connect(&config.server, config.keys).await?,
+        };
         if config.stream {
             client.stream(&prompt, &config.options, tap, &mut |text| printer.print(text)).await?;
         } else {
@@ -61,6 +69,23 @@ pub async fn run(
         Ok(result) => result,
         Err(_) => Err(ClientError::TimedOut { secs: config.timeout.as_secs() }),
     }
+}
+
+/// What `codeseal verify` does: verifies the server and prints what was proven and what was not.
+///
+/// # Errors
+/// [`ClientError`], see [`exit_code`]; [`ClientError::Untrusted`] after the report was printed.
+pub async fn run_verify(config: VerifyConfig, out: &mut dyn Write) -> Result<(), ClientError> {
+    let verifier = Verifier::new(config.policy);
+    let verdict = tokio::time::timeout(config.timeout, verifier.verify_at(&config.server)).await;
+    let verdict = verdict.map_err(|_| ClientError::TimedOut { secs: config.timeout.as_secs() })??;
+    let report = if config.json { format!("{:#}", verdict.to_json()) } else { verdict.to_string() };
+    match writeln!(out, "{report}").map_err(|error| error.kind()) {
+        Ok(()) | Err(ErrorKind::BrokenPipe) => {}
+        Err(kind) => return Err(ClientError::Output(kind)),
+    }
+    verdict.trusted()?;
+    Ok(())
 }
 
 /// Prints pieces of text as they come.

@@ -11,6 +11,7 @@ use http::Uri;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 
 use super::error::{ClientError, NotAuthentic, Refusal};
+use crate::protocol::{SERVER_HEADER, ServerId};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -99,7 +100,7 @@ impl Transport {
         Ok(Self { http, origin })
     }
 
-    /// Sends `body` to `path` once.
+    /// Sends `body` to `path` once, for `server` alone if one is named.
     ///
     /// # Errors
     /// [`ClientError::Unreachable`] if no answer begins, [`ClientError::Refused`] if its status is not 200.
@@ -108,9 +109,13 @@ impl Transport {
         path: &str,
         body: Vec<u8>,
         stream: bool,
+        server: Option<ServerId>,
     ) -> Result<Incoming, ClientError> {
         let accept = if stream { EVENT_STREAM } else { "application/json" };
-        let request = self.http.post(format!("{}{path}", self.origin)).header(ACCEPT, accept);
+        let mut request = self.http.post(format!("{}{path}", self.origin)).header(ACCEPT, accept);
+        if let Some(server) = server {
+            request = request.header(SERVER_HEADER, server.to_string());
+        }
         let sent = request.header(CONTENT_TYPE, "application/json").body(body).send().await;
         let response = sent.map_err(|error| ClientError::Unreachable(why(&error)))?;
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());

@@ -12,7 +12,7 @@ use std::time::Duration;
 #[cfg(feature = "sandbox")]
 use http::Uri;
 
-use crate::client::{CompletionOptions, Cursor, Origin, Source};
+use crate::client::{CompletionOptions, Cursor, Origin, Policy, PolicyError, Source};
 use crate::keys::{Endpoint, KeyName, WrapConfig};
 use crate::protocol::openai::MAX_STOPS;
 #[cfg(feature = "sandbox")]
@@ -21,7 +21,7 @@ use crate::secret::Secret;
 
 #[cfg(feature = "sandbox")]
 pub use self::args::SandboxArgs;
-pub use self::args::{ClientArgs, Command, CompleteArgs};
+pub use self::args::{ClientArgs, Command, CompleteArgs, VerifyArgs};
 pub use self::file::{FileError, FileSettings};
 
 /// How long `complete` waits for its whole answer, in seconds, unless told otherwise.
@@ -38,6 +38,8 @@ pub struct CompleteConfig {
     pub server: Origin,
     /// The key that wraps the session's DEK, and the service that does it.
     pub keys: WrapConfig,
+    /// What the server must be, if that is to be verified.
+    pub policy: Option<Policy>,
     /// Where the prompt comes from.
     pub source: Source,
     /// Bytes of a file that go with a cursor at most.
@@ -49,6 +51,19 @@ pub struct CompleteConfig {
     /// Whether the sealed traffic is printed.
     pub show_sealed: bool,
     /// How long the whole answer may take, retries included.
+    pub timeout: Duration,
+}
+
+/// Everything that `codeseal verify` needs, validated.
+#[derive(Debug)]
+pub struct VerifyConfig {
+    /// Where the server is.
+    pub server: Origin,
+    /// What it must be.
+    pub policy: Policy,
+    /// Whether the report is for a program.
+    pub json: bool,
+    /// How long all answers together may take.
     pub timeout: Duration,
 }
 
@@ -66,6 +81,9 @@ pub enum SettingsError {
     /// The configuration file is wrong.
     #[error("{0}")]
     ConfigFile(#[from] FileError),
+    /// The policy is wrong.
+    #[error("{0}")]
+    Policy(#[from] PolicyError),
     /// A setting is given nowhere.
     #[error("no {what}: give {flag}, set {variable}, or put `{key}` in the configuration file")]
     Missing {
@@ -125,12 +143,9 @@ impl CompleteArgs {
     /// # Errors
     /// [`SettingsError`]: which setting is missing or wrong.
     pub fn resolve(self, file: FileSettings) -> Result<CompleteConfig, SettingsError> {
-        let server = given(self.server).or(file.server).ok_or(SettingsError::Missing {
-            what: "server",
-            flag: "--server",
-            variable: "CODESEAL_SERVER",
-            key: "server",
-        })?;
+        let server = server(self.server, file.server)?;
+        let verify = self.verify || file.verify.unwrap_or(false);
+        let policy = if verify { Some(policy(self.policy, file.policy)?) } else { None };
         let key = given(self.kms_key).or(file.kms_key).ok_or(SettingsError::Missing {
             what: "key",
             flag: "--kms-key",
@@ -146,7 +161,8 @@ impl CompleteArgs {
         let endpoint = Endpoint::Google;
         let stop = if self.stop.is_empty() { file.stop.unwrap_or_default() } else { self.stop };
         Ok(CompleteConfig {
-            server: server.parse().map_err(|error| invalid("--server", error))?,
+            server,
+            policy,
             keys: WrapConfig {
                 key: key.parse::<KeyName>().map_err(|error| invalid("--kms-key", error))?,
                 endpoint,
@@ -166,6 +182,42 @@ impl CompleteArgs {
             timeout: timeout(self.timeout_secs.or(file.timeout_secs))?,
         })
     }
+}
+
+impl VerifyArgs {
+    /// Fills what was not given from `file` and checks everything.
+    ///
+    /// # Errors
+    /// [`SettingsError`]: which setting is missing or wrong.
+    pub fn resolve(self, file: FileSettings) -> Result<VerifyConfig, SettingsError> {
+        Ok(VerifyConfig {
+            server: server(self.server, file.server)?,
+            policy: policy(self.policy, file.policy)?,
+            json: self.json,
+            timeout: timeout(self.timeout_secs.or(file.timeout_secs))?,
+        })
+    }
+}
+
+fn server(flag: Option<String>, file: Option<String>) -> Result<Origin, SettingsError> {
+    let server = given(flag).or(file).ok_or(SettingsError::Missing {
+        what: "server",
+        flag: "--server",
+        variable: "CODESEAL_SERVER",
+        key: "server",
+    })?;
+    server.parse().map_err(|error| invalid("--server", error))
+}
+
+fn policy(flag: Option<PathBuf>, file: Option<PathBuf>) -> Result<Policy, SettingsError> {
+    let policy = flag.filter(|path| !path.as_os_str().is_empty()).or(file);
+    let path = policy.ok_or(SettingsError::Missing {
+        what: "policy",
+        flag: "--policy",
+        variable: "CODESEAL_POLICY",
+        key: "policy",
+    })?;
+    Ok(Policy::read(&path)?)
 }
 
 /// An empty variable is one that is not set.

@@ -6,12 +6,13 @@
 pub mod client;
 #[cfg(feature = "server")]
 mod server;
-#[cfg(feature = "server")]
 mod table;
 
 #[cfg(feature = "server")]
 pub use self::server::{
     Action, ConfigError, Limits, Logging, ModelOrigin, ModelsCommand, ServerArgs, ServerConfig, model_cache,
 };
+#[cfg(feature = "client")]
+pub use self::table::client_configuration_table;
 #[cfg(feature = "server")]
 pub use self::table::configuration_table;

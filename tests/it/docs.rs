@@ -3,23 +3,27 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use codeseal::config::configuration_table;
+use codeseal::client::Untrusted;
+use codeseal::config::{client_configuration_table, configuration_table};
 use codeseal::protocol::ErrorCode;
-
-const BEGIN: &str = "<!-- configuration:begin -->";
-const END: &str = "<!-- configuration:end -->";
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// With `UPDATE_DOCS=1` the table is written instead of compared.
+/// With `UPDATE_DOCS=1` the tables are written instead of compared.
 #[test]
-fn the_configuration_table_is_what_the_command_line_says() {
+fn the_configuration_tables_are_what_the_command_lines_say() {
     let readme = fs::read_to_string(path("README.md")).unwrap();
-    let (before, rest) = readme.split_once(BEGIN).unwrap();
-    let (_, after) = rest.split_once(END).unwrap();
-    let current = format!("{before}{BEGIN}\n{}{END}{after}", configuration_table());
+    let mut current = readme.clone();
+    for (name, table) in
+        [("configuration", configuration_table()), ("client-configuration", client_configuration_table())]
+    {
+        let (begin, end) = (format!("<!-- {name}:begin -->"), format!("<!-- {name}:end -->"));
+        let (before, rest) = current.split_once(&begin).unwrap();
+        let (_, after) = rest.split_once(&end).unwrap();
+        current = format!("{before}{begin}\n{table}{end}{after}");
+    }
     if std::env::var_os("UPDATE_DOCS").is_some() {
         fs::write(path("README.md"), current).unwrap();
         return;
@@ -35,6 +39,16 @@ fn the_protocol_lists_every_error() {
         let row = protocol.lines().find(|line| line.starts_with('|') && line.contains(&name));
         let row = row.unwrap_or_else(|| panic!("{name} is not in a table"));
         assert!(row.contains(&code.status().to_string()), "{name} has another status: {row}");
+    }
+}
+
+#[test]
+fn the_protocol_lists_every_reason_not_to_trust_a_server() {
+    let protocol = fs::read_to_string(path("docs/protocol.md")).unwrap();
+    for reason in Untrusted::ALL {
+        let name = serde_json::to_value(reason).unwrap();
+        let row = format!("| {} | `{}` |", reason.exit_code(), name.as_str().unwrap());
+        assert!(protocol.contains(&row), "{row} is missing");
     }
 }
 

@@ -29,3 +29,4 @@ mod sandbox;
 mod shutdown;
 mod streaming;
 mod vectors;
+mod verify;

@@ -16,10 +16,28 @@ Exit codes:
   2   wrong usage or configuration, or no valid Google credentials
   3   the server, or the key service, cannot be reached or does not answer in time
   4   the answer is not authentic: forged, or cut short; do not use what was printed
+  10-34  the server is not what the policy says: see `codeseal verify --help`
   70  internal failure, or the output cannot be written
 
 Settings are taken from the flags, then from the environment, then from
 $XDG_CONFIG_HOME/codeseal/config.toml (~/.config/codeseal/config.toml).";
+
+const VERDICTS: &str = "\
+Exit codes: 0 trusted; 1, 2, 3, 70 as in `codeseal --help`; not trusted because of
+  10 malformed token           11 not RS256               12 unknown key
+  13 wrong signature           14 certificate chain       15 another issuer
+  16 another audience          17 expired                 18 not yet valid (clock?)
+  19 nonce, or identity not bound to it (replay?)         20 debug image
+  21 no secure boot            22 arguments or environment overridden
+  23 hardware or system        24 TDX firmware            25 VM image not stable
+  26 no GPU in confidential mode                          27 image digest
+  28 image reference           29 image signer            30 service account
+  31 project                   32 build                   33 weights
+  34 another GPU
+
+The policy is TOML: profile (required), image_digests or image_signers (one of them required),
+image_references, service_accounts, projects, builds, weights, gpus, audience, issuer,
+token_type (oidc or pki), jwks, pki_root.";
 
 /// Confidential code completion: prompts are sealed here and opened only by an attested workload.
 #[derive(Parser)]
@@ -35,6 +53,8 @@ pub struct ClientArgs {
 pub enum Command {
     /// Complete code; the generated text, exactly, goes to stdout and nothing else does
     Complete(Box<CompleteArgs>),
+    /// Verify a server's attestation against a policy; says what was proven and what was not
+    Verify(VerifyArgs),
     /// Run a local Confidential Space: launcher, token exchange and key service on loopback
     #[cfg(feature = "sandbox")]
     Sandbox(SandboxArgs),
@@ -60,6 +80,14 @@ pub struct CompleteArgs {
     #[cfg(feature = "sandbox")]
     #[arg(long, env = "CODESEAL_SANDBOX_ENDPOINT", value_name = "URL")]
     pub(super) sandbox_endpoint: Option<String>,
+
+    /// Verify the server against the policy before anything is sent, and again when another one answers
+    #[arg(long, env = "CODESEAL_VERIFY")]
+    pub(super) verify: bool,
+
+    /// The policy for --verify: a TOML file, see `codeseal verify --help`
+    #[arg(long, env = "CODESEAL_POLICY", value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
 
     /// New tokens at most [default: the server's]
     #[arg(long, env = "CODESEAL_MAX_TOKENS", value_name = "N")]
@@ -100,6 +128,27 @@ pub struct CompleteArgs {
     /// The text to continue; `-` reads it from stdin, which keeps it out of the process list
     #[arg(group = "input", required_unless_present_any = ["fim", "file"])]
     pub(super) prompt: Option<String>,
+}
+
+/// The flags of `codeseal verify`, as typed.
+#[derive(Args)]
+#[command(after_help = VERDICTS)]
+pub struct VerifyArgs {
+    /// Where the server is, such as http://10.0.0.7:8080
+    #[arg(long, env = "CODESEAL_SERVER", value_name = "URL")]
+    pub(super) server: Option<String>,
+
+    /// What the server must be: a TOML file
+    #[arg(long, env = "CODESEAL_POLICY", value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Seconds to wait for all answers together [default: 120]
+    #[arg(long, env = "CODESEAL_TIMEOUT_SECS", value_name = "SECONDS")]
+    pub(super) timeout_secs: Option<u64>,
 }
 
 /// The flags of `codeseal sandbox`.

@@ -24,6 +24,10 @@ pub struct FileSettings {
     /// See `--sandbox-endpoint`.
     #[cfg(feature = "sandbox")]
     pub sandbox_endpoint: Option<String>,
+    /// See `--verify`.
+    pub verify: Option<bool>,
+    /// See `--policy`.
+    pub policy: Option<PathBuf>,
     /// See `--max-tokens`.
     pub max_tokens: Option<NonZeroUsize>,
     /// See `--temperature`.
@@ -56,6 +60,21 @@ pub enum FileError {
 }
 
 impl FileSettings {
+    /// What may stand in the file.
+    pub const KEYS: &[&str] = &[
+        "server",
+        "kms_key",
+        #[cfg(feature = "sandbox")]
+        "sandbox_endpoint",
+        "verify",
+        "policy",
+        "max_tokens",
+        "temperature",
+        "stop",
+        "context_bytes",
+        "timeout_secs",
+    ];
+
     /// Reads `$XDG_CONFIG_HOME/codeseal/config.toml`, or `~/.config/codeseal/config.toml`; none is no error.
     ///
     /// # Errors
@@ -119,6 +138,16 @@ mod tests {
         let FileError::Parse { line, message } = error else { panic!("{error}") };
         assert_eq!(line, 2);
         assert!(message.contains("`kms-key`"), "{message}");
+    }
+
+    #[test]
+    fn the_list_of_keys_is_what_the_file_may_hold() {
+        let FileError::Parse { message, .. } = FileSettings::parse("nonsense = 1").unwrap_err() else {
+            panic!("nonsense is no setting")
+        };
+        let (_, known) = message.split_once("expected one of ").unwrap();
+        let known: Vec<_> = known.split('`').filter(|part| part.starts_with(char::is_alphabetic)).collect();
+        assert_eq!(known, FileSettings::KEYS);
     }
 
     #[test]

@@ -1,0 +1,58 @@
+//! The issuer's public keys: from its address, anew for each verification, or from a file.
+//!
+//! Must not touch: tokens.
+
+use std::path::Path;
+use std::time::Duration;
+
+use jsonwebtoken::jwk::JwkSet;
+
+use super::super::error::ClientError;
+
+/// For a whole key set.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Far more than the keys of any issuer.
+const MAX_BYTES: usize = 256 * 1024;
+
+const MALFORMED: ClientError = ClientError::IssuerKeys("what is there is no key set");
+const UNREACHABLE: ClientError =
+    ClientError::IssuerKeys("their address cannot be reached, check the network");
+
+/// The key set at `url`.
+///
+/// # Errors
+/// [`ClientError::IssuerKeys`]
+pub(super) async fn fetch(url: &str) -> Result<JwkSet, ClientError> {
+    let is_local = url.starts_with("http://127.0.0.1");
+    let mut builder = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
+    if is_local {
+        builder = builder.no_proxy().tls_certs_only([]);
+    }
+    let http = builder
+        .build()
+        .map_err(|_| ClientError::Internal("cannot set up TLS: install the system's CA certificates"))?;
+    let mut answer = http.get(url).send().await.map_err(|_| UNREACHABLE)?;
+    if answer.status().as_u16() != 200 {
+        return Err(ClientError::IssuerKeys("their address answers with an error"));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|_| UNREACHABLE)? {
+        if body.len() + chunk.len() > MAX_BYTES {
+            return Err(MALFORMED);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    serde_json::from_slice(&body).map_err(|_| MALFORMED)
+}
+
+/// The key set in the file at `path`.
+///
+/// # Errors
+/// [`ClientError::IssuerKeys`]
+pub(super) fn read(path: &Path) -> Result<JwkSet, ClientError> {
+    let unreadable = |_| ClientError::IssuerKeys("their file cannot be read");
+    if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_BYTES as u64 {
+        return Err(MALFORMED);
+    }
+    serde_json::from_slice(&std::fs::read(path).map_err(unreadable)?).map_err(|_| MALFORMED)
+}

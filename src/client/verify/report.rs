@@ -1,0 +1,169 @@
+//! What was proven about a server and what was not, for people and for programs.
+//!
+//! Must not touch: how it was found out.
+
+use std::fmt::{self, Write as _};
+
+use serde_json::{Value, json};
+
+use super::untrusted::Untrusted;
+use crate::attestation::Profile;
+use crate::protocol::Identity;
+
+/// One question and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was asked.
+    pub what: &'static str,
+    /// What was found.
+    pub found: Found,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is as the policy says: this value.
+    Proven(String),
+    /// It is not.
+    Refused(Untrusted),
+    /// The policy does not ask; the token says this.
+    NotAsked(Option<String>),
+}
+
+/// What came of a verification.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    pub(super) findings: Vec<Finding>,
+    pub(super) profile: Profile,
+    /// Of the server that sent the token; bound to the token only if freshness was proven.
+    pub(super) identity: Identity,
+    pub(super) version: String,
+    /// When the token expires, in seconds since 1970; zero if it could not be read.
+    pub(super) expires: u64,
+}
+
+impl Verdict {
+    /// The server, if it is what the policy says.
+    ///
+    /// # Errors
+    /// The first reason why it is not.
+    pub fn trusted(&self) -> Result<Identity, Untrusted> {
+        match self.reasons().next() {
+            None => Ok(self.identity),
+            Some(reason) => Err(reason),
+        }
+    }
+
+    /// When this verdict is no longer one, in seconds since 1970.
+    pub fn expires(&self) -> u64 {
+        self.expires
+    }
+
+    fn reasons(&self) -> impl Iterator<Item = Untrusted> {
+        self.findings.iter().filter_map(|finding| match finding.found {
+            Found::Refused(reason) => Some(reason),
+            _ => None,
+        })
+    }
+
+    /// What no attestation of this kind can show, and what the policy does not ask.
+    fn not_proven(&self) -> Vec<String> {
+        let mut open: Vec<String> = match self.profile {
+            #[cfg(feature = "sandbox")]
+            Profile::Sandbox => vec!["anything at all: a sandbox signs whatever it is told".to_owned()],
+            Profile::ShieldedPreview => vec![
+                "memory: a Shielded VM does not encrypt it, so the host can read it".to_owned(),
+                "GPU: nothing attests to it, and what crosses the bus and lies in it is in clear".to_owned(),
+            ],
+            Profile::Sev | Profile::Tdx => vec![
+                "GPU: nothing attests to one, and what crosses the bus to it is in clear".to_owned(),
+                "somebody with a probe on the memory bus".to_owned(),
+            ],
+            Profile::TdxH100 => vec![
+                "that the attested GPU is the one in this VM: the claims do not bind one to the other"
+                    .to_owned(),
+                "somebody with a probe on the memory bus or between CPU and GPU".to_owned(),
+            ],
+        };
+        open.push(
+            "that this connection ends in the attested VM: what is sealed can be opened there only because the \
+             key's own condition releases it to such a workload"
+                .to_owned(),
+        );
+        for finding in &self.findings {
+            if let Found::NotAsked(said) = &finding.found {
+                let said = said.as_ref().map_or_else(String::new, |said| format!(", the token says {said}"));
+                open.push(format!("{}: the policy does not ask{}", finding.what, printable(&said)));
+            }
+        }
+        open
+    }
+
+    /// For programs.
+    pub fn to_json(&self) -> Value {
+        let proven = self.findings.iter().filter_map(|finding| match &finding.found {
+            Found::Proven(value) => Some((finding.what.to_owned(), Value::from(value.as_str()))),
+            _ => None,
+        });
+        let refused = self.findings.iter().filter_map(|finding| match finding.found {
+            Found::Refused(reason) => Some(json!({
+                "what": finding.what,
+                "kind": reason,
+                "exit_code": reason.exit_code(),
+                "message": reason.to_string(),
+            })),
+            _ => None,
+        });
+        let trusted = self.trusted();
+        json!({
+            "trusted": trusted.is_ok(),
+            "exit_code": trusted.map_or_else(Untrusted::exit_code, |_| 0),
+            "profile": self.profile,
+            "encrypts_memory": self.profile.encrypts_memory(),
+            "proven": serde_json::Map::from_iter(proven),
+            "refused": refused.collect::<Vec<_>>(),
+            "not_proven": self.not_proven(),
+            "server": {
+                "version": self.version,
+                "build": self.identity.build,
+                "weights": self.identity.weights,
+                "id": self.identity.server,
+            },
+            "expires": self.expires,
+        })
+    }
+}
+
+/// For people.
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        match self.trusted() {
+            Ok(_) => writeln!(text, "trusted: the server is what the policy says")?,
+            Err(reason) => writeln!(text, "NOT TRUSTED: {reason}")?,
+        }
+        writeln!(text, "\nproven")?;
+        for finding in &self.findings {
+            match &finding.found {
+                Found::Proven(value) => writeln!(text, "  ✓ {:<16} {}", finding.what, printable(value))?,
+                Found::Refused(reason) => writeln!(text, "  ✗ {:<16} {reason}", finding.what)?,
+                Found::NotAsked(_) => {}
+            }
+        }
+        writeln!(text, "\nnot proven")?;
+        for open in self.not_proven() {
+            writeln!(text, "  - {open}")?;
+        }
+        writeln!(text, "\nthe server says")?;
+        writeln!(text, "  version {}", printable(&self.version))?;
+        writeln!(text, "  build   {}", self.identity.build)?;
+        writeln!(text, "  weights {}", self.identity.weights)?;
+        write!(text, "  process {}", self.identity.server)?;
+        f.write_str(&text)
+    }
+}
+
+/// Foreign text without what could steer a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).take(200).collect()
+}
