@@ -27,6 +27,7 @@ mod model;
 mod python_client;
 mod sandbox;
 mod shutdown;
+mod signing;
 mod streaming;
 mod vectors;
 mod verify;
