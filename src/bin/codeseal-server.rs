@@ -1,12 +1,16 @@
 //! The workload: reads its configuration, hardens itself, serves until a signal, says how it ended.
 
+use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
 use codeseal::config::{Action, ModelsCommand, ServerArgs, ServerConfig};
+use codeseal::engine::ModelFiles;
 use codeseal::eval::FimConfig;
 use codeseal::hub::{self, FetchOptions, Manifest, Progress};
+use codeseal::protocol::Digest;
 use codeseal::telemetry::{self, Event};
 use codeseal::{config, eval, server};
 use tokio::runtime::Runtime;
@@ -79,7 +83,12 @@ async fn eval_fim(config: FimConfig) -> Result<(), Failure> {
 }
 
 async fn models(command: ModelsCommand) -> Result<(), Failure> {
-    let ModelsCommand::Lock { model, manifest, model_cache, hugging_face_token } = command;
+    let (model, manifest, model_cache, hugging_face_token) = match command {
+        ModelsCommand::Digest { model } => return digest(&model),
+        ModelsCommand::Lock { model, manifest, model_cache, hugging_face_token } => {
+            (model, manifest, model_cache, hugging_face_token)
+        }
+    };
     let cache = config::model_cache(model_cache).map_err(|error| (USAGE, error.to_string()))?;
     let built_in = Manifest::built_in().map_err(internal)?;
     let options = FetchOptions {
@@ -88,6 +97,11 @@ async fn models(command: ModelsCommand) -> Result<(), Failure> {
         ..FetchOptions::new(cache, built_in)
     };
     hub::lock(&model, &options, &manifest).await.map_err(internal)
+}
+
+fn digest(model: &Path) -> Result<(), Failure> {
+    let digest = ModelFiles::directory(model).digest().map_err(internal)?;
+    writeln!(std::io::stdout(), "{}", Digest::new(digest)).map_err(internal)
 }
 
 fn internal(error: impl std::error::Error) -> Failure {

@@ -77,7 +77,11 @@ impl ModelFiles {
     pub fn digest(&self) -> io::Result<[u8; 32]> {
         let mut all = Sha256::new();
         all.update(b"codeseal weights v1");
-        for name in self.names()? {
+        let names = self.names()?;
+        if names.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "there is no model in that place"));
+        }
+        for name in names {
             let mut hash = Sha256::new();
             let (mut file, mut chunk) = (self.open(&name)?, vec![0; CHUNK_BYTES]);
             loop {
@@ -144,6 +148,7 @@ mod tests {
         assert_eq!(one, digest(&[("tokenizer.json", b"2"), ("config.json", b"1"), ("README.md", b"3")]));
         assert_ne!(one, digest(&[("config.json", b"2"), ("tokenizer.json", b"1")]));
         assert_ne!(one, digest(&[("config.json", b"1")]));
+        assert_eq!(ModelFiles::embedded(&[]).digest().unwrap_err().kind(), io::ErrorKind::NotFound);
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.json"), "1").unwrap();
         std::fs::write(dir.path().join("tokenizer.json"), "2").unwrap();

@@ -19,7 +19,7 @@ use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::harness::{PATIENCE, Server, World};
+use crate::harness::{PATIENCE, Server, World, run_server, tiny};
 
 /// What a dishonest or broken server makes of a request.
 type Forge = Box<dyn Fn(&Sandbox, &AttestationRequest, &Identity) -> String + Send + Sync>;
@@ -199,6 +199,9 @@ async fn a_real_server_is_trusted_and_says_what_is_not_proven() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&report["trusted"], &report["encrypts_memory"]), (&json!(true), &json!(false)));
     let weights = report["server"]["weights"].as_str().unwrap().to_owned();
+
+    let digest = ["models", "digest", "--model", tiny().to_str().unwrap()].map(String::from);
+    assert_eq!(run_server(&digest).await.stdout.trim(), weights, "the same is computed without a server");
 
     // What was seen can be pinned, and another value is refused.
     desk.policy("shielded-preview", &format!("weights = ['{weights}']"));

@@ -71,6 +71,13 @@ pub(super) enum ServerCommand {
 /// What can be done with the manifest. No `Debug`: a token may be among it.
 #[derive(Subcommand)]
 pub enum ModelsCommand {
+    /// Print the hash over a model's files, which `/attestation` binds and a client's policy can pin
+    Digest {
+        /// A directory with the model
+        #[arg(long, value_name = "DIR")]
+        model: PathBuf,
+    },
+
     /// Download a model where you trust the network, and write its hashes into the manifest
     Lock {
         /// hf://owner/name, with @revision if need be, or gs://bucket/prefix
