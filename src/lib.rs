@@ -16,6 +16,7 @@
 //! | [`prompt`] | CodeGemma's templates as token ids, budgets, stop matcher |
 //! | [`engine`] | the one model thread and its async handle |
 //! | [`eval`] | the hole-filling benchmark |
+//! | [`policy`] | launch policies linted, attribute conditions written and evaluated; pure |
 //! | [`server`] | the HTTP face of the workload |
 //! | [`telemetry`] | closed sets of log events and metrics, process hardening |
 //! | [`client`] | the employee's side: session, transport, `complete`, `verify` |
@@ -42,6 +43,8 @@ mod kernels;
 pub mod keys;
 #[cfg(feature = "server")]
 pub mod model;
+#[cfg(any(feature = "client", feature = "sandbox"))]
+pub mod policy;
 #[cfg(feature = "server")]
 pub mod prompt;
 pub mod protocol;

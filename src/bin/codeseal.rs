@@ -7,7 +7,7 @@ use clap::Parser;
 use codeseal::client;
 #[cfg(feature = "sandbox")]
 use codeseal::config::client::SandboxArgs;
-use codeseal::config::client::{ClientArgs, Command, CompleteArgs, FileSettings, VerifyArgs};
+use codeseal::config::client::{ClientArgs, Command, CompleteArgs, FileSettings, PolicyArgs, VerifyArgs};
 #[cfg(all(feature = "server", feature = "sandbox"))]
 use codeseal::demo::{self, DemoConfig};
 #[cfg(feature = "sandbox")]
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     let code = match command {
         Command::Complete(args) => complete(&runtime, *args),
         Command::Verify(args) => verify(&runtime, args),
+        Command::Policy(args) => policy(args),
         #[cfg(feature = "sandbox")]
         Command::Sandbox(args) => sandbox(&runtime, args),
         #[cfg(all(feature = "server", feature = "sandbox"))]
@@ -66,6 +67,18 @@ fn verify(runtime: &Runtime, args: VerifyArgs) -> ExitCode {
     match runtime.block_on(client::run_verify(config, &mut std::io::stdout())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(client::exit_code(&error), &error),
+    }
+}
+
+fn policy(args: PolicyArgs) -> ExitCode {
+    let command = match args.resolve() {
+        Ok(command) => command,
+        Err(error) => return fail(USAGE, &error),
+    };
+    match command.run(&mut std::io::stdout()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => fail(INTERNAL, &error),
     }
 }
 

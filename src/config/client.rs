@@ -4,6 +4,7 @@
 
 mod args;
 mod file;
+mod policy;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::secret::Secret;
 pub use self::args::SandboxArgs;
 pub use self::args::{ClientArgs, Command, CompleteArgs, VerifyArgs};
 pub use self::file::{FileError, FileSettings};
+pub use self::policy::PolicyArgs;
 
 /// How long `complete` waits for its whole answer, in seconds, unless told otherwise.
 const DEFAULT_TIMEOUT_SECS: u64 = 120;
@@ -301,7 +303,6 @@ mod tests {
         let matches = command.try_get_matches_from(["codeseal", "complete"].iter().chain(flags))?;
         match ClientArgs::from_arg_matches(&matches)?.command {
             Command::Complete(args) => Ok(*args),
-            #[cfg(feature = "sandbox")]
             _ => unreachable!("the command is complete"),
         }
     }

@@ -8,9 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::condition::{LookedAt, Unmet};
 use super::tokens::Principal;
 use crate::attestation::verify::VerifyError;
+use crate::policy::{LookedAt, Unmet};
 
 /// How many exchanges are remembered one by one.
 const MAX_EXCHANGES: usize = 64;

@@ -5,7 +5,6 @@
 //! Must not touch: production code paths.
 
 pub mod claims;
-mod condition;
 mod control;
 mod faults;
 mod iam;
@@ -33,7 +32,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use self::condition::{Condition, ConditionError, LookedAt, Unmet};
 use self::control::Control;
 pub use self::faults::{Active, Fault, Faults};
 use self::faults::{Struck, Target};
@@ -43,6 +41,7 @@ pub use self::launcher::{Build, Launcher, SOCKET, TOKEN_FILE};
 pub use self::ledger::{Counts, Exchange, Ledger, Tally, Verdict};
 pub use self::tokens::Principal;
 use self::tokens::Tokens;
+use crate::policy::{Condition, ConditionError};
 use crate::secret::Secret;
 
 /// The name of the key unless configured otherwise.

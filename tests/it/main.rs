@@ -24,6 +24,7 @@ mod harness;
 mod hub;
 mod keys;
 mod model;
+mod policy;
 mod python_client;
 mod sandbox;
 mod shutdown;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::policy::PolicyArgs;
 use crate::client::Cursor;
 
 const EXIT_CODES: &str = "\
@@ -55,6 +56,9 @@ pub enum Command {
     Complete(Box<CompleteArgs>),
     /// Verify a server's attestation against a policy; says what was proven and what was not
     Verify(VerifyArgs),
+    /// Lint a launch policy, write an attribute condition, or test one
+    #[command(subcommand)]
+    Policy(PolicyArgs),
     /// Run a local Confidential Space: launcher, token exchange and key service on loopback
     #[cfg(feature = "sandbox")]
     Sandbox(SandboxArgs),

@@ -21,6 +21,7 @@ const STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// A condition that parses.
 pub struct Condition {
+    text: String,
     whole: Program,
     clauses: Vec<Clause>,
     paths: Vec<String>,
@@ -70,6 +71,27 @@ pub struct LookedAt {
     pub value: Option<Value>,
 }
 
+/// What a condition, or a clause of it, comes to. Only [`Verdict::True`] lets a token through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// It cannot be evaluated: a claim is missing, or has the wrong type.
+    NotEvaluable,
+}
+
+/// One operand of the top-level conjunction, and what it comes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClauseVerdict {
+    /// As it is written.
+    pub clause: String,
+    /// What it comes to by itself.
+    pub verdict: Verdict,
+}
+
 struct Clause {
     text: String,
     program: Program,
@@ -104,7 +126,7 @@ impl Condition {
             .map(|clause| Ok(Clause { text: clause.clone(), program: compile(clause)? }))
             .collect::<Result<_, ConditionError>>()
             .unwrap_or_default();
-        Ok(Self { whole, clauses, paths: outline.paths })
+        Ok(Self { text: text.trim().to_owned(), whole, clauses, paths: outline.paths })
     }
 
     /// Holds `claims` against the condition.
@@ -127,6 +149,21 @@ impl Condition {
             }
         }
         Err(Unmet { clause: None, not_evaluable: verdict.is_none() })
+    }
+
+    /// What each clause comes to by itself; the whole condition is one clause if it is no plain conjunction.
+    pub fn clause_by_clause(&self, claims: &Value) -> Vec<ClauseVerdict> {
+        let verdict = |program| match evaluate(program, claims) {
+            Some(true) => Verdict::True,
+            Some(false) => Verdict::False,
+            None => Verdict::NotEvaluable,
+        };
+        let judge = |text: &String, verdict| ClauseVerdict { clause: text.clone(), verdict };
+        let all = || match self.clauses.as_slice() {
+            [] => vec![judge(&self.text, verdict(&self.whole))],
+            clauses => clauses.iter().map(|clause| judge(&clause.text, verdict(&clause.program))).collect(),
+        };
+        deep(all).unwrap_or_else(|| vec![judge(&self.text, Verdict::NotEvaluable)])
     }
 
     /// The claims that the condition mentions, as `claims` has them.
@@ -232,35 +269,50 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::sandbox::claims;
+
+    /// A token's claims, as the sandbox's launcher makes them.
+    fn sample(name: &str) -> Value {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/claims/");
+        serde_json::from_str(&std::fs::read_to_string(format!("{directory}{name}.json")).unwrap()).unwrap()
+    }
 
     fn check(condition: &str, claims: &Value) -> Result<(), Unmet> {
         Condition::parse(condition).unwrap().check(claims)
     }
 
     #[test]
-    fn the_codelabs_condition_names_the_clause_that_fails() {
-        let condition = claims::codelab_condition(&claims::shielded_preview());
-        assert_eq!(check(&condition, &claims::shielded_preview()), Ok(()));
-        let wrong = claims::with_image_digest(claims::shielded_preview(), "sha256:0");
-        let unmet = check(&condition, &wrong).unwrap_err();
-        assert!(unmet.clause.unwrap().starts_with("assertion.submods.container.image_digest == 'sha256:"));
-        assert!(!unmet.not_evaluable);
-        let unmet = check(&condition, &claims::tdx()).unwrap_err();
-        assert_eq!(unmet.clause.as_deref(), Some("assertion.swname == 'HARDENED_SHIELDED'"));
+    fn the_first_clause_that_fails_is_named() {
+        let condition = "assertion.hwmodel == 'GCP_SHIELDED_VM' &&\n assertion.swname == 'HARDENED_SHIELDED' \
+            && 'a@b' in assertion.accounts";
+        let unmet = check(condition, &json!({"hwmodel": "GCP_SHIELDED_VM", "swname": "x"})).unwrap_err();
+        let named = Some("assertion.swname == 'HARDENED_SHIELDED'".to_owned());
+        assert_eq!(unmet, Unmet { clause: named, not_evaluable: false });
     }
 
     #[test]
     fn a_missing_claim_denies_and_says_so() {
-        let mut without = claims::shielded_preview();
-        without.as_object_mut().unwrap().remove("google_service_accounts");
-        let unmet = check(&claims::codelab_condition(&claims::shielded_preview()), &without).unwrap_err();
+        let unmet = check("true && 'a@b' in assertion.google_service_accounts", &json!({})).unwrap_err();
         assert!(unmet.not_evaluable);
+        let text = unmet.to_string();
         assert!(
-            unmet
-                .to_string()
-                .ends_with("in assertion.google_service_accounts: a claim is missing or has the wrong type")
+            text.ends_with("in assertion.google_service_accounts: a claim is missing or has the wrong type")
         );
+    }
+
+    #[test]
+    fn each_clause_is_judged_by_itself() {
+        let judged = |condition: &str| {
+            let clauses = Condition::parse(condition).unwrap().clause_by_clause(&json!({"a": 1}));
+            clauses.into_iter().map(|clause| (clause.clause, clause.verdict)).collect::<Vec<_>>()
+        };
+        let expected = [
+            ("assertion.a == 1", Verdict::True),
+            ("assertion.b == 1", Verdict::NotEvaluable),
+            ("(false || assertion.a == 2)", Verdict::False),
+        ];
+        let expected = expected.map(|(clause, verdict)| (clause.to_owned(), verdict));
+        assert_eq!(judged("assertion.a == 1 && assertion.b == 1 && (false || assertion.a == 2)"), expected);
+        assert_eq!(judged(" false || true "), [("false || true".to_owned(), Verdict::True)]);
     }
 
     #[test]
@@ -277,8 +329,8 @@ mod tests {
             'STABLE' in assertion.submods.confidential_space.support_attributes && \
             !has(assertion.submods.container.cmd_override) && assertion.submods.nvidia_gpu.cc_mode=='ON' && \
             int(assertion.swversion[0]) >= 240900 && assertion.submods.container.image_reference.startsWith('us-')";
-        assert_eq!(check(condition, &claims::tdx_h100()), Ok(()));
-        let unmet = check(condition, &claims::tdx()).unwrap_err();
+        assert_eq!(check(condition, &sample("tdx-h100")), Ok(()));
+        let unmet = check(condition, &sample("tdx")).unwrap_err();
         assert_eq!(unmet.clause.as_deref(), Some("assertion.submods.nvidia_gpu.cc_mode=='ON'"));
     }
 

@@ -1,0 +1,177 @@
+//! `codeseal policy`: flags → what to lint, test or write, with the files read.
+//!
+//! Must not touch: what is dangerous; that is in [`crate::policy`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::{Subcommand, ValueEnum};
+
+use super::{SettingsError, invalid};
+use crate::attestation::Profile;
+use crate::policy::conditions::{
+    ImageDigest, ImageReference, Images, ServiceAccount, SigningKey, Workload, codelab, hardened,
+};
+use crate::policy::lint::Launcher;
+use crate::policy::{Condition, Image, PolicyCommand, claims_of};
+
+const LINT_EXIT_CODES: &str = "\
+Exit codes:
+  0   nothing worse than notes
+  1   errors or warnings
+  2   wrong usage, or a file that is no image";
+
+const TEST_EXIT_CODES: &str = "\
+Exit codes:
+  0   the condition is met (and, with --strict, by none of the what-ifs)
+  1   it is not
+  2   wrong usage, or a file that is no condition or no claims";
+
+/// The subcommands of `codeseal policy`, as typed.
+#[derive(Subcommand)]
+pub enum PolicyArgs {
+    /// Explain an image's launch policy, and flag what lets the operator in
+    #[command(after_help = LINT_EXIT_CODES)]
+    Lint {
+        /// A Dockerfile, or the JSON of an image: of `docker inspect`, or its OCI configuration
+        #[arg(value_name = "FILE")]
+        image: PathBuf,
+
+        /// With the JSON of an image: its Dockerfile, to tell what the base image sets
+        #[arg(long, value_name = "FILE")]
+        dockerfile: Option<PathBuf>,
+
+        /// A build argument of the Dockerfile; may be repeated
+        #[arg(long, value_name = "NAME=VALUE")]
+        build_arg: Vec<String>,
+
+        /// The VM image's launcher: the codelab's GPU preview, or today's
+        #[arg(long, value_enum, default_value = "current")]
+        launcher: LauncherName,
+
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Evaluate an attribute condition as Google's token service does, clause by clause
+    #[command(after_help = TEST_EXIT_CODES)]
+    Test {
+        /// The condition (CEL)
+        #[arg(long, value_name = "FILE")]
+        condition: PathBuf,
+
+        /// The claims (JSON), or an attestation token, whose signature is not verified
+        #[arg(long, value_name = "FILE")]
+        claims: PathBuf,
+
+        /// Fail also if a debug image, another digest and the like would get the key
+        #[arg(long)]
+        strict: bool,
+
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Write an attribute condition
+    Condition {
+        /// What the machine must be: shielded-preview, sev, tdx or tdx-h100
+        #[arg(long, value_name = "NAME")]
+        profile: Profile,
+
+        /// The image: sha256:…; may be repeated while an upgrade is under way
+        #[arg(long, value_name = "DIGEST", required_unless_present = "signing_key", value_parser = parse::<ImageDigest>)]
+        image_digest: Vec<ImageDigest>,
+
+        /// In place of digests: any image that this key has signed, as ALGORITHM:SHA256-OF-THE-KEY
+        #[arg(long, value_name = "KEY", conflicts_with = "image_digest", value_parser = parse::<SigningKey>)]
+        signing_key: Vec<SigningKey>,
+
+        /// The name that the image is pulled by, with its tag
+        #[arg(long, value_name = "IMAGE", value_parser = parse::<ImageReference>)]
+        image_reference: Option<ImageReference>,
+
+        /// The service account that the VM runs as
+        #[arg(long, value_name = "EMAIL", value_parser = parse::<ServiceAccount>)]
+        service_account: ServiceAccount,
+
+        /// The codelab's condition, which lets debug images and overrides pass
+        #[arg(long)]
+        codelab: bool,
+    },
+}
+
+/// [`Launcher`], as typed.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum LauncherName {
+    /// That of the codelab's GPU preview image
+    Preview,
+    /// That of today's images
+    Current,
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+impl PolicyArgs {
+    /// Reads the files that were named.
+    ///
+    /// # Errors
+    /// [`SettingsError`]: which flag is wrong.
+    pub fn resolve(self) -> Result<PolicyCommand, SettingsError> {
+        match self {
+            Self::Lint { image, dockerfile, build_arg, launcher, json } => {
+                let arguments = build_arg.iter().map(|text| {
+                    let pair =
+                        text.split_once('=').ok_or_else(|| invalid("--build-arg", "must be NAME=VALUE"));
+                    pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
+                });
+                let arguments = arguments.collect::<Result<BTreeMap<_, _>, _>>()?;
+                let open = |flag, path: &Path| {
+                    let image = Image::read(&read(flag, path)?, &arguments);
+                    image.map(Box::new).map_err(|error| invalid(flag, error))
+                };
+                Ok(PolicyCommand::Lint {
+                    image: open("FILE", &image)?,
+                    dockerfile: dockerfile.map(|path| open("--dockerfile", &path)).transpose()?,
+                    launcher: match launcher {
+                        LauncherName::Preview => Launcher::Preview,
+                        LauncherName::Current => Launcher::Current,
+                    },
+                    json,
+                })
+            }
+            Self::Test { condition, claims, strict, json } => Ok(PolicyCommand::Test {
+                condition: Condition::parse(&read("--condition", &condition)?)
+                    .map_err(|error| invalid("--condition", error))?,
+                claims: claims_of(&read("--claims", &claims)?).map_err(|error| invalid("--claims", error))?,
+                strict,
+                json,
+            }),
+            Self::Condition {
+                profile,
+                image_digest,
+                signing_key,
+                image_reference,
+                service_account,
+                codelab: is_codelab,
+            } => {
+                let images = if signing_key.is_empty() {
+                    Images::Digests(image_digest)
+                } else {
+                    Images::SignedBy(signing_key)
+                };
+                let workload = Workload { images, image_reference, service_account };
+                let write = if is_codelab { codelab } else { hardened };
+                let condition = write(profile, &workload).map_err(|error| invalid("the condition", error))?;
+                Ok(PolicyCommand::Condition(condition))
+            }
+        }
+    }
+}
+
+fn read(flag: &'static str, path: &Path) -> Result<String, SettingsError> {
+    std::fs::read_to_string(path).map_err(|error| SettingsError::File { flag, kind: error.kind() })
+}

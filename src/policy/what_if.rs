@@ -1,0 +1,160 @@
+//! What-if: the claims of workloads that must not get the key, made from those of one that may.
+//!
+//! Must not touch: conditions. What is made here is held against one by [`ask`] only.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::condition::{Condition, Verdict};
+
+/// A workload that differs in one respect, and what becomes of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answer {
+    /// In which respect.
+    pub what: &'static str,
+    /// Whether it gets the key.
+    pub released: bool,
+    /// The clauses that it fails.
+    pub failed: Vec<String>,
+}
+
+/// A change to claims; `None` where it would change nothing.
+struct Change {
+    what: &'static str,
+    to: fn(&Value) -> Option<Value>,
+}
+
+const CONTAINER: &str = "/submods/container";
+
+const CHANGES: &[Change] = &[
+    Change { what: "a debug image of the VM", to: debug_image },
+    Change {
+        what: "a VM image that is not supported",
+        to: |claims| with(claims, "/submods/confidential_space", "support_attributes", json!(["USABLE"])),
+    },
+    Change { what: "secure boot disabled", to: |claims| with(claims, "", "secboot", json!(false)) },
+    Change { what: "another kind of machine", to: another_machine },
+    Change { what: "another operating system", to: |claims| with(claims, "", "swname", json!("GCE")) },
+    Change { what: "another image digest", to: another_digest },
+    Change {
+        what: "the same image under another name",
+        to: |claims| with(claims, CONTAINER, "image_reference", json!("docker.io/somebody/else:latest")),
+    },
+    Change {
+        what: "another service account",
+        to: |claims| {
+            with(claims, "", "google_service_accounts", json!(["somebody@else.iam.gserviceaccount.com"]))
+        },
+    },
+    Change {
+        what: "an environment variable from the operator",
+        to: |claims| with(claims, CONTAINER, "env_override", json!({"LD_PRELOAD": "/tmp/x.so"})),
+    },
+    Change {
+        what: "arguments from the operator",
+        to: |claims| with(claims, CONTAINER, "cmd_override", json!(["--log-level", "trace"])),
+    },
+    Change { what: "TDX firmware with known holes", to: old_firmware },
+    Change {
+        what: "a GPU that is not in confidential mode",
+        to: |claims| replace(claims, "/submods/nvidia_gpu/cc_mode", json!("OFF")),
+    },
+    Change {
+        what: "a GPU in developer mode",
+        to: |claims| replace(claims, "/submods/nvidia_gpu/cc_mode", json!("DEVTOOLS")),
+    },
+    Change { what: "no statement about the GPU", to: |claims| without(claims, "/submods", "nvidia_gpu") },
+    Change {
+        what: "an image that nobody signed",
+        to: |claims| without(claims, CONTAINER, "image_signatures"),
+    },
+];
+
+/// Asks `condition` about every workload that can be made from `claims`.
+pub fn ask(condition: &Condition, claims: &Value) -> Vec<Answer> {
+    let answer = |change: &Change| {
+        let changed = (change.to)(claims).filter(|changed| changed != claims)?;
+        let clauses = condition.clause_by_clause(&changed);
+        let failed = clauses.into_iter().filter(|clause| clause.verdict != Verdict::True);
+        Some(Answer {
+            what: change.what,
+            released: condition.check(&changed).is_ok(),
+            failed: failed.map(|clause| clause.clause).collect(),
+        })
+    };
+    CHANGES.iter().filter_map(answer).collect()
+}
+
+/// Debug images say so, and Google makes no statement about their support.
+fn debug_image(claims: &Value) -> Option<Value> {
+    let debug = with(claims, "", "dbgstat", json!("enabled"))?;
+    Some(without(&debug, "/submods/confidential_space", "support_attributes").unwrap_or(debug))
+}
+
+fn another_machine(claims: &Value) -> Option<Value> {
+    let other = match claims.get("hwmodel")?.as_str()? {
+        "GCP_SHIELDED_VM" => "GCP_AMD_SEV",
+        _ => "GCP_SHIELDED_VM",
+    };
+    with(claims, "", "hwmodel", json!(other))
+}
+
+fn another_digest(claims: &Value) -> Option<Value> {
+    let digit =
+        if claims.pointer("/submods/container/image_digest")?.as_str()?.ends_with('0') { "1" } else { "0" };
+    with(claims, CONTAINER, "image_digest", json!(format!("sha256:{}", digit.repeat(64))))
+}
+
+fn old_firmware(claims: &Value) -> Option<Value> {
+    ["/tdx", "/tdx/0"]
+        .iter()
+        .find_map(|tdx| replace(claims, &format!("{tdx}/gcp_attester_tcb_status"), json!("OutOfDate")))
+}
+
+/// `claims` with the member `name` of the object at `parent`.
+fn with(claims: &Value, parent: &str, name: &str, value: Value) -> Option<Value> {
+    let mut changed = claims.clone();
+    changed.pointer_mut(parent)?.as_object_mut()?.insert(name.to_owned(), value);
+    Some(changed)
+}
+
+/// As [`with`], if there is such a member.
+fn replace(claims: &Value, pointer: &str, value: Value) -> Option<Value> {
+    let mut changed = claims.clone();
+    *changed.pointer_mut(pointer)? = value;
+    Some(changed)
+}
+
+fn without(claims: &Value, parent: &str, name: &str) -> Option<Value> {
+    let mut changed = claims.clone();
+    changed.pointer_mut(parent)?.as_object_mut()?.remove(name)?;
+    Some(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_that_lets_everything_in_is_shown_to_do_so() {
+        let claims = json!({
+            "hwmodel": "GCP_INTEL_TDX", "tdx": [{"gcp_attester_tcb_status": "UpToDate"}],
+            "submods": {"confidential_space": {"support_attributes": ["STABLE"]},
+                "container": {"image_digest": "sha256:0", "image_signatures": []},
+                "nvidia_gpu": {"cc_mode": "ON"}},
+        });
+        let answers = ask(&Condition::parse("true").unwrap(), &claims);
+        assert_eq!(answers.len(), CHANGES.len(), "each change applies to such a token");
+        assert!(answers.iter().all(|answer| answer.released && answer.failed.is_empty()));
+        let answers = ask(&Condition::parse("assertion.dbgstat != 'enabled'").unwrap(), &claims);
+        assert!(!answers[0].released);
+        assert_eq!(answers[0].failed, ["assertion.dbgstat != 'enabled'"]);
+    }
+
+    #[test]
+    fn what_a_token_does_not_have_is_not_asked_about() {
+        let bare = json!({"submods": {}});
+        let asked = ask(&Condition::parse("true").unwrap(), &bare);
+        assert!(asked.iter().all(|answer| !answer.what.contains("GPU") && !answer.what.contains("TDX")));
+    }
+}
