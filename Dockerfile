@@ -34,11 +34,13 @@ ARG IMPERSONATE=""
 # The codelab's bucket: public, so that no credential is needed where a credential could not be kept.
 ARG MODEL=gs://vertex-model-garden-public-us/codegemma/codegemma-2b
 ARG PROFILE=tdx
+# Where the model is kept: on the VM's disk, or in memory with MODEL_CACHE=/scratch MOUNT_DESTINATIONS=/scratch.
+ARG MODEL_CACHE=/tmp/codeseal
 ENV CODESEAL_KMS_KEY=${KMS_KEY} \
     CODESEAL_WIP_AUDIENCE=${WIP_AUDIENCE} \
     CODESEAL_IMPERSONATE=${IMPERSONATE} \
     CODESEAL_MODEL=${MODEL} \
-    CODESEAL_MODEL_CACHE=/tmp/codeseal \
+    CODESEAL_MODEL_CACHE=${MODEL_CACHE} \
     CODESEAL_PROFILE=${PROFILE}
 
 # The only port that the launcher opens; metrics stay on loopback. With /tcp, or UDP would be opened as well.
@@ -48,8 +50,10 @@ EXPOSE 8080/tcp
 LABEL "tee.launch_policy.allow_cmd_override"="false"
 # No variable may be set from outside: each would be an address, a key, a path or a log level.
 LABEL "tee.launch_policy.allow_env_override"=""
-# Nothing is mounted into the container; the model is on the VM's own encrypted disk or in its memory.
-LABEL "tee.launch_policy.allow_mount_destinations"=""
+# Nothing is mounted into the container, unless the image is built for memory (tmpfs) to keep the model in.
+ARG MOUNT_DESTINATIONS=""
+# What may be mounted is part of the measurement as well.
+LABEL "tee.launch_policy.allow_mount_destinations"="${MOUNT_DESTINATIONS}"
 # Log lines hold no text, but their timing is nobody's business in production.
 LABEL "tee.launch_policy.log_redirect"="debugonly"
 # Nobody watches memory or processes from outside on a production image ...

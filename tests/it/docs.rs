@@ -61,6 +61,7 @@ fn the_image_opens_one_port_and_explains_every_policy() {
     assert_eq!(beginning("EXPOSE"), ["EXPOSE 8080/tcp"]);
     assert_eq!(beginning("ENTRYPOINT"), [r#"ENTRYPOINT ["/usr/local/bin/codeseal-server"]"#]);
     assert_eq!(beginning("ARG FEATURES"), ["ARG FEATURES=server"]);
+    assert_eq!(beginning("ARG MOUNT_DESTINATIONS"), [r#"ARG MOUNT_DESTINATIONS="""#]);
     assert!(beginning("HEALTHCHECK").is_empty() && beginning("CMD").is_empty());
     for (index, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("LABEL")) {
         assert!(lines[index - 1].starts_with("# "), "{line} is not explained");
@@ -68,7 +69,7 @@ fn the_image_opens_one_port_and_explains_every_policy() {
     for policy in [
         r#"allow_cmd_override"="false""#,
         r#"allow_env_override"="""#,
-        r#"allow_mount_destinations"="""#,
+        r#"allow_mount_destinations"="${MOUNT_DESTINATIONS}""#,
         r#"log_redirect"="debugonly""#,
         r#"hardened_monitoring"="none""#,
         r#"debug_monitoring"="none""#,
