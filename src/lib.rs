@@ -17,6 +17,7 @@
 //! | [`engine`] | the one model thread and its async handle |
 //! | [`eval`] | the hole-filling benchmark |
 //! | [`policy`] | launch policies linted, attribute conditions written and evaluated; pure |
+//! | [`loadtest`] | load on a running server, as its clients see it |
 //! | [`server`] | the HTTP face of the workload |
 //! | [`telemetry`] | closed sets of log events and metrics, process hardening |
 //! | [`client`] | the employee's side: session, transport, `complete`, `verify` |
@@ -41,6 +42,8 @@ pub mod hub;
 mod kernels;
 #[cfg(any(feature = "server", feature = "client"))]
 pub mod keys;
+#[cfg(all(feature = "server", feature = "client"))]
+pub mod loadtest;
 #[cfg(feature = "server")]
 pub mod model;
 #[cfg(any(feature = "client", feature = "sandbox"))]

@@ -10,6 +10,8 @@ use codeseal::config::{Action, ModelsCommand, ServerArgs, ServerConfig};
 use codeseal::engine::ModelFiles;
 use codeseal::eval::FimConfig;
 use codeseal::hub::{self, FetchOptions, Manifest, Progress};
+#[cfg(feature = "client")]
+use codeseal::loadtest::LoadtestConfig;
 use codeseal::protocol::Digest;
 use codeseal::telemetry::{self, Event};
 use codeseal::{config, eval, server};
@@ -54,6 +56,8 @@ fn run(args: ServerArgs) -> Result<(), Failure> {
     let outcome = match action {
         Action::Serve(config) => runtime.block_on(serve(*config)),
         Action::EvalFim(config) => runtime.block_on(eval_fim(config)),
+        #[cfg(feature = "client")]
+        Action::Loadtest(config) => runtime.block_on(loadtest(*config)),
         Action::Models(command) => runtime.block_on(models(command)),
     };
     runtime.shutdown_timeout(LAST_BREATH);
@@ -79,6 +83,12 @@ async fn serve(config: ServerConfig) -> Result<(), Failure> {
 
 async fn eval_fim(config: FimConfig) -> Result<(), Failure> {
     let done = eval::fim(config, &mut std::io::stdout(), &mut std::io::stderr()).await;
+    done.map_err(|error| (error.exit_code(), error.to_string()))
+}
+
+#[cfg(feature = "client")]
+async fn loadtest(config: LoadtestConfig) -> Result<(), Failure> {
+    let done = codeseal::loadtest::run(config, &mut std::io::stdout()).await;
     done.map_err(|error| (error.exit_code(), error.to_string()))
 }
 

@@ -274,7 +274,7 @@ fn timeout(secs: Option<u64>) -> Result<Duration, SettingsError> {
 
 /// Whoever answers there is given the session's key in the clear, so it must be this machine.
 #[cfg(feature = "sandbox")]
-fn loopback(url: &str) -> Result<String, SettingsError> {
+pub(super) fn loopback(url: &str) -> Result<String, SettingsError> {
     let wrong = || invalid("--sandbox-endpoint", "must be an http:// address of this machine");
     let uri: Uri = url.parse().map_err(|_| wrong())?;
     let host = uri.host().ok_or_else(wrong)?;

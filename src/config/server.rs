@@ -4,6 +4,8 @@
 
 mod eval;
 mod flags;
+#[cfg(feature = "client")]
+mod loadtest;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +19,8 @@ use crate::engine::EngineConfig;
 use crate::eval::FimConfig;
 use crate::hub::ModelSource;
 use crate::keys::{CacheLimits, Endpoint, InvalidName, KmsConfig, Timeouts};
+#[cfg(feature = "client")]
+use crate::loadtest::LoadtestConfig;
 use crate::model::{ModelFiles, Quantize};
 use crate::telemetry::{LogFormat, LogLevel};
 
@@ -29,6 +33,9 @@ pub enum Action {
     Serve(Box<ServerConfig>),
     /// Measure how a model fills holes.
     EvalFim(FimConfig),
+    /// Put load on a running server.
+    #[cfg(feature = "client")]
+    Loadtest(Box<LoadtestConfig>),
     /// Look after the manifest.
     Models(ModelsCommand),
 }
@@ -127,9 +134,17 @@ pub enum ConfigError {
     /// The service account is none.
     #[error(transparent)]
     ServiceAccount(#[from] InvalidName),
+    /// Whoever answers there is given the sessions' keys in the clear.
+    #[cfg(all(feature = "client", feature = "sandbox"))]
+    #[error("--sandbox-endpoint must be an http:// address of this machine")]
+    SandboxElsewhere,
     /// The sandbox proves nothing, so a production server must not accept it.
     #[error("the profile sandbox is for --sandbox-endpoint alone")]
     SandboxMismatch,
+    /// A part is longer than the whole.
+    #[cfg(feature = "client")]
+    #[error("--shared-prefix is longer than the prompt: lower it, or raise --prompt-tokens")]
+    SharedPrefix,
 }
 
 impl ServerArgs {
@@ -140,6 +155,8 @@ impl ServerArgs {
     pub fn resolve(self) -> Result<Action, ConfigError> {
         match (self.command, self.serve) {
             (Some(ServerCommand::Eval(EvalCommand::Fim(args))), _) => Ok(Action::EvalFim(args.resolve())),
+            #[cfg(feature = "client")]
+            (Some(ServerCommand::Loadtest(args)), _) => args.resolve().map(Box::new).map(Action::Loadtest),
             (Some(ServerCommand::Models(command)), _) => Ok(Action::Models(command)),
             (None, Some(serve)) => serve.resolve().map(Box::new).map(Action::Serve),
             // clap has refused this already: the flags of serving are required without a subcommand.
@@ -252,7 +269,7 @@ mod tests {
         let args = ServerArgs::try_parse_from(REQUIRED.iter().chain(more)).unwrap();
         args.resolve().map(|action| match action {
             Action::Serve(config) => *config,
-            Action::EvalFim(_) | Action::Models(_) => panic!("no subcommand was named"),
+            _ => panic!("no subcommand was named"),
         })
     }
 

@@ -80,6 +80,22 @@ const RULES: &[Rule] = &[
         module: "eval",
         may_not_touch: &[HTTP, MODEL, KMS, "hyper", "reqwest", "crate::keys", "crate::server", "crate::hub"],
     },
+    Rule {
+        module: "loadtest",
+        may_not_touch: &[
+            HTTP,
+            MODEL,
+            KMS,
+            "hyper",
+            "reqwest",
+            "crate::engine",
+            "crate::kernels",
+            "crate::model",
+            "crate::sandbox",
+            "crate::server",
+            "crate::tokenizer",
+        ],
+    },
     Rule { module: "hub", may_not_touch: &[MODEL, HTTP, "crate::engine", "crate::protocol::Dek"] },
     Rule {
         module: "client",

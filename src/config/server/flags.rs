@@ -10,6 +10,8 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use super::eval::EvalCommand;
+#[cfg(feature = "client")]
+use super::loadtest::LoadtestArgs;
 use crate::attestation::{OnTokenExpiry, Profile};
 use crate::engine::EngineConfig;
 use crate::hub::ModelSource;
@@ -62,6 +64,10 @@ pub(super) enum ServerCommand {
     /// Measure a model: needs neither keys nor attestation
     #[command(subcommand)]
     Eval(EvalCommand),
+
+    /// Put load on a running server through the seal, and report what its clients see
+    #[cfg(feature = "client")]
+    Loadtest(Box<LoadtestArgs>),
 
     /// Look after models/manifest.toml
     #[command(subcommand)]
@@ -260,6 +266,6 @@ pub(super) fn at_least_one() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=MAX_COUNT)
 }
 
-fn seconds(most: u64) -> RangedU64ValueParser<u64> {
+pub(super) fn seconds(most: u64) -> RangedU64ValueParser<u64> {
     RangedU64ValueParser::new().range(1..=most)
 }

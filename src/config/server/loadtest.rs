@@ -1,0 +1,234 @@
+//! The command line of `codeseal-server loadtest` → what load is put on which server.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+
+use super::flags::{at_least_one, seconds};
+use crate::client::Origin;
+#[cfg(feature = "sandbox")]
+use crate::config::client::loopback;
+use crate::keys::{Endpoint, KeyName, WrapConfig};
+use crate::loadtest::{LoadtestConfig, Loop, PromptSource, Slo};
+
+use super::ConfigError;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   every request was answered
+  1   the report is written, and some requests failed
+  64  wrong usage, or no prompts
+  69  the load was not begun: the server or the key service refuses, or cannot be reached
+  70  internal failure, or the report cannot be written";
+
+/// Keys that the requests of an open loop are spread over, unless told otherwise.
+const OPEN_SESSIONS: usize = 8;
+/// The most requests: the times of each are kept until the end.
+const MAX_REQUESTS: u64 = 100_000;
+/// The most clients and sessions.
+const MAX_CLIENTS: u64 = 1024;
+/// The most tokens of a prompt.
+const MAX_TOKENS: u64 = 1 << 17;
+
+/// What load to put on a server, as typed.
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct LoadtestArgs {
+    /// The server; another machine only if it is named here
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    server: Origin,
+
+    /// The Cloud KMS key that wraps the sessions' keys: projects/P/locations/L/keyRings/R/cryptoKeys/K
+    #[arg(long, env = "CODESEAL_KMS_KEY", value_name = "NAME")]
+    kms_key: KeyName,
+
+    /// Wrap the sessions' keys with a sandbox on this machine instead of Cloud KMS
+    #[cfg(feature = "sandbox")]
+    #[arg(long, env = "CODESEAL_SANDBOX_ENDPOINT", value_name = "URL")]
+    sandbox_endpoint: Option<String>,
+
+    /// Closed loop: clients that each ask again when they have their answer [default: 1]
+    #[arg(long, value_name = "N", value_parser = up_to(MAX_CLIENTS), conflicts_with = "rate")]
+    clients: Option<usize>,
+
+    /// Open loop: requests a second on average, at times that do not depend on the answers
+    #[arg(long, value_name = "R", value_parser = rate)]
+    rate: Option<f64>,
+
+    /// Keys that the requests are spread over [default: one for each client, 8 in an open loop]
+    #[arg(long, value_name = "N", value_parser = up_to(MAX_CLIENTS))]
+    sessions: Option<usize>,
+
+    /// End after so many requests
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = up_to(MAX_REQUESTS))]
+    requests: usize,
+
+    /// Send no request after this time; those under way are waited for
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds(86_400))]
+    duration_secs: u64,
+
+    /// How long an answer may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = seconds(3600))]
+    timeout_secs: u64,
+
+    /// A file of prompts, a JSON object a line with prompt and perhaps suffix, instead of made-up ones
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt_tokens", "shared_prefix"])]
+    prompts: Option<PathBuf>,
+
+    /// Tokens of a made-up prompt, about
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = up_to(MAX_TOKENS))]
+    prompt_tokens: usize,
+
+    /// How many of those are the same in every prompt
+    #[arg(long, value_name = "N", default_value_t = 0,
+        value_parser = RangedU64ValueParser::<usize>::new().range(0..=MAX_TOKENS))]
+    shared_prefix: usize,
+
+    /// New tokens of an answer at most; the model may end before
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one())]
+    new_tokens: usize,
+
+    /// Ask for whole answers rather than streams
+    #[arg(long)]
+    whole: bool,
+
+    /// Requests of each session before the measurement begins
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = RangedU64ValueParser::<usize>::new().range(0..=100))]
+    warm_up: usize,
+
+    /// The same seed makes the same prompts and arrivals
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    /// Goodput counts answers whose first text came within this time
+    #[arg(long, value_name = "MILLISECONDS")]
+    slo_ttft_ms: Option<u64>,
+
+    /// Goodput counts answers that ended within this time
+    #[arg(long, value_name = "MILLISECONDS")]
+    slo_e2e_ms: Option<u64>,
+
+    /// Report in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl LoadtestArgs {
+    pub(super) fn resolve(self) -> Result<LoadtestConfig, ConfigError> {
+        if self.shared_prefix > self.prompt_tokens {
+            return Err(ConfigError::SharedPrefix);
+        }
+        let clients = self.clients.unwrap_or(1);
+        let (kind, sessions) = match self.rate {
+            Some(rate) => (Loop::Open { rate }, OPEN_SESSIONS),
+            None => (Loop::Closed { clients }, clients),
+        };
+        let prompts = match self.prompts {
+            Some(path) => PromptSource::File(path),
+            None => PromptSource::Generated { tokens: self.prompt_tokens, shared: self.shared_prefix },
+        };
+        #[cfg(feature = "sandbox")]
+        let endpoint = match self.sandbox_endpoint.filter(|url| !url.is_empty()) {
+            Some(url) => Endpoint::Sandbox(loopback(&url).map_err(|_| ConfigError::SandboxElsewhere)?),
+            None => Endpoint::Google,
+        };
+        #[cfg(not(feature = "sandbox"))]
+        let endpoint = Endpoint::Google;
+        Ok(LoadtestConfig {
+            server: self.server,
+            keys: WrapConfig { key: self.kms_key, endpoint },
+            kind,
+            sessions: self.sessions.unwrap_or(sessions),
+            requests: self.requests,
+            duration: Duration::from_secs(self.duration_secs),
+            timeout: Duration::from_secs(self.timeout_secs),
+            prompts,
+            new_tokens: self.new_tokens,
+            streamed: !self.whole,
+            warm_up: self.warm_up,
+            seed: self.seed,
+            slo: Slo { ttft_ms: self.slo_ttft_ms, e2e_ms: self.slo_e2e_ms },
+            json: self.json,
+        })
+    }
+}
+
+fn up_to(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
+    if (0.001..=100_000.0).contains(&rate) {
+        Ok(rate)
+    } else {
+        Err("must be from 0.001 to 100000".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::{Action, ConfigError, ServerArgs};
+    use super::*;
+
+    fn resolve(more: &[&str]) -> Result<LoadtestConfig, ConfigError> {
+        let required = [
+            "codeseal-server",
+            "loadtest",
+            "--kms-key",
+            "projects/p/locations/global/keyRings/r/cryptoKeys/k",
+        ];
+        let args = ServerArgs::try_parse_from(required.iter().chain(more)).unwrap();
+        args.resolve().map(|action| match action {
+            Action::Loadtest(config) => *config,
+            _ => panic!("another subcommand was named"),
+        })
+    }
+
+    #[test]
+    fn only_a_server_that_is_named_is_elsewhere() {
+        assert_eq!(resolve(&[]).unwrap().server.to_string(), "http://127.0.0.1:8080");
+        assert_eq!(resolve(&["--server", "http://h:1"]).unwrap().server.to_string(), "http://h:1");
+    }
+
+    #[test]
+    fn every_client_has_a_session_of_its_own_unless_told_otherwise() {
+        let config = resolve(&["--clients", "5"]).unwrap();
+        assert_eq!((config.kind, config.sessions), (Loop::Closed { clients: 5 }, 5));
+        let config = resolve(&["--clients", "5", "--sessions", "2"]).unwrap();
+        assert_eq!((config.kind, config.sessions), (Loop::Closed { clients: 5 }, 2));
+        let config = resolve(&["--rate", "2.5"]).unwrap();
+        assert_eq!((config.kind, config.sessions), (Loop::Open { rate: 2.5 }, OPEN_SESSIONS));
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        assert_eq!(
+            resolve(&["--shared-prefix", "9", "--prompt-tokens", "8"]).unwrap_err(),
+            ConfigError::SharedPrefix
+        );
+        #[cfg(feature = "sandbox")]
+        assert_eq!(
+            resolve(&["--sandbox-endpoint", "http://10.0.0.1:1"]).unwrap_err(),
+            ConfigError::SandboxElsewhere
+        );
+        let base =
+            ["codeseal-server", "loadtest", "--kms-key", "projects/p/locations/l/keyRings/r/cryptoKeys/k"];
+        for wrong in [
+            &["--clients", "2", "--rate", "1"][..],
+            &["--rate", "0"],
+            &["--rate", "NaN"],
+            &["--clients", "0"],
+            &["--requests", "100001"],
+            &["--prompts", "f", "--prompt-tokens", "8"],
+            &["--server", "ftp://h"],
+        ] {
+            assert!(ServerArgs::try_parse_from(base.iter().chain(wrong)).is_err(), "{wrong:?}");
+        }
+    }
+}

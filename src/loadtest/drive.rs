@@ -1,0 +1,139 @@
+//! When requests are sent: each client after its last answer, or at times of their own.
+//!
+//! Must not touch: what comes of them.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use super::prompts::Prompts;
+use super::random::Random;
+use super::request::{Manner, Sample, ask};
+use crate::client::Client;
+
+/// The most requests of an open loop that are under way: what is beyond is not sent, and says so.
+const MAX_IN_FLIGHT: usize = 1024;
+/// The stream of random numbers that arrivals are drawn from; prompts use those of their own numbers.
+const ARRIVALS: u64 = u64::MAX - 1;
+
+/// When a client asks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Loop {
+    /// So many clients, each asking again when it has its answer.
+    Closed {
+        /// How many.
+        clients: usize,
+    },
+    /// Requests that come independently of each other and of the answers, as a Poisson process.
+    Open {
+        /// How many a second on average.
+        rate: f64,
+    },
+}
+
+/// When to stop asking.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) requests: usize,
+    pub(super) duration: Duration,
+}
+
+/// What is asked, and of whom.
+pub(super) struct Load<'a> {
+    /// One for each session. Never empty.
+    pub(super) clients: &'a [Client],
+    pub(super) prompts: &'a Prompts,
+    pub(super) manner: &'a Manner,
+    pub(super) bounds: Bounds,
+    pub(super) seed: u64,
+}
+
+impl Load<'_> {
+    /// Sends everything and gives what comes of it to `done`. Ends when the last answer has come.
+    pub(super) async fn run(&self, kind: Loop, done: &dyn Fn(Sample)) {
+        match kind {
+            Loop::Closed { clients } => self.closed(clients, done).await,
+            Loop::Open { rate } => self.open(rate, done).await,
+        }
+    }
+
+    async fn closed(&self, clients: usize, done: &dyn Fn(Sample)) {
+        let (next, end) = (&Cell::new(0), Instant::now() + self.bounds.duration);
+        let loops = (0..clients).map(|client| async move {
+            loop {
+                let (index, due) = (next.get(), Instant::now());
+                if index >= self.bounds.requests || due >= end {
+                    return;
+                }
+                next.set(index + 1);
+                done(self.ask(client, index, due).await);
+            }
+        });
+        join_all(loops).await;
+    }
+
+    async fn open(&self, rate: f64, done: &dyn Fn(Sample)) {
+        let started = Instant::now();
+        let mut under_way = FuturesUnordered::new();
+        for (index, wait) in arrivals(self.seed, rate).take(self.bounds.requests).enumerate() {
+            if wait >= self.bounds.duration {
+                break;
+            }
+            let due = started + wait;
+            let arrival = tokio::time::sleep_until(due);
+            tokio::pin!(arrival);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut arrival => break,
+                    Some(sample) = under_way.next() => done(sample),
+                }
+            }
+            if under_way.len() < MAX_IN_FLIGHT {
+                under_way.push(self.ask(index, index, due));
+            } else {
+                done(Sample { outcome: Err("not_sent".to_owned()) });
+            }
+        }
+        while let Some(sample) = under_way.next().await {
+            done(sample);
+        }
+    }
+
+    async fn ask(&self, client: usize, index: usize, due: Instant) -> Sample {
+        match self.clients.get(client % self.clients.len().max(1)) {
+            Some(client) => ask(client, &self.prompts.prompt(index), self.manner, due).await,
+            None => Sample { outcome: Err("not_sent".to_owned()) },
+        }
+    }
+}
+
+/// When requests come, counted from the beginning.
+fn arrivals(seed: u64, rate: f64) -> impl Iterator<Item = Duration> {
+    let mut random = Random::new(seed, ARRIVALS);
+    let mut now = 0.0;
+    std::iter::repeat_with(move || {
+        now += random.exponential(1.0 / rate);
+        // Far beyond any bound, and what a `Duration` can hold.
+        Duration::from_secs_f64(f64::min(now, 1e9))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrivals_come_at_the_rate_and_the_same_every_time() {
+        let times: Vec<Duration> = arrivals(5, 20.0).take(10_000).collect();
+        assert!(times.is_sorted());
+        let rate = times.len() as f64 / times.last().unwrap().as_secs_f64();
+        assert!((rate - 20.0).abs() < 1.0, "{rate}");
+        assert!(arrivals(5, 20.0).take(10_000).eq(times));
+        assert_ne!(arrivals(6, 20.0).next(), arrivals(5, 20.0).next());
+    }
+}

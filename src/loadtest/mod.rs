@@ -1,0 +1,213 @@
+//! Load on a running server, through the seal, as its clients see it.
+//!
+//! A closed loop has clients that ask again when they have their answer: it finds the throughput. An open loop has
+//! requests that come on their own: it finds the latency that a given load brings. Every session is a key of its
+//! own, as every employee's is, so that prompts have cached prefixes in common only within one.
+//!
+//! Text counts when it has been opened and checked. A server that shapes its streams gives text out at the pace of
+//! its frames: "between texts" is then the pace, and the first text comes up to one frame after the model made it.
+//! Must not touch: the server's internals; it is a client and nothing else.
+
+mod drive;
+mod prompts;
+mod random;
+mod report;
+mod request;
+
+use std::cell::RefCell;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use tokio::time::Instant;
+
+pub use self::drive::Loop;
+use self::drive::{Bounds, Load};
+use self::prompts::Prompts;
+pub use self::prompts::{PromptSource, PromptsError};
+pub use self::report::Slo;
+use self::report::{Report, Setting};
+use self::request::Manner;
+use crate::client::{Client, ClientError, CompletionOptions, Origin};
+use crate::keys::WrapConfig;
+
+/// How long a token of code is before the server has counted any, in characters.
+const CHARACTERS_PER_TOKEN: f64 = 3.0;
+/// How often that guess is corrected by what the server counts.
+const CORRECTIONS: usize = 2;
+/// What a guess is corrected with at least, in tokens: the control tokens of a short prompt would spoil it.
+const PROBE_TOKENS: usize = 64;
+
+/// What load to put on which server.
+#[derive(Clone, Debug)]
+pub struct LoadtestConfig {
+    /// The server.
+    pub server: Origin,
+    /// The key that wraps the sessions' DEKs, and the service that does it.
+    pub keys: WrapConfig,
+    /// When requests are sent.
+    pub kind: Loop,
+    /// How many keys the requests are spread over.
+    pub sessions: usize,
+    /// The most requests.
+    pub requests: usize,
+    /// No request is sent after this time.
+    pub duration: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// What is asked.
+    pub prompts: PromptSource,
+    /// New tokens of an answer at most.
+    pub new_tokens: usize,
+    /// Whether answers are streamed.
+    pub streamed: bool,
+    /// Requests of each session that are answered before the measurement begins.
+    pub warm_up: usize,
+    /// Prompts and arrivals are the same for the same seed.
+    pub seed: u64,
+    /// What an answer must keep to count as good.
+    pub slo: Slo,
+    /// Whether the report is JSON rather than a table.
+    pub json: bool,
+}
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadtestError {
+    /// There is nothing to ask.
+    #[error(transparent)]
+    Prompts(#[from] PromptsError),
+    /// The sessions cannot be started, or the server does not answer before the load begins.
+    #[error("cannot begin: {0}")]
+    Begin(#[from] ClientError),
+    /// Nobody reads the report.
+    #[error("cannot write the report: {0}")]
+    Write(#[from] io::Error),
+    /// The report cannot be written as JSON.
+    #[error("cannot write the report: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The report is written.
+    #[error("not every request was answered")]
+    Failures,
+}
+
+impl LoadtestError {
+    /// The status that the process exits with, as `--help` lists it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Failures => 1,
+            Self::Prompts(_) => 64,
+            Self::Begin(ClientError::Internal(_)) | Self::Write(_) | Self::Json(_) => 70,
+            Self::Begin(_) => 69,
+        }
+    }
+}
+
+/// Puts the load on the server and writes the report to `stdout`. An interrupt ends the load and reports what
+/// there is.
+///
+/// # Errors
+/// [`LoadtestError`]; with [`LoadtestError::Failures`] there is a report.
+pub async fn run(config: LoadtestConfig, stdout: &mut impl Write) -> Result<(), LoadtestError> {
+    let sessions = (0..config.sessions).map(|_| async {
+        Ok::<_, ClientError>(Client::connect(&config.server, config.keys.clone()).await?.without_retries())
+    });
+    let clients = try_join_all(sessions).await?;
+    let prompts = prompts(&config, &clients).await?;
+    warm_up(&config, &clients, &prompts).await?;
+
+    let bar = bar(config.requests as u64);
+    let samples = RefCell::new(Vec::new());
+    let manner = Manner { new_tokens: config.new_tokens, streamed: config.streamed, timeout: config.timeout };
+    let load = Load {
+        clients: &clients,
+        prompts: &prompts,
+        manner: &manner,
+        bounds: Bounds { requests: config.requests, duration: config.duration },
+        seed: config.seed,
+    };
+    let done = |sample| {
+        bar.inc(1);
+        samples.borrow_mut().push(sample);
+    };
+    let began = Instant::now();
+    tokio::select! {
+        () = load.run(config.kind, &done) => {}
+        // Without a handler there is none to be had, and the load runs to its end.
+        Ok(()) = tokio::signal::ctrl_c() => {}
+    }
+    let elapsed = began.elapsed();
+    drop(bar);
+
+    let report = Report::new(setting(&config), &samples.into_inner(), config.slo, elapsed);
+    if config.json {
+        writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        write!(stdout, "{report}")?;
+    }
+    if report.is_clean() { Ok(()) } else { Err(LoadtestError::Failures) }
+}
+
+/// The prompts, made-up ones as long as the server's tokenizer has it.
+async fn prompts(config: &LoadtestConfig, clients: &[Client]) -> Result<Prompts, LoadtestError> {
+    let (tokens, shared) = match &config.prompts {
+        PromptSource::File(path) => return Ok(Prompts::read(path)?),
+        PromptSource::Generated { tokens, shared } => (*tokens, *shared),
+    };
+    let mut characters_per_token = CHARACTERS_PER_TOKEN;
+    let options = CompletionOptions { max_tokens: Some(1), ..CompletionOptions::default() };
+    for correction in 0..CORRECTIONS {
+        let probe_tokens = tokens.max(PROBE_TOKENS);
+        let probe = Prompts::generated(config.seed, probe_tokens, 0, characters_per_token);
+        // Numbers that no measured request has.
+        let prompt = probe.prompt(usize::MAX - 1 - correction);
+        let Some(client) = clients.first() else { break };
+        let answer = client.complete(&prompt, &options, &mut |_| ()).await?;
+        let Some(usage) = answer.usage.filter(|usage| usage.prompt_tokens > 0) else { break };
+        characters_per_token *= probe_tokens as f64 / usage.prompt_tokens as f64;
+    }
+    Ok(Prompts::generated(config.seed, tokens, shared, characters_per_token))
+}
+
+/// Has each session's key unwrapped, and whatever else only a first request costs.
+async fn warm_up(
+    config: &LoadtestConfig,
+    clients: &[Client],
+    prompts: &Prompts,
+) -> Result<(), LoadtestError> {
+    let options = CompletionOptions { max_tokens: Some(1), ..CompletionOptions::default() };
+    for client in clients {
+        for index in 0..config.warm_up {
+            let prompt = prompts.prompt(usize::MAX / 2 - index);
+            client.complete(&prompt, &options, &mut |_| ()).await?;
+        }
+    }
+    Ok(())
+}
+
+fn setting(config: &LoadtestConfig) -> Setting {
+    let (kind, clients, rate) = match config.kind {
+        Loop::Closed { clients } => ("closed", Some(clients), None),
+        Loop::Open { rate } => ("open", None, Some(rate)),
+    };
+    Setting {
+        kind,
+        clients,
+        rate,
+        sessions: config.sessions,
+        streamed: config.streamed,
+        new_tokens: config.new_tokens,
+        seed: config.seed,
+    }
+}
+
+/// A bar on standard error if that is a terminal; it goes when it is dropped.
+fn bar(length: u64) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} requests, {elapsed}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length).with_style(style).with_finish(ProgressFinish::AndClear)
+}

@@ -1,0 +1,130 @@
+//! One request as its client sees it: when its text came, or why none did.
+//!
+//! Times count from when a request was due, not from when it was sent: a generator that is held up must not
+//! make the server look better. Must not touch: what the texts say.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::client::{Client, ClientError, CompletionOptions, Prompt};
+use crate::protocol::openai::Usage;
+
+/// How every request is asked.
+#[derive(Debug)]
+pub(super) struct Manner {
+    pub(super) new_tokens: usize,
+    pub(super) streamed: bool,
+    pub(super) timeout: Duration,
+}
+
+/// What came of one request.
+#[derive(Debug)]
+pub(super) struct Sample {
+    /// The answer's times, or the code of the error.
+    pub(super) outcome: Result<Times, String>,
+}
+
+/// When the parts of an answer came.
+#[derive(Debug, Default)]
+pub(super) struct Times {
+    /// Until the first text; none if it was not streamed, or is empty.
+    pub(super) first_text: Option<Duration>,
+    /// Between texts that follow each other.
+    pub(super) gaps: Vec<Duration>,
+    /// Until the end.
+    pub(super) whole: Duration,
+    /// What the server counted.
+    pub(super) usage: Option<Usage>,
+}
+
+impl Times {
+    /// How long a new token took on average, the first one apart; none of fewer than two.
+    pub(super) fn per_token(&self) -> Option<Duration> {
+        let rest =
+            u32::try_from(self.usage?.completion_tokens.checked_sub(1)?).ok().filter(|&rest| rest > 0)?;
+        Some(self.gaps.iter().sum::<Duration>() / rest).filter(|_| self.first_text.is_some())
+    }
+}
+
+/// Asks once. Whatever happens is part of the sample.
+pub(super) async fn ask(client: &Client, prompt: &Prompt, manner: &Manner, due: Instant) -> Sample {
+    let answer = tokio::time::timeout_at(due + manner.timeout, times(client, prompt, manner, due)).await;
+    let outcome = match answer {
+        Ok(Ok(times)) => Ok(times),
+        Ok(Err(error)) => Err(code(&error)),
+        Err(_) => Err("timed_out".to_owned()),
+    };
+    Sample { outcome }
+}
+
+async fn times(
+    client: &Client,
+    prompt: &Prompt,
+    manner: &Manner,
+    due: Instant,
+) -> Result<Times, ClientError> {
+    let options = CompletionOptions { max_tokens: Some(manner.new_tokens), ..CompletionOptions::default() };
+    if !manner.streamed {
+        let answer = client.complete(prompt, &options, &mut |_| ()).await?;
+        return Ok(Times { whole: due.elapsed(), usage: answer.usage, ..Times::default() });
+    }
+    let mut times = Times::default();
+    let mut last: Option<Instant> = None;
+    let mut on_text = |text: &str| {
+        if !text.is_empty() {
+            let now = Instant::now();
+            match last.replace(now) {
+                None => times.first_text = Some(now - due),
+                Some(last) => times.gaps.push(now - last),
+            }
+        }
+        Ok(())
+    };
+    let (_, usage) = client.stream(prompt, &options, &mut |_| (), &mut on_text).await?;
+    Ok(Times { whole: due.elapsed(), usage, ..times })
+}
+
+/// What an error is counted under: the protocol's code where there is one.
+fn code(error: &ClientError) -> String {
+    match error {
+        ClientError::Refused(refusal) => {
+            refusal.code.clone().unwrap_or_else(|| format!("status_{}", refusal.status))
+        }
+        ClientError::NotAuthentic(_) => "not_authentic".to_owned(),
+        ClientError::TimedOut { .. } => "timed_out".to_owned(),
+        ClientError::Unreachable(_) => "unreachable".to_owned(),
+        _ => "internal".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_takes_what_is_between_the_first_text_and_the_last() {
+        let mut times = Times {
+            first_text: Some(Duration::from_millis(70)),
+            gaps: vec![Duration::from_millis(10), Duration::from_millis(20)],
+            whole: Duration::from_millis(100),
+            usage: Some(Usage::new(5, 4)),
+        };
+        assert_eq!(times.per_token(), Some(Duration::from_millis(10)));
+        times.usage = Some(Usage::new(5, 1));
+        assert_eq!(times.per_token(), None);
+        times.usage = None;
+        assert_eq!(times.per_token(), None);
+    }
+
+    #[test]
+    fn errors_are_told_apart_by_the_code_of_the_protocol() {
+        for (error, expected) in [
+            (ClientError::Unreachable("no"), "unreachable"),
+            (ClientError::NotAuthentic(crate::client::NotAuthentic::Cut), "not_authentic"),
+            (ClientError::Internal("no"), "internal"),
+        ] {
+            assert_eq!(code(&error), expected);
+        }
+    }
+}
