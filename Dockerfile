@@ -16,6 +16,8 @@ ARG FEATURES=server
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY benches benches
+# Only tests are built with it, but Cargo wants to know of it.
+COPY kernels-emu kernels-emu
 COPY models models
 COPY src src
 RUN cargo build --profile dist --locked --no-default-features --features ${FEATURES} --bin codeseal-server

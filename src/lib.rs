@@ -11,7 +11,7 @@
 //! | [`config`] | command line and environment → validated configuration |
 //! | [`hub`] | model sources (`hf://`, `gs://`, a directory), verified against the manifest |
 //! | [`model`] | the Gemma architecture: weights and forward pass |
-//! | `kernels` | the arithmetic, by the machine's widest instructions; the only `unsafe` code |
+//! | [`kernels`] | the arithmetic, by the machine's widest instructions; the only `unsafe` code |
 //! | [`tokenizer`] | text to token ids and back, UTF-8 safe while streaming |
 //! | [`prompt`] | CodeGemma's templates as token ids, budgets, stop matcher |
 //! | [`engine`] | the one model thread and its async handle |
@@ -39,7 +39,7 @@ pub mod eval;
 #[cfg(feature = "server")]
 pub mod hub;
 #[cfg(feature = "server")]
-mod kernels;
+pub mod kernels;
 #[cfg(any(feature = "server", feature = "client"))]
 pub mod keys;
 #[cfg(all(feature = "server", feature = "client"))]

@@ -3,3 +3,4 @@
 //! Must not touch: requests, HTTP, async runtimes, the engine.
 
 pub(crate) mod cpu;
+pub mod cuda;

@@ -1,0 +1,113 @@
+// Kernels with one mistake each, and a few that only look wrong: the checkers must tell them apart.
+#include "portable.cuh"
+
+// The sum over a block, with the mistake that `Bug` says.
+enum Bug { NONE, NO_BARRIER, NO_BARRIER_BEFORE_REUSE, PAST_SHARED };
+template <Bug bug>
+static __device__ float block_sum(float v) {
+  SHARED(float, partial, [32]);
+  for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(~0u, v, o);
+  if (bug != NO_BARRIER_BEFORE_REUSE) {
+    __syncthreads();
+  }
+  int slot = threadIdx.x / 32 + (bug == PAST_SHARED ? blockDim.x / 3 : 0);
+  if (threadIdx.x % 32 == 0) partial[slot] = v;
+  if (bug != NO_BARRIER) {
+    __syncthreads();
+  }
+  float sum = 0;
+  for (unsigned i = 0; i < blockDim.x / 32; i++) sum += partial[i];
+  return sum;
+}
+// Two sums in a row: of the numbers, and of their distances from the mean.
+template <Bug bug>
+static __device__ void spread(const float* x, float* out) {
+  float mean = block_sum<bug>(x[threadIdx.x]) / blockDim.x;
+  float sum = block_sum<bug>(fabsf(x[threadIdx.x] - mean));
+  if (threadIdx.x == 0) *out = sum;
+}
+
+extern "C" {
+__global__ void planted_none(const float* x, float* out) { spread<NONE>(x, out); }
+__global__ void planted_no_barrier(const float* x, float* out) { spread<NO_BARRIER>(x, out); }
+__global__ void planted_no_barrier_before_reuse(const float* x, float* out) { spread<NO_BARRIER_BEFORE_REUSE>(x, out); }
+__global__ void planted_past_shared(const float* x, float* out) { spread<PAST_SHARED>(x, out); }
+
+__global__ void planted_past_global(const float* x, float* out) {
+  float sum = block_sum<NONE>(x[threadIdx.x + (threadIdx.x == blockDim.x - 1)]);
+  if (threadIdx.x == 0) *out = sum;
+}
+__global__ void planted_misaligned(const float* x, float* out) {
+  const float2* pairs = reinterpret_cast<const float2*>(x + 1);
+  if (threadIdx.x == 0) *out = pairs[0].x + pairs[0].y;
+}
+__global__ void planted_two_barriers(const float* x, float* out) {
+  if (threadIdx.x < 32) {
+    __syncthreads();
+  } else {
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) *out = x[0];
+}
+__global__ void planted_early_exit(const float* x, float* out) {
+  if (threadIdx.x == 40) return;
+  __syncthreads();
+  if (threadIdx.x == 0) *out = x[0];
+}
+__global__ void planted_wrong_mask(const float* x, float* out) {
+  float v = x[threadIdx.x];
+  if (threadIdx.x % 32 < 16) v = __shfl_xor_sync(~0u, v, 1);
+  if (threadIdx.x == 0) *out = v;
+}
+__global__ void planted_outside_mask(const float* x, float* out) {
+  float v = x[threadIdx.x];
+  if (threadIdx.x % 32 < 16) v = __shfl_xor_sync(0xffffu, v, 16);
+  if (threadIdx.x == 0) *out = v;
+}
+// Exchanges neighbours' numbers through shared memory, as if a warp ran in step.
+__global__ void planted_no_syncwarp(const float* x, float* out) {
+  SHARED(float, both, [1024]);
+  both[threadIdx.x] = x[threadIdx.x];
+  float v = both[threadIdx.x ^ 1];
+  if (threadIdx.x == 0) *out = v;
+}
+__global__ void planted_syncwarp(const float* x, float* out) {
+  SHARED(float, both, [1024]);
+  both[threadIdx.x] = x[threadIdx.x];
+  __syncwarp();
+  float v = both[threadIdx.x ^ 1];
+  if (threadIdx.x == 0 && blockIdx.x == 0) *out = v;
+}
+__global__ void planted_blocks_collide(const float* x, float* out) {
+  if (threadIdx.x == 0) *out = x[blockIdx.x];
+}
+// Whichever block comes last adds up what all have written: ordered by a fence and an atomic.
+__global__ void planted_last_block(const float* x, float* out) {
+  if (threadIdx.x != 0) return;
+  out[2 + blockIdx.x] = x[blockIdx.x];
+  __threadfence();
+  if (atomicAdd(out + 1, 1.0f) != gridDim.x - 1) return;
+  float sum = 0;
+  for (unsigned i = 0; i < gridDim.x; i++) sum += out[2 + i];
+  out[0] = sum;
+}
+__global__ void planted_trap(const float* x, float* out) {
+  if (x[threadIdx.x] > 1e30f) __trap();
+  if (threadIdx.x == 0) *out = x[0];
+}
+}
+EXPORT(planted_none)
+EXPORT(planted_no_barrier)
+EXPORT(planted_no_barrier_before_reuse)
+EXPORT(planted_past_shared)
+EXPORT(planted_past_global)
+EXPORT(planted_misaligned)
+EXPORT(planted_two_barriers)
+EXPORT(planted_early_exit)
+EXPORT(planted_wrong_mask)
+EXPORT(planted_outside_mask)
+EXPORT(planted_no_syncwarp)
+EXPORT(planted_syncwarp)
+EXPORT(planted_blocks_collide)
+EXPORT(planted_last_block)
+EXPORT(planted_trap)

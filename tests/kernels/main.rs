@@ -1,0 +1,17 @@
+//! The CUDA kernels, run on this machine's processor by `kernels-emu` through the launchers that a GPU would get.
+//!
+//! `KERNELS_EMU=address` and `KERNELS_EMU=race` build the same tests with further checks; `.ci/run` does both.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs
+)]
+
+mod device;
+mod norm;
+mod numbers;
+mod planted;
