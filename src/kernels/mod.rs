@@ -4,3 +4,4 @@
 
 pub(crate) mod cpu;
 pub mod cuda;
+pub mod sampling;
