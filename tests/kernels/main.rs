@@ -11,7 +11,12 @@
     missing_docs
 )]
 
+mod attention;
 mod device;
+mod elementwise;
 mod norm;
 mod numbers;
+mod pages;
 mod planted;
+mod products;
+mod sampling;

@@ -4,11 +4,23 @@
 //! device if it is out of bounds. Must not touch: requests, files.
 
 mod activation;
+mod attention;
+mod geglu;
+mod kv;
 mod launch;
+mod matrix;
 mod memory;
 mod norm;
+mod rope;
+mod sample;
 
 pub use self::activation::Activation;
+pub use self::attention::{Partial, PrefillOutput, SPLITS, Texts, attend_decode, attend_prefill};
+pub use self::geglu::geglu;
+pub use self::kv::{HEAD, KvElement, KvLayout, Layer, PAGE_TOKENS, Places};
 pub use self::launch::{Arg, DeviceError, Launch, Shape};
+pub use self::matrix::{Matrix, quantise};
 pub use self::memory::{Buffer, Device, Element, View, ViewMut};
 pub use self::norm::add_rms_norm;
+pub use self::rope::{angles, rope};
+pub use self::sample::{CHOICE_WORDS, Chooser, Feedback, NO_TOKEN, choose, feed_back};

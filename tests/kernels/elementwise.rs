@@ -1,0 +1,180 @@
+//! Embedding, rotation and activation against the textbook.
+
+use codeseal::kernels::cuda::{Activation, HEAD, KvElement, KvLayout, Matrix, angles, geglu, quantise, rope};
+use half::{bf16, f16};
+
+use crate::device::Emulator;
+use crate::numbers::{Numbers, assert_close};
+use crate::pages::{From32, Rows, Texts};
+
+fn check_rope<T: KvElement + From32>(device: &Emulator, numbers: &mut Numbers, layout: KvLayout) {
+    let (batch, layer) = (numbers.between(1, 12), numbers.between(0, layout.layers - 1));
+    let lengths: Vec<usize> = (0..batch).map(|_| numbers.between(1, 100)).collect();
+    let mut texts = Texts::<T>::new(layout, layer, &lengths, numbers);
+    let slots: Vec<i32> = (0..batch as i32).collect();
+    let positions: Vec<i32> = lengths
+        .iter()
+        .map(|&length| if numbers.next().is_multiple_of(5) { -1 } else { length as i32 - 1 })
+        .collect();
+    let table = angles(10_000.0, 100);
+    let before = numbers.normals(batch * layout.row_numbers(), 1.0);
+    let rows = Rows::new(device, &texts, &slots, &positions);
+    let (mut activations, mut pool) = (device.put(&before), device.put(&texts.pool));
+    let table = device.put(&table);
+    let (activations_view, pool_view) = (&mut activations.view_mut(), &mut pool.view_mut());
+    rope(device, &rows.layer(layer), table.view(), activations_view, pool_view).unwrap();
+
+    let mut after = before.clone();
+    for row in (0..batch).filter(|row| positions[*row] >= 0) {
+        let position = positions[row] as usize;
+        let heads = &mut after[row * layout.row_numbers()..][..layout.row_numbers()];
+        for (head, numbers) in heads.chunks_mut(HEAD).enumerate() {
+            let mut turned = numbers.to_vec();
+            if head < layout.heads + layout.kv_heads {
+                for pair in 0..HEAD / 2 {
+                    let frequency = 10_000f32.powf(2.0 * pair as f32 / HEAD as f32).recip();
+                    let (sine, cosine) = (position as f32 * frequency).sin_cos();
+                    let (a, b) = (numbers[pair], numbers[pair + HEAD / 2]);
+                    turned[pair] = a * cosine - b * sine;
+                    turned[pair + HEAD / 2] = b * cosine + a * sine;
+                }
+            }
+            if head < layout.heads {
+                numbers.copy_from_slice(&turned);
+            } else {
+                let at = texts.offset(layer, row, position, head - layout.heads);
+                for (to, from) in texts.pool[at..at + HEAD].iter_mut().zip(turned) {
+                    *to = T::from32(from);
+                }
+            }
+        }
+    }
+    assert!(activations.read(device).unwrap() == after);
+    // Nothing but the keys and values of these positions has changed: NaN is NaN still.
+    let bits = |pool: &[T]| pool.iter().map(|number| number.to32().to_bits()).collect::<Vec<_>>();
+    assert!(bits(&pool.read(device).unwrap()) == bits(&texts.pool));
+}
+
+#[test]
+fn queries_and_keys_are_turned_and_keys_and_values_kept() {
+    for round in 0..2 {
+        Emulator::under_each_schedule(round, |device| {
+            let mut numbers = Numbers::new(round);
+            check_rope::<bf16>(device, &mut numbers, KvLayout { layers: 2, heads: 8, kv_heads: 1 });
+            check_rope::<f16>(device, &mut numbers, KvLayout { layers: 1, heads: 2, kv_heads: 2 });
+        });
+    }
+}
+
+#[test]
+fn a_position_beyond_the_angles_stops_the_device() {
+    let (device, layout) = (&Emulator, KvLayout { layers: 1, heads: 1, kv_heads: 1 });
+    let texts = Texts::<bf16>::new(layout, 0, &[40], &mut Numbers::new(1));
+    let rows = Rows::new(device, &texts, &[0], &[39]);
+    let (mut activations, mut pool) = (device.put(&vec![0.0; layout.row_numbers()]), device.put(&texts.pool));
+    for (positions, fits) in [(40, true), (39, false)] {
+        let table = device.put(&angles(10_000.0, positions));
+        let (activations, pool) = (&mut activations.view_mut(), &mut pool.view_mut());
+        let result = rope(device, &rows.layer(0), table.view(), activations, pool);
+        assert_eq!(result.is_ok(), fits);
+    }
+}
+
+fn check_geglu<A: Activation + From32>(device: &Emulator, numbers: &mut Numbers, tolerance: f64) {
+    let (rows, width) = (numbers.between(1, 33), 8 * numbers.pick(&[1, 3, 96, 129, 260]));
+    let gate_up = numbers.normals(rows * 2 * width, 3.0);
+    let (buffer, mut out) = (device.put(&gate_up), device.room::<A>(rows * width));
+    geglu(device, buffer.view(), width, &mut out.view_mut()).unwrap();
+    let mut expected = Vec::new();
+    for row in gate_up.chunks(2 * width) {
+        let (gate, up) = row.split_at(width);
+        expected.extend(gate.iter().zip(up).map(|(&gate, &up)| {
+            let x = f64::from(gate);
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            0.5 * x * (1.0 + u.tanh()) * f64::from(up)
+        }));
+    }
+    let out: Vec<f32> = out.read(device).unwrap().into_iter().map(A::to32).collect();
+    assert_close(&out, &expected, tolerance, 0.1);
+}
+
+#[test]
+fn gates_open_as_far_as_gelu_says() {
+    Emulator::under_each_schedule(1, |device| {
+        let mut numbers = Numbers::new(1);
+        check_geglu::<f32>(device, &mut numbers, 1e-5);
+        check_geglu::<bf16>(device, &mut numbers, 1.0 / 250.0);
+        check_geglu::<f16>(device, &mut numbers, 1.0 / 2000.0);
+    });
+}
+
+#[test]
+fn large_activations_stay_numbers_in_f16() {
+    let mut gate_up = vec![1e4; 8];
+    gate_up.extend([1e4, -1e4, 1e30, -1e30, 1.0, 0.0, -2.0, 6.0]);
+    let (buffer, mut out) = (Emulator.put(&gate_up), Emulator.room::<f16>(8));
+    geglu(&Emulator, buffer.view(), 8, &mut out.view_mut()).unwrap();
+    let out = out.read(&Emulator).unwrap();
+    assert_eq!(out[..4], [f16::MAX, f16::MIN, f16::MAX, f16::MIN]);
+    assert!(out.iter().all(|number| number.is_finite()));
+    let shut = [vec![-1e30; 8], vec![1e4; 8]].concat();
+    let (buffer, mut out) = (Emulator.put(&shut), Emulator.room::<f32>(8));
+    geglu(&Emulator, buffer.view(), 8, &mut out.view_mut()).unwrap();
+    assert!(out.read(&Emulator).unwrap().iter().all(|&number| number == 0.0));
+}
+
+#[test]
+fn tokens_become_their_rows() {
+    Emulator::under_each_schedule(1, |device| {
+        let mut numbers = Numbers::new(4);
+        let (vocabulary, width, batch) = (50, 32 * numbers.pick(&[1, 3, 8, 40]), numbers.between(1, 33));
+        let weights = numbers.normals(vocabulary * width, 1.0);
+        let mut ids: Vec<u32> = (0..batch).map(|_| numbers.between(0, vocabulary - 1) as u32).collect();
+        let mut positions: Vec<i32> = (0..batch as i32).collect();
+        // A row that is not in use may hold anything.
+        ids.push(u32::MAX);
+        positions.push(-1);
+        let (ids_there, positions) = (device.put(&ids), device.put(&positions));
+        let halves: Vec<bf16> = weights.iter().map(|&weight| bf16::from_f32(weight)).collect();
+        let narrow: Vec<f16> = weights.iter().map(|&weight| f16::from_f32(weight)).collect();
+        let (quants, scales) = quantise(&weights);
+        for (matrix, weights) in [
+            (
+                Matrix::bf16(device.put(&halves), width).unwrap(),
+                halves.iter().map(|weight| weight.to_f32()).collect::<Vec<_>>(),
+            ),
+            (
+                Matrix::f16(device.put(&narrow), width).unwrap(),
+                narrow.iter().map(|weight| weight.to_f32()).collect(),
+            ),
+            (
+                Matrix::q8_0(device.put(&quants), device.put(&scales), width).unwrap(),
+                quants
+                    .iter()
+                    .zip(scales.iter().flat_map(|scale| [scale.to_f32(); 32]))
+                    .map(|(&quant, scale)| scale * f32::from(quant))
+                    .collect(),
+            ),
+        ] {
+            let mut out = device.room::<f32>((batch + 1) * width);
+            matrix.embed(device, ids_there.view(), positions.view(), 16.0, &mut out.view_mut()).unwrap();
+            let mut expected: Vec<f32> = Vec::new();
+            for id in &ids[..batch] {
+                expected.extend(weights[*id as usize * width..][..width].iter().map(|weight| weight * 16.0));
+            }
+            expected.extend(vec![0.0; width]);
+            assert!(out.read(device).unwrap() == expected);
+        }
+    });
+}
+
+#[test]
+fn a_token_outside_the_vocabulary_stops_the_device() {
+    let matrix = Matrix::bf16(Emulator.put(&[bf16::ONE; 16]), 8).unwrap();
+    let mut out = Emulator.room::<f32>(8);
+    for (id, fits) in [(1, true), (2, false), (u32::MAX, false)] {
+        let (ids, positions) = (Emulator.put(&[id]), Emulator.put(&[0]));
+        let embedded = matrix.embed(&Emulator, ids.view(), positions.view(), 1.0, &mut out.view_mut());
+        assert_eq!(embedded.is_ok(), fits);
+    }
+}
