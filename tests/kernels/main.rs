@@ -14,6 +14,7 @@
 mod attention;
 mod device;
 mod elementwise;
+mod forward;
 mod norm;
 mod numbers;
 mod pages;
