@@ -14,7 +14,7 @@ FROM ${BUILD_IMAGE} AS build
 # Never `sandbox`: with it an operator could have the attestation token sent elsewhere.
 ARG FEATURES=server
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY benches benches
 # Only tests are built with it, but Cargo wants to know of it.
 COPY kernels-emu kernels-emu

@@ -5,6 +5,8 @@
 
 mod activation;
 mod attention;
+#[cfg(feature = "cuda")]
+mod driver;
 mod geglu;
 mod kv;
 mod launch;
@@ -17,6 +19,8 @@ mod sample;
 
 pub use self::activation::Activation;
 pub use self::attention::{Partial, PrefillOutput, SPLITS, Texts, attend_decode, attend_prefill};
+#[cfg(feature = "cuda")]
+pub use self::driver::{CudaDevice, CudaMemory};
 pub use self::geglu::geglu;
 pub use self::kv::{HEAD, KvElement, KvLayout, Layer, PAGE_TOKENS, Places};
 pub use self::launch::{Arg, DeviceError, Launch, Shape};
