@@ -32,10 +32,17 @@ def download(wheels: Path):
     """Newest wheels of the named packages; one that has none is left out."""
     wheels.mkdir(parents=True, exist_ok=True)
     have = {f.name.split("-")[0].lower().replace("_", "-") for f in wheels.glob("*.whl")}
-    for name in (TRAINING / "packages.txt").read_text().split():
-        if name not in have:
-            subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-                            "--dest", str(wheels), name], check=False)
+    names = [n for n in (TRAINING / "packages.txt").read_text().split() if n not in have]
+
+    def fetch(some):
+        return subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
+                               "--dest", str(wheels), *some], check=False).returncode == 0
+
+    for i in range(0, len(names), 16):  # starting pip takes longer than most downloads
+        part = names[i:i + 16]
+        if not fetch(part):
+            for name in part:
+                fetch([name])
 
 
 def main():

@@ -1,9 +1,10 @@
 """Turns the text into packed rows of token ids, half of the documents as holes to fill.
 
-Three shards: `files` (stretches of whole files), `functions` (single short
-functions and methods that carry a docstring, dedented) and `idioms` (the
-generated functions of idioms.py). Reads `train.json`, `idioms.json` and
-`tokenizer.json`; writes `SHARD.npy`.
+Four shards: `files` (stretches of whole files), `functions` (single short
+functions and methods that carry a docstring, dedented), `idioms` (the
+generated functions of idioms.py) and `holes` (lines of files, each between
+what stands before and after it in an editor). Reads `train.json`,
+`idioms.json` and `tokenizer.json`; writes `SHARD.npy`.
 """
 
 import ast
@@ -23,6 +24,8 @@ from tokenizers import Tokenizer
 EOS, BOS, PREFIX, MIDDLE, SUFFIX = 1, 2, 67, 68, 69
 ROW = 513
 LONGEST = 1700  # characters
+HOLES_PER_FILE = 8
+WORD = re.compile(r"[A-Za-z_]\w*")
 
 
 def stretches(text, rng):
@@ -93,6 +96,46 @@ def hole(text, rng):
     return (text[:a], text[a:b], text[b:]) if b > a else None
 
 
+def window(lines, first, last, rng):
+    """The text around lines: as much as an editor sends, in half of the draws less."""
+    before, after = (700, 400) if rng.random() < 0.5 else (rng.randint(120, 700), rng.randint(60, 400))
+    head = "\n".join(lines[:first]) + "\n"
+    if len(head) > before:
+        head = head[-before:]
+        head = head[head.find("\n") + 1:]
+    return head, ("\n" + "\n".join(lines[last:]))[:after]
+
+
+def lines_in_context(text, rng):
+    """One hole in a file: (before, hole, after), or None. One line in four of five holes, otherwise up to five.
+
+    Of three lines, in two of three draws the one whose names stand around it already: copying them is what can
+    be learned, inventing them is not.
+    """
+    lines = text.split("\n")
+    options = []
+    for _ in range(3 if rng.random() < 0.67 else 1):
+        for _ in range(20):
+            count = 1 if rng.random() < 0.8 else rng.randint(2, 5)
+            first = rng.randrange(max(1, len(lines) - count))
+            chunk = lines[first:first + count]
+            written = chunk[0].strip()
+            if all(line.strip() for line in chunk) and len(written) > 3 and written[0] not in "#\"'":
+                break
+        else:
+            return None
+        before, after = window(lines, first, first + count, rng)
+        indent = len(chunk[0]) - len(chunk[0].lstrip())
+        before, middle = before + " " * indent, "\n".join(chunk)[indent:].rstrip()
+        around, names = set(WORD.findall(before + after)), WORD.findall(middle)
+        options.append((sum(name in around for name in names) / max(1, len(names)), (before, middle, after)))
+    before, middle, after = max(options, key=lambda option: option[0])[1]
+    if rng.random() < 0.15:  # the cursor stands inside of the line
+        at = rng.randrange(len(middle))
+        before, middle = before + middle[:at], middle[at:]
+    return before, middle, after
+
+
 def pack(sequences):
     """First-fit by length: rows of exactly ROW ids, the rest padding."""
     by_length = {}
@@ -121,10 +164,15 @@ def pack(sequences):
 
 
 def encode(items, tk, rng):
-    """Every item once: as a hole to fill, or left to right."""
+    """Every item once: as a hole to fill, or left to right. An item is a text and whether it ends, or a hole."""
     rng.shuffle(items)
     pieces, plan = [], []
-    for text, ends in items:
+    for item in items:
+        if len(item) == 3:
+            pieces += item
+            plan.append(3)
+            continue
+        text, ends = item
         cut = hole(text, rng) if rng.random() < 0.5 else None
         pieces += cut or [text]
         plan.append(3 if cut else int(ends))
@@ -156,6 +204,8 @@ def main(work: Path, shards):
             unique = {hashlib.md5(re.sub(r"\s+", "", s).encode()).digest(): s for _, _, t in docs for s in short_functions(t)}
             # Twice: once each as a hole and left to right, on average.
             items = [(s, True) for s in unique.values()] * 2
+        elif shard == "holes":
+            items = [cut for _, _, t in docs for _ in range(HOLES_PER_FILE) if (cut := lines_in_context(t, rng))]
         else:
             items = [(s, True) for s in json.loads((work / "idioms.json").read_text())] * 2
         rows = encode(items, tk, rng)
@@ -167,4 +217,4 @@ def main(work: Path, shards):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:] or ["functions", "idioms", "files"])
+    main(Path(sys.argv[1]), sys.argv[2:] or ["functions", "idioms", "holes", "files"])

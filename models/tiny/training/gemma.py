@@ -16,6 +16,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+CHUNK = 128  # positions whose attention is computed together
+
 
 @dataclass
 class Shape:
@@ -57,6 +59,12 @@ class Shape:
             "torch_dtype": "bfloat16",
         }
 
+    @classmethod
+    def of(cls, config: dict, context: int) -> "Shape":
+        """The shape that a `config.json` names, for texts of at most `context` tokens."""
+        return cls(config["vocab_size"], config["hidden_size"], config["num_hidden_layers"],
+                   config["num_attention_heads"], config["head_dim"], config["intermediate_size"], context)
+
     def as_dict(self) -> dict:
         return asdict(self)
 
@@ -92,10 +100,13 @@ class Attention(nn.Module):
         # Rows of q are (position, head): each position's angles repeat per head.
         q = rotate(q, cos.repeat_interleave(h, 0), sin.repeat_interleave(h, 0)).to(v.dtype)
         k = rotate(k, cos, sin).to(v.dtype)
-        scores = torch.bmm(q, k.transpose(1, 2)) * (1 / math.sqrt(d))
-        scores = scores.float() + mask.repeat_interleave(h, 0)
-        weights = torch.softmax(scores, -1).to(v.dtype)
-        return self.o_proj(torch.bmm(weights, v).view(batch, length, h * d))
+        mixed = []
+        for start in range(0, length, CHUNK):  # what comes later is not even multiplied
+            end = min(length, start + CHUNK)
+            scores = torch.bmm(q[:, start * h:end * h], k[:, :end].transpose(1, 2)) * (1 / math.sqrt(d))
+            scores = scores.float() + mask[start:end, :end].repeat_interleave(h, 0)
+            mixed.append(torch.bmm(torch.softmax(scores, -1).to(v.dtype), v[:, :end]))
+        return self.o_proj(torch.cat(mixed, 1).view(batch, length, h * d))
 
 
 def rotate(x, cos, sin):
@@ -137,7 +148,7 @@ class Body(nn.Module):
 
 
 class Gemma(nn.Module):
-    """The whole network; `forward` gives logits, or the mean loss with targets."""
+    """The whole network; `forward` gives logits, or with targets the mean loss, weighted."""
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -156,7 +167,7 @@ class Gemma(nn.Module):
                 fan = p.weight.shape[1]
                 nn.init.normal_(p.weight, std=0.5 / math.sqrt(fan * 2 * shape.layers))
 
-    def forward(self, ids, targets=None):
+    def forward(self, ids, targets=None, weights=None):
         length = ids.shape[1]
         x = self.model.embed_tokens(ids) * math.sqrt(self.shape.hidden)
         mask = torch.full((length, length), float("-inf"), device=ids.device).triu(1)
@@ -166,5 +177,6 @@ class Gemma(nn.Module):
         logits = F.linear(self.model.norm(x), self.model.embed_tokens.weight)
         if targets is None:
             return logits
-        return F.cross_entropy(logits.float().view(-1, logits.shape[-1]),
-                               targets.reshape(-1), ignore_index=-1)
+        losses = F.cross_entropy(logits.float().view(-1, logits.shape[-1]), targets.reshape(-1), reduction="none")
+        weights = weights.reshape(-1)
+        return (losses * weights).sum() / weights.sum()

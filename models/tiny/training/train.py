@@ -4,7 +4,8 @@ On a CPU one single-threaded process per core takes its share of every step,
 and they meet twice a step: on a machine that also does other work that is
 several times faster than threads that meet at every operation. Prints a
 progress line, writes a checkpoint every few minutes and resumes from it.
-Reads `SHARD.npy`; writes `NAME.pt` and `NAME.jsonl`.
+Reads `SHARD.npy`; writes `NAME.pt` and `NAME.jsonl`. With `--warm` it starts
+from the weights of a model directory, with fresh momentum.
 """
 
 import argparse
@@ -16,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
 
 from gemma import Gemma, Shape
 from muon import Muon
 
 # Share of the rows drawn from each shard at the start and at the end of the run.
-MIX = {"files": (0.60, 0.25), "functions": (0.25, 0.20), "idioms": (0.15, 0.55)}
+MIX = "files=0.60:0.25,functions=0.25:0.20,idioms=0.15:0.55"
+EOS, MIDDLE = 1, 68
 UNPREDICTED = (0, 2, 67, 68, 69)  # padding and what the caller writes, never the model
 WARMUP_STEPS, FLAT_UNTIL = 60, 0.35
 
@@ -40,20 +43,37 @@ class Rows:
         return self.rows[np.sort(picked)].astype(np.int64)
 
 
+def parse_mix(text):
+    """`SHARD=START:END,...` as a dictionary of pairs."""
+    return {name: tuple(map(float, shares.split(":"))) for name, shares in (part.split("=") for part in text.split(","))}
+
+
 class Mixture:
-    def __init__(self, work, seed):
-        self.shards = {n: Rows(work / f"{n}.npy", seed) for n in MIX if (work / f"{n}.npy").exists()}
+    """Batches of rows: what the network reads, what it should predict, and how much each prediction counts."""
+
+    def __init__(self, args, seed):
+        self.mix, self.middle = args.mix, args.middle
+        self.shards = {n: Rows(args.work / f"{n}.npy", seed) for n in self.mix}
         self.rng = np.random.default_rng(seed)
 
     def batch(self, n, progress):
-        share = np.array([MIX[s][0] + progress * (MIX[s][1] - MIX[s][0]) for s in self.shards])
+        share = np.array([a + progress * (b - a) for a, b in self.mix.values()])
         counts = self.rng.multinomial(n, share / share.sum())
-        rows = torch.from_numpy(np.concatenate(
-            [shard.take(c) for shard, c in zip(self.shards.values(), counts) if c]))
+        rows = np.concatenate([shard.take(c) for shard, c in zip(self.shards.values(), counts) if c])
+        weights = 1.0 + (self.middle - 1.0) * in_holes(rows)[:, :-1]
+        rows = torch.from_numpy(rows)
         targets = rows[:, 1:].clone()
         for control in UNPREDICTED:
             targets[targets == control] = -1
-        return rows[:, :-1].contiguous(), targets
+        weights = torch.from_numpy(weights.astype(np.float32)) * (targets >= 0)
+        return rows[:, :-1].contiguous(), targets.clamp_(min=0), weights
+
+
+def in_holes(rows):
+    """Which ids of the rows are followed by one of a hole's, its <eos> among them."""
+    at = np.arange(rows.shape[1])
+    last = lambda which: np.maximum.accumulate(np.where(which, at, -1), axis=1)
+    return last(rows == MIDDLE) > last(rows == EOS)
 
 
 def learning_rate(step, progress):
@@ -68,8 +88,15 @@ class Trainer:
         self.args, self.world = args, args.workers
         self.checkpoint = args.work / f"{args.name}.pt"
         saved = torch.load(self.checkpoint, weights_only=True) if self.checkpoint.exists() else None
-        self.shape = Shape(**(saved["shape"] if saved else {f: getattr(args, f) for f in Shape().as_dict()}))
+        if saved:
+            self.shape = Shape(**saved["shape"])
+        elif args.warm:
+            self.shape = Shape.of(json.loads((args.warm / "config.json").read_text()), args.context)
+        else:
+            self.shape = Shape(**{f: getattr(args, f) for f in Shape().as_dict()})
         self.model = Gemma(self.shape).to(args.device)
+        if args.warm and not saved:
+            self.model.load_state_dict(load_file(args.warm / "model.safetensors"))
         named = list(self.model.named_parameters())
         self.embedding = self.model.model.embed_tokens.weight
         self.vectors = [p for _, p in named if p.ndim == 1]
@@ -116,9 +143,9 @@ class Trainer:
                     "began": self.began}, partial)
         os.replace(partial, self.checkpoint)
 
-    def backward(self, compiled, inputs, targets):
+    def backward(self, compiled, *batch):
         with torch.autocast(self.args.device, torch.bfloat16):
-            loss = compiled(inputs.to(self.args.device), targets.to(self.args.device))
+            loss = compiled(*(part.to(self.args.device) for part in batch))
         loss.backward()
         return loss
 
@@ -148,12 +175,12 @@ class Trainer:
             torch.set_num_threads(1)
         if rank == 0:
             self.adam = torch.optim.AdamW(
-                [dict(params=[self.embedding], base=self.args.embedding), dict(params=self.vectors, base=2e-3)],
+                [dict(params=[self.embedding], base=self.args.embedding), dict(params=self.vectors, base=self.args.embedding / 2)],
                 lr=1e-3, betas=(0.9, 0.97), weight_decay=0.0, fused=True)
             if self.adam_state:
                 self.adam.load_state_dict(self.adam_state)
         rows = self.args.batch // self.world
-        data, compiled = Mixture(self.args.work, 1000 * rank + self.step), torch.compile(self.model)
+        data, compiled = Mixture(self.args, 1000 * rank + self.step), torch.compile(self.model)
         for p, g in zip(self.model.parameters(), self.gradients[rank]):
             p.grad = g
         for turn in range(self.world):  # one compiles, the others find the result in the cache
@@ -164,12 +191,12 @@ class Trainer:
         while (progress := self.clock.item()) < 1:
             for g in self.gradients[rank]:
                 g.zero_()
-            inputs, targets = data.batch(rows, progress)
-            loss = self.backward(compiled, inputs, targets)
+            batch = data.batch(rows, progress)
+            loss = self.backward(compiled, *batch)
             self.meet()
             scale = learning_rate(self.step, progress)
             self.update(rank, scale)
-            self.step, self.tokens = self.step + 1, self.tokens + targets.numel() * self.world
+            self.step, self.tokens = self.step + 1, self.tokens + batch[0].numel() * self.world
             if rank == 0:
                 self.tick()
             self.meet()
@@ -204,6 +231,9 @@ def main():
     p.add_argument("--batch", type=int, default=128 if cuda else 8, help="rows of 512 tokens a step")
     p.add_argument("--muon", type=float, default=0.02)
     p.add_argument("--embedding", type=float, default=4e-3)
+    p.add_argument("--mix", type=parse_mix, default=MIX, help="shares of the shards, at the start and at the end")
+    p.add_argument("--middle", type=float, default=1.0, help="how much a token of a hole counts, next to others")
+    p.add_argument("--warm", type=Path, help="start from the weights in this model directory, and its shape")
     p.add_argument("--save-every", type=float, default=300, help="seconds between checkpoints")
     p.add_argument("--name", default="checkpoint", help="of the checkpoint; it is resumed from if it exists")
     for field, value in Shape().as_dict().items():
