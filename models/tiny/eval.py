@@ -20,6 +20,9 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from transformers import GemmaForCausalLM
 
+sys.path.insert(0, str(Path(__file__).parent / "training"))
+from cases import holes
+
 EOS, BOS, PREFIX, MIDDLE, SUFFIX = 1, 2, 67, 68, 69
 WINDOW, WINDOWS, CASES, NEW_TOKENS = 512, 300, 200, 192
 PROMPTS = [
@@ -116,33 +119,6 @@ def edit_similarity(a, b):
     return 1 - row[-1] / max(len(a), len(b))
 
 
-def holes(texts, lines_in_hole, rng):
-    """Whole-line holes: the cursor stands behind the indentation, the hole ends with its last line."""
-    cases, kind = [], "single" if lines_in_hole == 1 else "multi"
-    while len(cases) < CASES:
-        document = rng.randrange(len(texts))
-        lines = texts[document].split("\n")
-        count = 1 if lines_in_hole == 1 else rng.randint(2, 5)
-        if len(lines) < count + 6:
-            continue
-        i = rng.randrange(1, len(lines) - count)
-        chunk = lines[i:i + count]
-        first = chunk[0].strip()
-        if any(not c.strip() for c in chunk) or len(first) < 6 or first[0] in "#\"'" or len(first) > 100 \
-                or sum(c.isalpha() for c in first) < 3:
-            continue
-        indent = len(chunk[0]) - len(first) if chunk[0].endswith(first) else len(chunk[0]) - len(chunk[0].lstrip())
-        middle = "\n".join(chunk)[indent:].rstrip()
-        before = "\n".join(lines[:i]) + "\n"
-        after = "\n" + "\n".join(lines[i + count:])
-        before = before[-700:]
-        if len(before) == 700:
-            before = before[before.find("\n") + 1:]
-        cases.append({"name": f"{document}:{i + 1}", "kind": kind, "prefix": before + " " * indent,
-                      "suffix": after[:400], "middle": middle})
-    return cases
-
-
 def fill(model, cases):
     prompts = [[BOS, PREFIX, *model.encode(c["prefix"]), SUFFIX, *model.encode(c["suffix"]), MIDDLE] for c in cases]
     got = [text for text, _ in model.greedy(prompts, 96)]
@@ -201,15 +177,12 @@ def main(directory: Path, work: Path):
         bpb, size = model.bits_per_byte(texts)
         print(f"bits per byte, {name}: {bpb:.3f} ({size / 1e3:.0f} kB)", flush=True)
     files = packages + others
-    (work / "fim-cases.jsonl").write_text("")
-    for name, count in (("single-line", 1), ("multi-line", 2)):
-        cases = holes(files, count, random.Random(5))
-        with open(work / "fim-cases.jsonl", "a") as f:  # for `codeseal-server eval fim`
-            f.writelines(json.dumps(c) + "\n" for c in cases)
+    for name, kind in (("single-line", "single"), ("multi-line", "multi")):
+        cases = holes(list(enumerate(files)), kind, CASES, random.Random(5))
         exact, similar = fill(model, cases)
         print(f"{name} holes, held-out files: exact match {exact:.1%}, edit similarity {similar:.1%} ({len(cases)} holes)", flush=True)
-    for name, count in (("single-line", 1), ("multi-line", 2)):
-        cases = holes([t for t in idioms if t.count("\n") > count + 7], count, random.Random(6))
+    for name, kind in (("single-line", "single"), ("multi-line", "multi")):
+        cases = holes([(i, t) for i, t in enumerate(idioms) if t.count("\n") > 8], kind, CASES, random.Random(6))
         exact, similar = fill(model, cases)
         print(f"{name} holes, held-out idioms: exact match {exact:.1%}, edit similarity {similar:.1%} ({len(cases)} holes)", flush=True)
     for name, texts in (("held-out files", files), ("held-out idioms", idioms)):

@@ -2,6 +2,8 @@
 
     python models/tiny/train.py WORK                  a CPU: about 90 minutes
     python models/tiny/train.py WORK --minutes 8 ...  a GPU; options go to training/train.py
+    python models/tiny/train.py WORK --warm models/tiny --mix ...
+                                                      goes on from a model's weights, with its tokenizer
 
 Needs torch, numpy, tokenizers, safetensors and transformers. WORK takes about
 1 GB: the packages, the text, the rows, the checkpoints. Steps whose output is
@@ -10,6 +12,7 @@ to make it again. The last steps write models/tiny and measure it.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +57,8 @@ def main():
     run = work / "run"
     step(TRAINING / "corpus.py", work / "wheels", run, made=run / "train.json")
     step(TRAINING / "idioms.py", run, made=run / "idioms.json")
+    if "--warm" in options and not (run / "tokenizer.json").exists():
+        shutil.copy(Path(options[options.index("--warm") + 1]) / "tokenizer.json", run)
     step(TRAINING / "tokenizer.py", run, made=run / "tokenizer.json")
     step(TRAINING / "data.py", run, made=run / "files.npy")
     os.environ.update(ENVIRONMENT)

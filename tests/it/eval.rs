@@ -114,6 +114,18 @@ async fn rounded_weights_are_measured_too() {
 }
 
 #[tokio::test]
+async fn the_cases_beside_the_model_are_measured() {
+    let cases = fs::read_to_string(tiny().join("cases/fim.jsonl")).unwrap();
+    let cases: Vec<Value> = cases.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (single, multi): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case["kind"] == "single");
+    assert_eq!((single.len(), multi.len()), (200, 200));
+    let few: Vec<String> = [&single[..2], &multi[..2]].concat().into_iter().map(Value::to_string).collect();
+    let report = Bench::new(&few).report(&[]).await;
+    assert_eq!((&report["single"]["cases"], &report["multi"]["cases"]), (&2.into(), &2.into()));
+    assert_eq!(report["prompts_shortened"], 0);
+}
+
+#[tokio::test]
 async fn a_prompt_that_is_too_long_is_shortened() {
     // Many new tokens leave little room for the prompt, and a single line ends long before they are made.
     let long = "x = 1\n".repeat(2000);

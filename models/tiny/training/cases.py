@@ -1,88 +1,79 @@
-"""Cuts holes into held-out text: the cases of `codeseal-server eval fim`.
+"""Cuts holes into held-out text: the cases of `codeseal-server eval fim` and of eval.py.
 
-    python models/tiny/training/cases.py --out cases.jsonl --single 200 --multi 200
+    python models/tiny/training/cases.py WORK/run models/tiny/cases
 
-A hole is of the form that the model was trained on, in a stretch of a file
-that no training document came from: the rest of a line behind its indentation,
-sometimes from further in, or two to six lines. Files take turns, so that long
-ones do not outweigh the others; the same seed gives the same cases. Reads
-`held_out.json`; what it writes is not meant to be committed.
+A hole is one whole line, or two to five, without the first one's indentation,
+as an editor asks for it: between 700 characters before it and 400 after it.
+Comments, blank lines and the beginning of strings are left out. The same seed
+gives the same cases. Reads `held_out.json`, and takes what comes from the
+packages below, whose licences allow to pass it on; copies those from WHEELS.
 """
 
 import argparse
 import json
 import random
+import zipfile
 from pathlib import Path
 
-from data import stretches
-
-LONGEST = 400  # characters of a hole: what 128 tokens hold
-
-
-def line_hole(text, rng):
-    """One line without its indentation; of three in ten only the end."""
-    lines = text.split("\n")
-    i = rng.choice([i for i, line in enumerate(lines) if len(line.strip()) > 3])
-    at = sum(len(line) + 1 for line in lines[:i])
-    end = at + len(lines[i])
-    at = end - len(lines[i].lstrip())
-    if rng.random() < 0.3:
-        at += rng.randint(0, end - at - 1)
-    return text[:at], text[at:end], text[end:]
+BEFORE, AFTER = 700, 400  # characters
+# Held out as a whole, and under MIT or BSD.
+PACKAGES = ("flask", "httpx", "tinydb", "munch", "schedule", "heapdict")
 
 
-def lines_hole(text, rng):
-    """Two to six lines, the first without its indentation."""
-    lines = text.split("\n")
-    count = rng.randint(2, 6)
-    i = rng.randrange(max(1, len(lines) - count))
-    at = sum(len(line) + 1 for line in lines[:i]) + len(lines[i]) - len(lines[i].lstrip())
-    end = sum(len(line) + 1 for line in lines[:i + count]) - 1
-    return text[:at], text[at:end], text[end:]
+def holes(texts, kind, count, rng):
+    """`count` different holes in `texts`, pairs of a name and a text."""
+    cases, seen = [], set()
+    while len(cases) < count:
+        name, text = rng.choice(texts)
+        lines = text.split("\n")
+        size = 1 if kind == "single" else rng.randint(2, 5)
+        if len(lines) < size + 6:
+            continue
+        i = rng.randrange(1, len(lines) - size)
+        chunk = lines[i:i + size]
+        first = chunk[0].strip()
+        if (name, i) in seen or any(not c.strip() for c in chunk) or len(first) < 6 or first[0] in "#\"'" \
+                or len(first) > 100 or sum(c.isalpha() for c in first) < 3:
+            continue
+        seen.add((name, i))
+        indent = len(chunk[0]) - len(chunk[0].lstrip())
+        before = ("\n".join(lines[:i]) + "\n")[-BEFORE:]
+        if len(before) == BEFORE:
+            before = before[before.find("\n") + 1:]
+        cases.append({"name": f"{name}:{i + 1}", "kind": kind, "prefix": before + " " * indent,
+                      "middle": "\n".join(chunk)[indent:].rstrip(),
+                      "suffix": ("\n" + "\n".join(lines[i + size:]))[:AFTER]})
+    return cases
 
 
-def usable(kind, middle):
-    written = [line for line in middle.split("\n") if line.strip()]
-    return len(middle) <= LONGEST and len(middle.strip()) > 3 and (kind == "single" or len(written) > 1)
-
-
-def read(path, rng):
-    """(name, stretches) of every file; also of a list of bare texts."""
-    for i, entry in enumerate(json.loads(path.read_text())):
-        name, text = (f"{path.stem}/{i}", entry) if isinstance(entry, str) else ("/".join(entry[:2]), entry[2])
-        # Fewer lines leave nothing around a hole of several.
-        pieces = [piece for piece, _ in stretches(text, rng) if piece.count("\n") > 3]
-        if pieces:
-            rng.shuffle(pieces)
-            yield name, pieces
+def licences(wheels: Path):
+    """The licence that each package's wheel carries, as one text."""
+    yield ("# Where the cases come from\n\n`fim.jsonl` holds stretches of these packages' source files, under the licences below. The model was not\n"
+           "trained on any file of them. Written by `models/tiny/training/cases.py`.\n")
+    for package in PACKAGES:
+        wheel = next(f for f in sorted(wheels.glob("*.whl")) if f.name.lower().split("-")[0] == package)
+        with zipfile.ZipFile(wheel) as content:
+            text = next(content.read(n).decode() for n in content.namelist() if "dist-info" in n and "LICENSE" in n.upper())
+        plain = text.replace("\r\n", "\n").strip()
+        yield f"\n## {package} {wheel.name.split('-')[1]}\n\n```text\n{plain}\n```\n"
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--texts", type=Path, default="run/held_out.json", help="what corpus.py or idioms.py kept apart")
-    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("work", type=Path, help="holds held_out.json; the wheels are beside it")
+    p.add_argument("out", type=Path)
     p.add_argument("--single", type=int, default=200, help="holes of one line")
     p.add_argument("--multi", type=int, default=200, help="holes of several lines")
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args()
+    held_out = json.loads((args.work / "held_out.json").read_text())
+    texts = [(f"{package}/{path}", text) for package, path, text in held_out if package in PACKAGES]
     rng = random.Random(args.seed)
-    files = list(read(args.texts, rng))
-    rng.shuffle(files)
-    kinds = ["single"] * args.single + ["multi"] * args.multi
-    rng.shuffle(kinds)
-    turns = ((name, pieces[turn]) for turn in range(max(len(p) for _, p in files))
-             for name, pieces in files if turn < len(pieces))
-    cases = []
-    for kind in kinds:
-        for name, text in turns:
-            prefix, middle, suffix = (line_hole if kind == "single" else lines_hole)(text, rng)
-            if usable(kind, middle):
-                cases.append({"name": name, "kind": kind, "prefix": prefix, "middle": middle, "suffix": suffix})
-                break
-    if len(cases) < len(kinds):
-        raise SystemExit(f"there is only text for {len(cases)} cases")
-    args.out.write_text("".join(json.dumps(case) + "\n" for case in cases))
-    print(f"{len(cases)} cases from {len({case['name'] for case in cases})} of {len(files)} texts")
+    cases = holes(texts, "single", args.single, rng) + holes(texts, "multi", args.multi, rng)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "fim.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+    (args.out / "LICENCES.md").write_text("".join(licences(args.work.parent / "wheels")))
+    print(f"{len(cases)} cases from {len(texts)} files")
 
 
 if __name__ == "__main__":
