@@ -35,7 +35,7 @@ impl Reader {
         let rest = rest.trim();
         let name = name.to_ascii_uppercase();
         match name.as_str() {
-            "ARG" => return Ok(self.argument(rest)),
+            "ARG" => self.argument(rest),
             "FROM" => return self.stage(line, rest),
             "LABEL" | "ENV" => {
                 for (key, value) in pairs(rest).ok_or(ImageError::Dockerfile {
