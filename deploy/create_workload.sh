@@ -23,7 +23,7 @@ for argument in "${arguments[@]}"; do build+=(--build-arg "$argument"); done
 # What the image is made of: the files that the Dockerfile copies, and the arguments.
 source_id() {
   local files
-  files=$(cd "$ROOT_DIR" && find Dockerfile Cargo.toml Cargo.lock benches models src -type f -print0 | sort -z | xargs -0 sha256sum)
+  files=$(cd "$ROOT_DIR" && find Dockerfile Cargo.toml Cargo.lock build.rs benches kernels-emu models src -type f -print0 | sort -z | xargs -0 sha256sum)
   printf '%s\n%s\n' "$files" "${arguments[*]}" | sha256sum | cut -c1-12
 }
 tag=src-${WORKLOAD_SOURCE_ID:-$(source_id)}

@@ -265,6 +265,18 @@ print(json.dumps(json.loads(re.sub(r",(\s*[}\]])", r"\1", sys.stdin.read()))))' 
   everything
 }
 
+@test "what the image is built from decides whether it is built again" {
+  # Every directory and file that the Dockerfile copies is among them.
+  for source in $(sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' "$HERE/../../Dockerfile"); do
+    grep -q "find Dockerfile .*\b${source//./\\.}\b.* -type f" "$DEPLOY/create_workload.sh" || { echo "$source"; false; }
+  done
+  unset WORKLOAD_SOURCE_ID
+  tag() { deploy create_workload --dry-run | grep -o 'workload-container:src-[0-9a-f]\{12\}' | sort -u; }
+  first=$(tag)
+  [ "$(wc -l <<<"$first")" = 1 ] && [ "$(tag)" = "$first" ]
+  [ "$(WORKLOAD_MODEL=gs://other/model tag)" != "$first" ]
+}
+
 @test "wrong usage is refused" {
   run -1 deploy setup_primus_resources --force
   [[ $output == *"no such flag: --force"* ]]
