@@ -88,8 +88,9 @@ fn mutations(condition: &Condition, good: &Value) -> Vec<Mutation> {
                 .map(Value::from)
         });
         for value in others.into_iter().chain(near.into_iter().flatten()) {
-            let same = good.pointer(&pointer) == Some(&value);
-            if !same && !(may_be_absent && value.is_null()) {
+            let changes_nothing =
+                good.pointer(&pointer) == Some(&value) || (may_be_absent && value.is_null());
+            if !changes_nothing {
                 changes.push((value.to_string(), Some(value)));
             }
         }
