@@ -28,16 +28,19 @@ pub use self::tiny::TINY_MODEL_NAME;
 /// What weights are turned into while they load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Quantize {
-    /// Nothing: bf16 stays bf16; f32 and f16 are kept as f32. Exact.
+    /// Nothing: weights stay as they are in the file, but for f16, which is kept as f32.
     #[default]
     None,
     /// Eight bits each and a scale for every 32, the embedding included.
     Q8_0,
+    /// Four bits each, and a scale and a minimum for every 32, the embedding included. A matrix whose rows are no
+    /// multiple of 256 long is quantised as [`Quantize::Q8_0`].
+    Q4K,
 }
 
 /// The name is that of no way to quantise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("weights are quantised as none or q8_0")]
+#[error("weights are quantised as none, q8_0 or q4k")]
 pub struct UnknownQuantization;
 
 impl FromStr for Quantize {
@@ -47,6 +50,7 @@ impl FromStr for Quantize {
         match name {
             "none" => Ok(Self::None),
             "q8_0" => Ok(Self::Q8_0),
+            "q4k" => Ok(Self::Q4K),
             _ => Err(UnknownQuantization),
         }
     }

@@ -49,6 +49,7 @@ impl Parameters {
         let mut weights = Weights::open(files, config.tensors())?;
         let format = |part: Part| match quantize {
             Quantize::Q8_0 => Format::Q8_0,
+            Quantize::Q4K => Format::Q4K,
             Quantize::None
                 if !rounder.rounds() && weights.sources(part).all(|source| source == Source::Bf16) =>
             {
@@ -60,7 +61,7 @@ impl Parameters {
         weights.read(progress, |tensor, row, source, bytes| {
             if rounder.rounds() {
                 let columns = tensor.shape.get(1).copied();
-                let rounded = rounder.round_rows(columns, source.read(bytes).collect())?;
+                let rounded = rounder.round_rows(columns, numbers(source, bytes))?;
                 let bytes: Vec<u8> = rounded.into_iter().flat_map(f32::to_le_bytes).collect();
                 parameters.fill(tensor.part, row, Source::F32, &bytes);
             } else {
@@ -100,8 +101,8 @@ impl Parameters {
     /// Puts `bytes`, whole rows from `row` on, where they belong.
     fn fill(&mut self, part: Part, row: usize, source: Source, bytes: &[u8]) {
         let vector = |to: &mut [f32]| {
-            for (to, from) in to.iter_mut().skip(row).zip(source.read(bytes)) {
-                *to = from;
+            if let Some(to) = to.get_mut(row..) {
+                source.read(bytes, to);
             }
         };
         match part {
@@ -140,4 +141,11 @@ impl Parameters {
             .flat_map(|layer| [&layer.queries_keys_values, &layer.output, &layer.gate_up, &layer.down]);
         layers.chain([&self.embedding]).map(Matrix::bytes).sum()
     }
+}
+
+/// The numbers that `bytes` are.
+fn numbers(source: Source, bytes: &[u8]) -> Vec<f32> {
+    let mut numbers = vec![0.0; source.numbers(bytes.len())];
+    source.read(bytes, &mut numbers);
+    numbers
 }

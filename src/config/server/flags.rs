@@ -123,7 +123,7 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "CODESEAL_MODEL_CACHE", value_name = "DIR")]
     pub(super) model_cache: Option<PathBuf>,
 
-    /// What weights are turned into while they load: none, or q8_0 (half the memory of bf16, and almost twice the speed)
+    /// What weights are turned into while they load: none, q8_0 (half the memory of bf16) or q4k (little more than a quarter)
     #[arg(long, env = "CODESEAL_QUANTIZE", value_name = "TYPE", default_value = "none")]
     pub(super) quantize: Quantize,
 

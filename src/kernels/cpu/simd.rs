@@ -12,15 +12,21 @@ pub(super) type Lane<T> = [T; LANES];
 pub(super) trait Simd: Copy {
     /// Sixteen f32 in registers.
     type V: Copy;
+    /// Sixteen i32 in registers.
+    type I: Copy;
+    /// Sixty-four bytes in registers.
+    type B: Copy;
     /// Whether there are registers for large tiles.
     const WIDE: bool;
+    /// Whether pairs of bf16 are multiplied by one instruction.
+    const BF16: bool;
 
     fn splat(self, value: f32) -> Self::V;
     fn load(self, from: &Lane<f32>) -> Self::V;
-    fn load_bf16(self, from: &Lane<u16>) -> Self::V;
-    fn load_i8(self, from: &Lane<i8>) -> Self::V;
-    /// The f16 that `bits` are, sixteen times.
-    fn splat_f16(self, bits: u16) -> Self::V;
+    fn load_f16(self, from: &Lane<u16>) -> Self::V;
+    fn load_u8(self, from: &Lane<u8>) -> Self::V;
+    /// The first and the second of sixteen pairs of bf16.
+    fn load_pairs(self, from: &Lane<[u16; 2]>) -> [Self::V; 2];
     fn store(self, value: Self::V, to: &mut Lane<f32>);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
@@ -37,8 +43,20 @@ pub(super) trait Simd: Copy {
     fn exp2(self, whole: Self::V) -> Self::V;
     /// The sum by halves: lanes 8 apart, then 4, 2 and 1.
     fn sum(self, value: Self::V) -> f32;
-    /// Asks for the cache line `ahead` elements behind the first of `from`, which need not exist.
-    fn prefetch<T>(self, from: &[T], ahead: usize);
+    /// sum + a · b of sixteen pairs of bf16 and one. Only if [`Self::BF16`].
+    fn dot_bf16(self, sum: Self::V, a: &Lane<[u16; 2]>, b: [u16; 2]) -> Self::V;
+
+    fn bytes(self, from: &Lane<[u8; 4]>) -> Self::B;
+    fn low_nibbles(self, bytes: Self::B) -> Self::B;
+    fn high_nibbles(self, bytes: Self::B) -> Self::B;
+    fn zeros(self) -> Self::I;
+    /// sum + a · b of sixteen times four numbers, none above 15, and four.
+    fn dot_nibbles(self, sum: Self::I, a: Self::B, b: [i8; 4]) -> Self::I;
+    /// What a sum of [`Self::dot_biased`] begins with; `bias` is -128 times the sum of all `b`.
+    fn start(self, bias: i32) -> Self::I;
+    /// sum + (a - 128) · b of sixteen times four numbers and four, of which none is -128.
+    fn dot_biased(self, sum: Self::I, a: Self::B, b: [i8; 4]) -> Self::I;
+    fn to_f32(self, whole: Self::I) -> Self::V;
 }
 
 /// What is made for every instruction set.
@@ -85,6 +103,29 @@ impl Level {
         Self(Set::Portable)
     }
 
+    /// Whether pairs of bf16 are multiplied by one instruction, for which activations are rounded to bf16.
+    pub(super) fn multiplies_bf16(self) -> bool {
+        self.constants().0
+    }
+
+    /// Of how many tokens tiles are made.
+    pub(super) fn widths(self) -> &'static [usize] {
+        self.constants().1
+    }
+
+    fn constants(self) -> (bool, &'static [usize]) {
+        fn of<S: Simd>(_: S) -> (bool, &'static [usize]) {
+            (S::BF16, super::activations::widths::<S>())
+        }
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(simd) => of(simd),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(simd) => of(simd),
+            Set::Portable => of(Portable),
+        }
+    }
+
     pub(super) fn run(self, kernel: impl Kernel) {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -102,7 +143,10 @@ pub(super) struct Portable;
 
 impl Simd for Portable {
     type V = Lane<f32>;
+    type I = Lane<i32>;
+    type B = Lane<[u8; 4]>;
     const WIDE: bool = false;
+    const BF16: bool = false;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::V {
@@ -115,18 +159,18 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn load_bf16(self, from: &Lane<u16>) -> Self::V {
-        from.map(|bits| f32::from_bits(u32::from(bits) << 16))
+    fn load_f16(self, from: &Lane<u16>) -> Self::V {
+        from.map(|bits| half::f16::from_bits(bits).to_f32())
     }
 
     #[inline(always)]
-    fn load_i8(self, from: &Lane<i8>) -> Self::V {
+    fn load_u8(self, from: &Lane<u8>) -> Self::V {
         from.map(f32::from)
     }
 
     #[inline(always)]
-    fn splat_f16(self, bits: u16) -> Self::V {
-        [half::f16::from_bits(bits).to_f32(); LANES]
+    fn load_pairs(self, from: &Lane<[u16; 2]>) -> [Self::V; 2] {
+        [0, 1].map(|which| from.map(|pair| f32::from_bits(u32::from(pair[which]) << 16)))
     }
 
     #[inline(always)]
@@ -184,5 +228,51 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, _: &[T], _: usize) {}
+    fn dot_bf16(self, sum: Self::V, a: &Lane<[u16; 2]>, b: [u16; 2]) -> Self::V {
+        let ([first, second], b) = (self.load_pairs(a), b.map(|bits| f32::from_bits(u32::from(bits) << 16)));
+        std::array::from_fn(|lane| sum[lane] + first[lane] * b[0] + second[lane] * b[1])
+    }
+
+    #[inline(always)]
+    fn bytes(self, from: &Lane<[u8; 4]>) -> Self::B {
+        *from
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, bytes: Self::B) -> Self::B {
+        bytes.map(|four| four.map(|byte| byte & 15))
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, bytes: Self::B) -> Self::B {
+        bytes.map(|four| four.map(|byte| byte >> 4))
+    }
+
+    #[inline(always)]
+    fn zeros(self) -> Self::I {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    fn dot_nibbles(self, sum: Self::I, a: Self::B, b: [i8; 4]) -> Self::I {
+        std::array::from_fn(|lane| {
+            let products: [i32; 4] = std::array::from_fn(|at| i32::from(a[lane][at]) * i32::from(b[at]));
+            sum[lane] + products.iter().sum::<i32>()
+        })
+    }
+
+    #[inline(always)]
+    fn start(self, bias: i32) -> Self::I {
+        [bias; LANES]
+    }
+
+    #[inline(always)]
+    fn dot_biased(self, sum: Self::I, a: Self::B, b: [i8; 4]) -> Self::I {
+        self.dot_nibbles(sum, a, b)
+    }
+
+    #[inline(always)]
+    fn to_f32(self, whole: Self::I) -> Self::V {
+        whole.map(|whole| whole as f32)
+    }
 }
