@@ -10,6 +10,8 @@ const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// Configuration and weights in one file, as llama.cpp reads them.
+const GGUF: &str = "model.gguf";
 /// Read if it is there.
 const OPTIONAL: [&str; 2] = ["generation_config.json", "tokenizer_config.json"];
 
@@ -30,7 +32,7 @@ impl FileName {
 
     /// Whether the file holds weights.
     pub(super) fn is_weights(&self) -> bool {
-        self.0 == SINGLE || self.shard().is_some()
+        self.0 == SINGLE || self.0 == GGUF || self.shard().is_some()
     }
 
     /// `(3, 7)` of `model-00003-of-00007.safetensors`.
@@ -51,7 +53,7 @@ impl FromStr for FileName {
 
     fn from_str(text: &str) -> Result<Self, NotAModelFile> {
         let name = Self(text.to_owned());
-        let known = [CONFIG, TOKENIZER, SINGLE, INDEX].contains(&text) || OPTIONAL.contains(&text);
+        let known = [CONFIG, TOKENIZER, SINGLE, INDEX, GGUF].contains(&text) || OPTIONAL.contains(&text);
         if known || name.shard().is_some() { Ok(name) } else { Err(NotAModelFile) }
     }
 }
@@ -63,7 +65,7 @@ impl fmt::Display for FileName {
 }
 
 /// Checks that `names` are one whole model: configuration, tokenizer, and weights in one file or in all shards of
-/// one count with their index.
+/// one count with their index; or a tokenizer and one file that holds all else.
 ///
 /// # Errors
 /// [`HubError::Missing`], or [`HubError::TwoModels`] if weights are there twice, because the one that was
@@ -76,6 +78,11 @@ pub(super) fn check_whole(names: &BTreeSet<FileName>) -> Result<(), HubError> {
             Err(HubError::Missing { file: FileName(name.to_owned()) })
         }
     };
+    if names.iter().any(|known| known.0 == GGUF) {
+        require(TOKENIZER)?;
+        let others = names.iter().any(|known| known.0 != GGUF && known.is_weights());
+        return if others { Err(HubError::TwoModels) } else { Ok(()) };
+    }
     require(CONFIG)?;
     require(TOKENIZER)?;
     let shards: Vec<_> = names.iter().filter_map(FileName::shard).collect();
@@ -133,6 +140,15 @@ mod tests {
             check(&[first, "model-00002-of-00003.safetensors", INDEX]),
             Err(HubError::TwoModels)
         ));
+    }
+
+    #[test]
+    fn one_gguf_file_needs_a_tokenizer_and_no_other_weights() {
+        let of = |names: &[&str]| check_whole(&names.iter().map(|name| name.parse().unwrap()).collect());
+        assert!(of(&[GGUF, TOKENIZER]).is_ok());
+        assert!(of(&[GGUF, TOKENIZER, CONFIG]).is_ok());
+        assert!(matches!(of(&[GGUF]), Err(HubError::Missing { file }) if file.0 == TOKENIZER));
+        assert!(matches!(of(&[GGUF, TOKENIZER, SINGLE]), Err(HubError::TwoModels)));
     }
 
     #[test]

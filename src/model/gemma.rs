@@ -11,6 +11,7 @@ use super::forward::{Network, Slice, Workspace};
 use super::parameters::Parameters;
 use super::rounding::{Rounder, Rounding};
 use super::sequence::Sequence;
+use super::weights::gguf_config;
 use super::{ModelError, Quantize};
 use crate::kernels::cpu::KvPool;
 
@@ -69,8 +70,13 @@ impl Model {
         rounding: Rounding,
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
-        let json = files.read(CONFIG, MAX_CONFIG_BYTES).map_err(ModelError::ReadConfig)?;
-        let config = Config::parse(&json)?;
+        let config = match gguf_config(files)? {
+            Some(config) => config,
+            None => {
+                let json = files.read(CONFIG, MAX_CONFIG_BYTES).map_err(ModelError::ReadConfig)?;
+                Config::parse(&json)?
+            }
+        };
         let mut rounder = Rounder::new(rounding);
         let parameters = Parameters::load(files, &config, quantize, &mut rounder, progress)?;
         let network = Arc::new(Network::new(config, parameters));

@@ -1,4 +1,4 @@
-//! The Gemma architecture: weights from safetensors, forward pass over ragged batches on our own kernels.
+//! The Gemma architecture: weights from safetensors or GGUF, forward pass over ragged batches on our own kernels.
 //!
 //! Must not touch: async runtimes, HTTP, the scheduler.
 
@@ -6,6 +6,7 @@ mod config;
 mod files;
 mod forward;
 mod gemma;
+mod gguf;
 mod parameters;
 mod rounding;
 mod sequence;
@@ -94,6 +95,17 @@ pub enum WeightsError {
     /// A file is not in the safetensors format.
     #[error("the weights are malformed: {0}")]
     Malformed(#[source] serde_json::Error),
+    /// A GGUF file is malformed, or of a version that is not known.
+    #[error("the weights are not in the gguf format, version 2 or 3")]
+    NotGguf,
+    /// A tensor of a GGUF file is of a type that is not supported.
+    #[error("the tensor `{tensor}` is of the type {found}: use F32, F16, BF16, Q8_0, Q4_K or Q6_K")]
+    Quantization {
+        /// The tensor's name.
+        tensor: String,
+        /// What ggml calls its type.
+        found: String,
+    },
     /// A file is longer or shorter than its header says.
     #[error("the weights are incomplete: fetch them again")]
     Incomplete,

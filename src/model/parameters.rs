@@ -34,8 +34,7 @@ pub(super) struct Layer {
 impl Parameters {
     /// Loads what `config` asks for through `rounder`, calling `progress` with the bytes read and the bytes there are.
     ///
-    /// Without `quantize`, weights stay bf16 if that is what they are in the file, and otherwise become f32, as
-    /// rounded ones do.
+    /// Without `quantize`, weights stay what they are in the file, as far as [`as_written`] can; rounded ones become f32.
     ///
     /// # Errors
     /// As [`Weights::open`] and [`Weights::read`].
@@ -47,15 +46,12 @@ impl Parameters {
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
         let mut weights = Weights::open(files, config.tensors())?;
+        let rounds = rounder.rounds();
         let format = |part: Part| match quantize {
             Quantize::Q8_0 => Format::Q8_0,
             Quantize::Q4K => Format::Q4K,
-            Quantize::None
-                if !rounder.rounds() && weights.sources(part).all(|source| source == Source::Bf16) =>
-            {
-                Format::Bf16
-            }
-            Quantize::None => Format::F32,
+            Quantize::None if rounds => Format::F32,
+            Quantize::None => as_written(weights.sources(part)),
         };
         let mut parameters = Self::zeros(config, format);
         weights.read(progress, |tensor, row, source, bytes| {
@@ -69,7 +65,9 @@ impl Parameters {
             }
             Ok(())
         })?;
-        parameters.finish_norms();
+        if !weights.norms_are_whole() {
+            parameters.finish_norms();
+        }
         Ok(parameters)
     }
 
@@ -140,6 +138,22 @@ impl Parameters {
             .iter()
             .flat_map(|layer| [&layer.queries_keys_values, &layer.output, &layer.gate_up, &layer.down]);
         layers.chain([&self.embedding]).map(Matrix::bytes).sum()
+    }
+}
+
+/// In what a matrix is kept whose pieces are written in `sources`: in their type if there is a kernel for it and all
+/// have it. Quantised pieces of several types, or of six bits, become eight bits; all else becomes f32.
+fn as_written(sources: impl Iterator<Item = Source>) -> Format {
+    let sources: Vec<_> = sources.collect();
+    let all = |wanted: &[Source]| sources.iter().all(|source| wanted.contains(source));
+    if all(&[Source::Bf16]) {
+        Format::Bf16
+    } else if all(&[Source::Q4K]) {
+        Format::Q4K
+    } else if all(&[Source::Q8_0, Source::Q4K, Source::Q6K]) {
+        Format::Q8_0
+    } else {
+        Format::F32
     }
 }
 

@@ -1,16 +1,17 @@
-//! Weights from safetensors, some rows at a time: never a second copy of them.
+//! Weights from safetensors or GGUF, some rows at a time: never a second copy of them.
 //!
 //! Every name and shape is held against the configuration before anything is allocated, so neither a wrong
 //! file nor a wrong configuration can ask for memory that the file does not fill.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 
 use safetensors::tensor::{Dtype, Metadata};
 use serde::Deserialize;
 
-use super::config::{Part, Tensor};
+use super::config::{Config, Part, Tensor};
 use super::files::{ModelFiles, ReadSeek};
+use super::gguf::Header;
 use super::{ModelError, WeightsError};
 use crate::kernels::cpu::Source;
 
@@ -18,10 +19,12 @@ use crate::kernels::cpu::Source;
 const SINGLE: &str = "model.safetensors";
 /// Says which file holds what, if there are several.
 const INDEX: &str = "model.safetensors.index.json";
+/// The weights of a model that is one GGUF file.
+const GGUF: &str = "model.gguf";
 /// The longest header of a file and the largest index, in bytes; those of CodeGemma 7B are below 64 KiB.
 const MAX_HEADER_BYTES: u64 = 16 * 1024 * 1024;
 /// About how many bytes are read at a time.
-const READ_BYTES: usize = 1 << 20;
+const READ_BYTES: usize = 4 << 20;
 
 #[derive(Deserialize)]
 struct Index {
@@ -31,9 +34,32 @@ struct Index {
 /// An open file of weights.
 struct Shard {
     file: Box<dyn ReadSeek>,
-    metadata: Metadata,
-    /// Where the tensors begin, in bytes.
-    start: u64,
+    contents: Contents,
+}
+
+/// What is in a file.
+enum Contents {
+    Safetensors {
+        metadata: Metadata,
+        /// Where the tensors begin, in bytes.
+        start: u64,
+    },
+    Gguf {
+        header: Header,
+        file_bytes: u64,
+    },
+}
+
+/// The shape of the model that is one GGUF file among `files`; nothing if there is no such file.
+///
+/// # Errors
+/// The file is not readable, malformed, or not a Gemma's.
+pub(super) fn gguf_config(files: &ModelFiles) -> Result<Option<Config>, ModelError> {
+    if !files.has(GGUF) {
+        return Ok(None);
+    }
+    let file = files.open(GGUF).map_err(WeightsError::Read)?;
+    Header::read(BufReader::new(file))?.config().map(Some)
 }
 
 /// The files of a model's weights, opened and checked: all that is wanted is there.
@@ -67,6 +93,11 @@ impl Weights {
         Ok(Self { shards, plan })
     }
 
+    /// Whether norms are whole, as in GGUF, or by how much they are more than 1.
+    pub(super) fn norms_are_whole(&self) -> bool {
+        self.shards.iter().any(|shard| matches!(shard.contents, Contents::Gguf { .. }))
+    }
+
     /// In what types the pieces of `part` are written.
     pub(super) fn sources(&self, part: Part) -> impl Iterator<Item = Source> {
         self.plan.iter().filter(move |planned| planned.tensor.part == part).map(|planned| planned.source)
@@ -89,7 +120,8 @@ impl Weights {
             let Some(Shard { file, .. }) = self.shards.get_mut(*shard) else { continue };
             file.seek(SeekFrom::Start(*offset)).map_err(WeightsError::Read)?;
             let (rows, width) = (tensor.rows(), length / tensor.rows());
-            let together = (READ_BYTES / width).max(1);
+            // Whole panels, which take their rows at once.
+            let together = (READ_BYTES / width).next_multiple_of(16);
             for first in (0..rows).step_by(together) {
                 bytes.resize(together.min(rows - first) * width, 0);
                 file.read_exact(&mut bytes).map_err(WeightsError::Read)?;
@@ -104,25 +136,19 @@ impl Weights {
 
 /// Where `tensor` is, which must be as the configuration implies.
 fn find(shards: &[Shard], tensor: Tensor) -> Result<Planned, WeightsError> {
-    let found = shards.iter().enumerate().find_map(|(shard, Shard { metadata, start, .. })| {
-        Some((shard, metadata.info(&tensor.name)?, start))
-    });
-    let Some((shard, info, start)) = found else { return Err(WeightsError::Missing(tensor.name)) };
-    if info.shape != tensor.shape {
-        return Err(WeightsError::Shape(tensor.name));
+    for (shard, opened) in shards.iter().enumerate() {
+        if let Some((source, offset, length)) = opened.find(&tensor)? {
+            return Ok(Planned { tensor, source, shard, offset, length });
+        }
     }
-    let source = match info.dtype {
-        Dtype::BF16 => Source::Bf16,
-        Dtype::F16 => Source::F16,
-        Dtype::F32 => Source::F32,
-        _ => return Err(WeightsError::Type(tensor.name)),
-    };
-    let (from, to) = info.data_offsets;
-    Ok(Planned { tensor, source, shard, offset: start + from as u64, length: to - from })
+    Err(WeightsError::Missing(tensor.name))
 }
 
 /// Opens the files that hold the `wanted` tensors.
 fn open(files: &ModelFiles, wanted: &[Tensor]) -> Result<Vec<Shard>, WeightsError> {
+    if files.has(GGUF) {
+        return Ok(vec![Shard::open_gguf(files)?]);
+    }
     if !files.has(INDEX) {
         return Ok(vec![Shard::open(files, SINGLE)?]);
     }
@@ -154,6 +180,49 @@ impl Shard {
         if start.checked_add(metadata.data_len() as u64) != Some(file_bytes) {
             return Err(WeightsError::Incomplete);
         }
-        Ok(Self { file, metadata, start })
+        Ok(Self { file, contents: Contents::Safetensors { metadata, start } })
+    }
+
+    fn open_gguf(files: &ModelFiles) -> Result<Self, WeightsError> {
+        let mut file = files.open(GGUF)?;
+        let file_bytes = file.seek(SeekFrom::End(0))?;
+        file.rewind()?;
+        let header = Header::read(BufReader::new(&mut file))?;
+        Ok(Self { file, contents: Contents::Gguf { header, file_bytes } })
+    }
+
+    /// How the tensor is written here, where it begins and how many bytes it takes; nothing if it is not here.
+    fn find(&self, tensor: &Tensor) -> Result<Option<(Source, u64, usize)>, WeightsError> {
+        let Tensor { name, shape, .. } = tensor;
+        match &self.contents {
+            Contents::Safetensors { metadata, start } => {
+                let Some(info) = metadata.info(name) else { return Ok(None) };
+                if info.shape != *shape {
+                    return Err(WeightsError::Shape(name.clone()));
+                }
+                let source = match info.dtype {
+                    Dtype::BF16 => Source::Bf16,
+                    Dtype::F16 => Source::F16,
+                    Dtype::F32 => Source::F32,
+                    _ => return Err(WeightsError::Type(name.clone())),
+                };
+                let (from, to) = info.data_offsets;
+                Ok(Some((source, start + from as u64, to - from)))
+            }
+            Contents::Gguf { header, file_bytes } => {
+                let (found, source, offset) = header.find(name)?;
+                // A row is whole blocks, and a vector's rows are single numbers.
+                let row = source.bytes(shape.get(1).copied().unwrap_or(1));
+                let (true, Some(row)) = (found == shape, row) else {
+                    return Err(WeightsError::Shape(name.clone()));
+                };
+                let length = row.checked_mul(tensor.rows()).ok_or(WeightsError::Incomplete)?;
+                let end = offset.checked_add(length as u64);
+                if end.is_none_or(|end| end > *file_bytes) {
+                    return Err(WeightsError::Incomplete);
+                }
+                Ok(Some((source, offset, length)))
+            }
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The forward pass against the `transformers` library's Gemma, and what happens to files that are not as they should be.
 
+mod gguf;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
