@@ -23,6 +23,7 @@ mod golden;
 mod harness;
 mod hub;
 mod keys;
+mod loadtest;
 mod model;
 mod policy;
 mod python_client;
