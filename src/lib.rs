@@ -15,6 +15,7 @@
 //! | [`tokenizer`] | text to token ids and back, UTF-8 safe while streaming |
 //! | [`prompt`] | CodeGemma's templates as token ids, budgets, stop matcher |
 //! | [`engine`] | the one model thread and its async handle |
+//! | [`bench`] | how fast a model is on this machine |
 //! | [`eval`] | the hole-filling benchmark |
 //! | [`policy`] | launch policies linted, attribute conditions written and evaluated; pure |
 //! | [`loadtest`] | load on a running server, as its clients see it |
@@ -27,6 +28,8 @@
 //! What each module may touch is written in `docs/architecture.md` and held by `tests/it/architecture.rs`.
 
 pub mod attestation;
+#[cfg(feature = "server")]
+pub mod bench;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod config;

@@ -14,7 +14,7 @@ use codeseal::hub::{self, FetchOptions, Manifest, Progress};
 use codeseal::loadtest::LoadtestConfig;
 use codeseal::protocol::Digest;
 use codeseal::telemetry::{self, Event};
-use codeseal::{config, eval, server};
+use codeseal::{bench, config, eval, server};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -55,6 +55,8 @@ fn run(args: ServerArgs) -> Result<(), Failure> {
     let runtime = Runtime::new().map_err(internal)?;
     let outcome = match action {
         Action::Serve(config) => runtime.block_on(serve(*config)),
+        Action::Bench(config) => bench::run(&config, &mut std::io::stdout())
+            .map_err(|error| (error.exit_code(), error.to_string())),
         Action::EvalFim(config) => runtime.block_on(eval_fim(config)),
         #[cfg(feature = "client")]
         Action::Loadtest(config) => runtime.block_on(loadtest(*config)),

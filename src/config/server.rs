@@ -2,6 +2,7 @@
 //!
 //! Must not touch: network, GPU.
 
+mod bench;
 mod eval;
 mod flags;
 #[cfg(feature = "client")]
@@ -15,6 +16,7 @@ use self::eval::EvalCommand;
 pub use self::flags::{ModelsCommand, ServerArgs};
 use self::flags::{ServeArgs, ServerCommand};
 use crate::attestation::{OnTokenExpiry, Profile};
+use crate::bench::BenchConfig;
 use crate::engine::EngineConfig;
 use crate::eval::FimConfig;
 use crate::hub::ModelSource;
@@ -29,6 +31,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What `codeseal-server` is to do.
 pub enum Action {
+    /// Measure how fast a model is.
+    Bench(BenchConfig),
     /// Serve.
     Serve(Box<ServerConfig>),
     /// Measure how a model fills holes.
@@ -154,6 +158,7 @@ impl ServerArgs {
     /// [`ConfigError`] for flags that do not go together.
     pub fn resolve(self) -> Result<Action, ConfigError> {
         match (self.command, self.serve) {
+            (Some(ServerCommand::Bench(args)), _) => Ok(Action::Bench(args.resolve())),
             (Some(ServerCommand::Eval(EvalCommand::Fim(args))), _) => Ok(Action::EvalFim(args.resolve())),
             #[cfg(feature = "client")]
             (Some(ServerCommand::Loadtest(args)), _) => args.resolve().map(Box::new).map(Action::Loadtest),

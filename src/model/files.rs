@@ -1,9 +1,17 @@
-//! Where a model's files are read from: a directory, or the binary itself.
+//! Where a model's files are read from: a directory, the binary itself, or nowhere.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::ModelError;
+use super::config::Config;
+use super::random::RandomWeights;
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
 
 use sha2::{Digest as _, Sha256};
 
@@ -17,6 +25,8 @@ pub struct ModelFiles(Place);
 #[derive(Clone, Debug)]
 enum Place {
     Directory(PathBuf),
+    /// `config.json`, and weights that are drawn.
+    Random(Arc<[u8]>, RandomWeights),
     #[cfg(any(test, feature = "sandbox"))]
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
@@ -30,6 +40,15 @@ impl ModelFiles {
     /// The files in `dir`. Nothing is read yet.
     pub fn directory(dir: impl Into<PathBuf>) -> Self {
         Self(Place::Directory(dir.into()))
+    }
+
+    /// Random weights in the shape that `config`, the content of a `config.json`, describes. There is no tokenizer.
+    ///
+    /// # Errors
+    /// It describes no Gemma.
+    pub fn random(config: Vec<u8>) -> Result<Self, ModelError> {
+        let weights = RandomWeights::new(&Config::parse(&config)?)?;
+        Ok(Self(Place::Random(config.into(), weights)))
     }
 
     /// Files that are part of the binary.
@@ -61,6 +80,9 @@ impl ModelFiles {
         }
         match &self.0 {
             Place::Directory(dir) => Ok(Box::new(File::open(dir.join(name))?)),
+            Place::Random(config, _) if name == CONFIG => Ok(Box::new(io::Cursor::new(Arc::clone(config)))),
+            Place::Random(_, weights) if name == WEIGHTS => Ok(Box::new(weights.clone())),
+            Place::Random(..) => Err(io::ErrorKind::NotFound.into()),
             #[cfg(any(test, feature = "sandbox"))]
             Place::Embedded(files) => {
                 let (_, bytes) =
@@ -110,6 +132,7 @@ impl ModelFiles {
                     names.extend(entry?.file_name().into_string().ok());
                 }
             }
+            Place::Random(..) => names.extend([CONFIG, WEIGHTS].map(str::to_owned)),
             #[cfg(any(test, feature = "sandbox"))]
             Place::Embedded(files) => names.extend(files.iter().map(|(name, _)| (*name).to_owned())),
         }
@@ -123,6 +146,7 @@ impl ModelFiles {
     pub(super) fn has(&self, name: &str) -> bool {
         match &self.0 {
             Place::Directory(dir) => dir.join(name).is_file(),
+            Place::Random(..) => name == CONFIG || name == WEIGHTS,
             #[cfg(any(test, feature = "sandbox"))]
             Place::Embedded(files) => files.iter().any(|(known, _)| *known == name),
         }

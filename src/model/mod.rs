@@ -8,6 +8,7 @@ mod forward;
 mod gemma;
 mod gguf;
 mod parameters;
+mod random;
 mod rounding;
 mod sequence;
 #[cfg(any(test, feature = "sandbox"))]
@@ -43,6 +44,16 @@ pub enum Quantize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("weights are quantised as none, q8_0 or q4k")]
 pub struct UnknownQuantization;
+
+impl Quantize {
+    /// The name that it is chosen by.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+}
 
 impl FromStr for Quantize {
     type Err = UnknownQuantization;

@@ -77,6 +77,10 @@ const RULES: &[Rule] = &[
         ],
     },
     Rule {
+        module: "bench",
+        may_not_touch: &[HTTP, MODEL, KMS, "hyper", "reqwest", "tokio", "crate::engine", "crate::server"],
+    },
+    Rule {
         module: "eval",
         may_not_touch: &[HTTP, MODEL, KMS, "hyper", "reqwest", "crate::keys", "crate::server", "crate::hub"],
     },

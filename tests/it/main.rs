@@ -13,6 +13,7 @@ mod api;
 mod architecture;
 mod attestation;
 mod bad_input;
+mod bench;
 mod canary;
 mod client;
 mod demo;

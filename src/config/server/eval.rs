@@ -66,7 +66,7 @@ impl FimArgs {
 }
 
 /// A model's name and its files.
-fn model(path: &Path) -> (String, ModelFiles) {
+pub(super) fn model(path: &Path) -> (String, ModelFiles) {
     #[cfg(feature = "sandbox")]
     if path.as_os_str() == "tiny" {
         return (crate::model::TINY_MODEL_NAME.to_owned(), ModelFiles::tiny());

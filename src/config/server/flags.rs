@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use super::bench::BenchArgs;
 use super::eval::EvalCommand;
 #[cfg(feature = "client")]
 use super::loadtest::LoadtestArgs;
@@ -61,6 +62,9 @@ pub struct ServerArgs {
 /// What `codeseal-server` does besides serving.
 #[derive(Subcommand)]
 pub(super) enum ServerCommand {
+    /// Measure how fast a model is on this machine: needs neither keys nor attestation
+    Bench(BenchArgs),
+
     /// Measure a model: needs neither keys nor attestation
     #[command(subcommand)]
     Eval(EvalCommand),

@@ -1,0 +1,316 @@
+//! How fast a model is on this machine: reading a prompt, and making tokens for one or several sequences at once.
+//!
+//! Only the model's own steps are measured: no scheduler, no tokenizer, no seal. The tokens are arbitrary, and each
+//! new one is the likeliest, as in a greedy answer. Every figure is the median of its repetitions.
+//! Must not touch: HTTP, KMS, the engine.
+
+mod memory;
+mod report;
+
+use std::hint::black_box;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use self::report::{Decode, Report};
+use crate::kernels::cpu::{BLOCK_TOKENS, BlockId, KvPool};
+use crate::model::{Model, ModelError, ModelFiles, Quantize, Slice, Workspace};
+use crate::telemetry;
+use crate::tokenizer::TokenId;
+
+/// How many tokens of a prompt are read in one step: as many as the engine reads.
+const PREFILL_TOKENS: usize = 512;
+/// Steps before those that are measured: the first ones touch memory that is new.
+const WARM_UP_STEPS: usize = 2;
+/// The largest `config.json` that is read, in bytes.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// What to measure, and with what.
+#[derive(Clone, Debug)]
+pub struct BenchConfig {
+    /// Whose weights.
+    pub weights: BenchWeights,
+    /// What they are turned into while they load.
+    pub quantize: Quantize,
+    /// How long a prompt is.
+    pub prompt_tokens: usize,
+    /// How many tokens follow.
+    pub new_tokens: usize,
+    /// How many sequences go on at once, one measurement each.
+    pub batches: Vec<usize>,
+    /// How many threads compute; without a number, as many as there are cores.
+    pub threads: Option<usize>,
+    /// How often everything is measured.
+    pub repeats: usize,
+    /// Whether the report is JSON rather than a table.
+    pub json: bool,
+}
+
+/// Whose weights are measured.
+#[derive(Clone, Debug)]
+pub enum BenchWeights {
+    /// A model's.
+    Model {
+        /// What the report calls it.
+        name: String,
+        /// Where it is.
+        files: ModelFiles,
+    },
+    /// Random ones in the shape that a `config.json` describes.
+    Random(PathBuf),
+}
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The shape is not to be had.
+    #[error("cannot read the shape of the random weights: {0}")]
+    ReadConfig(#[source] io::Error),
+    /// The model cannot be loaded, or fails.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The context is too short for what is asked.
+    #[error("the context has {limit} tokens: lower --prompt-tokens or --new-tokens")]
+    NoRoom {
+        /// The context's length.
+        limit: usize,
+    },
+    /// There are no threads to be had.
+    #[error("cannot start the threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    /// Nobody reads the report.
+    #[error("cannot write the report: {0}")]
+    Write(#[from] io::Error),
+    /// The report cannot be written as JSON.
+    #[error("cannot write the report: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl BenchError {
+    /// The status that the process exits with, as `--help` lists it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoRoom { .. } | Self::ReadConfig(_) => 64,
+            _ => 70,
+        }
+    }
+}
+
+/// Measures, and writes the report to `stdout`. Blocks meanwhile.
+///
+/// # Errors
+/// [`BenchError`]
+pub fn run(config: &BenchConfig, stdout: &mut impl Write) -> Result<(), BenchError> {
+    let threads = config.threads.unwrap_or(0);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    let report = pool.install(|| measure(config))?;
+    if config.json {
+        writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        write!(stdout, "{report}")?;
+    }
+    Ok(())
+}
+
+fn measure(config: &BenchConfig) -> Result<Report, BenchError> {
+    let began = Instant::now();
+    let (name, files) = files(&config.weights)?;
+    let model = Model::from_files(&files, &name, config.quantize, |_, _| {})?;
+    let load_seconds = began.elapsed().as_secs_f64();
+    let limit = model.context_length();
+    let length = config.prompt_tokens + config.new_tokens + WARM_UP_STEPS;
+    if length > limit {
+        return Err(BenchError::NoRoom { limit });
+    }
+
+    let mut prefills = Vec::new();
+    for _ in 0..config.repeats {
+        prefills.push(Texts::new(&model, 1, length).read(config.prompt_tokens)?);
+    }
+    let prefill = median(&mut prefills).as_secs_f64();
+    let mut decodes = Vec::new();
+    for &batch in &config.batches {
+        let mut texts = Texts::new(&model, batch, length);
+        texts.read(config.prompt_tokens)?;
+        let mut steps = Vec::new();
+        for _ in 0..config.repeats {
+            texts.go_back(config.prompt_tokens);
+            for _ in 0..WARM_UP_STEPS {
+                texts.step()?;
+            }
+            for _ in 0..config.new_tokens {
+                steps.push(texts.step()?);
+            }
+        }
+        decodes.push((batch, median(&mut steps).as_secs_f64()));
+    }
+
+    let peak_bytes = memory::peak_bytes();
+    let memory_bytes_per_second = memory::read_bandwidth();
+    let (weight_bytes, kv_bytes_per_token) = (model.bytes_per_token(), model.kv_block_bytes() / BLOCK_TOKENS);
+    let depth = config.prompt_tokens + WARM_UP_STEPS + config.new_tokens / 2;
+    let decode = decodes.into_iter().map(|(batch, step)| {
+        let bytes = (weight_bytes + batch * depth * kv_bytes_per_token) as f64;
+        Decode {
+            batch,
+            tokens_per_second: batch as f64 / step,
+            step_ms: step * 1e3,
+            bytes_per_token: bytes / batch as f64,
+            memory_share: bytes / step / memory_bytes_per_second,
+        }
+    });
+    Ok(Report {
+        version: telemetry::VERSION,
+        model: name,
+        quantize: config.quantize.as_str(),
+        threads: rayon::current_num_threads(),
+        prompt_tokens: config.prompt_tokens,
+        new_tokens: config.new_tokens,
+        repeats: config.repeats,
+        load_seconds,
+        weight_bytes,
+        kv_bytes_per_token,
+        peak_bytes,
+        memory_bytes_per_second,
+        prefill_tokens_per_second: config.prompt_tokens as f64 / prefill,
+        ttft_ms: prefill * 1e3,
+        decode: decode.collect(),
+    })
+}
+
+fn files(weights: &BenchWeights) -> Result<(String, ModelFiles), BenchError> {
+    match weights {
+        BenchWeights::Model { name, files } => Ok((name.clone(), files.clone())),
+        BenchWeights::Random(path) => {
+            let read = || {
+                let mut json = Vec::new();
+                io::Read::read_to_end(
+                    &mut io::Read::take(std::fs::File::open(path)?, MAX_CONFIG_BYTES),
+                    &mut json,
+                )?;
+                Ok(json)
+            };
+            let files = ModelFiles::random(read().map_err(BenchError::ReadConfig)?)?;
+            Ok(("random weights".to_owned(), files))
+        }
+    }
+}
+
+/// Texts that go on together, a token each in a step.
+struct Texts<'a> {
+    model: &'a Model,
+    pool: KvPool,
+    workspace: Workspace,
+    /// Which blocks each has.
+    tables: Vec<Vec<BlockId>>,
+    /// The token that each goes on with.
+    last: Vec<TokenId>,
+    position: usize,
+}
+
+impl<'a> Texts<'a> {
+    /// So many texts of up to `length` tokens.
+    fn new(model: &'a Model, batch: usize, length: usize) -> Self {
+        let blocks = length.div_ceil(BLOCK_TOKENS);
+        let table = |text: usize| (0..blocks).map(|block| BlockId((text * blocks + block) as u32)).collect();
+        Self {
+            model,
+            pool: model.kv_pool(batch * blocks),
+            workspace: Workspace::default(),
+            tables: (0..batch).map(table).collect(),
+            last: vec![TokenId(0); batch],
+            position: 0,
+        }
+    }
+
+    /// Reads a prompt into each text, one after the other. Returns how long that took.
+    fn read(&mut self, length: usize) -> Result<Duration, ModelError> {
+        let vocabulary = self.model.config().vocab_size as u32;
+        let began = Instant::now();
+        for (text, (blocks, last)) in self.tables.iter().zip(&mut self.last).enumerate() {
+            // Different in every text, and no control tokens.
+            let token = |index: usize| TokenId(108 + (7 * index + 13 * text) as u32 % (vocabulary - 107));
+            let tokens: Vec<TokenId> = (0..length).map(token).collect();
+            for (chunk, tokens) in tokens.chunks(PREFILL_TOKENS).enumerate() {
+                let slice = Slice { tokens, position: chunk * PREFILL_TOKENS, blocks, wanted: 1 };
+                let logits = self.model.step(&mut self.pool, &[slice], &mut self.workspace)?;
+                *last = likeliest(logits);
+            }
+        }
+        self.position = length;
+        Ok(began.elapsed())
+    }
+
+    /// Adds a token to each text. Returns how long that took.
+    fn step(&mut self) -> Result<Duration, ModelError> {
+        let began = Instant::now();
+        let slices = self.tables.iter().zip(&self.last).map(|(blocks, last)| Slice {
+            tokens: std::slice::from_ref(last),
+            position: self.position,
+            blocks,
+            wanted: 1,
+        });
+        let slices: Vec<_> = slices.collect();
+        let logits = self.model.step(&mut self.pool, &slices, &mut self.workspace)?;
+        let next = logits.chunks(self.model.config().vocab_size).map(likeliest).collect();
+        self.last = black_box(next);
+        self.position += 1;
+        Ok(began.elapsed())
+    }
+
+    /// Forgets what was added after `position`.
+    fn go_back(&mut self, position: usize) {
+        self.position = position;
+    }
+}
+
+/// The first token of the highest score.
+fn likeliest(logits: &[f32]) -> TokenId {
+    let best = logits
+        .iter()
+        .enumerate()
+        .fold((0, f32::MIN), |best, (token, &logit)| if logit > best.1 { (token, logit) } else { best });
+    TokenId(best.0 as u32)
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_makes_the_tokens_that_its_texts_make_alone() {
+        let model = Model::from_files(&ModelFiles::tiny(), "tiny", Quantize::None, |_, _| {}).unwrap();
+        let tokens = |batch: usize, text: usize| {
+            let mut texts = Texts::new(&model, batch, 50);
+            texts.read(40).unwrap();
+            let mut made = vec![texts.last[text]];
+            for _ in 0..5 {
+                texts.step().unwrap();
+                made.push(texts.last[text]);
+            }
+            made
+        };
+        let together = tokens(3, 0);
+        assert_eq!(tokens(1, 0), together);
+        let mut sequence = model.sequence();
+        let prompt: Vec<TokenId> = (0..40).map(|index| TokenId(108 + 7 * index)).collect();
+        let mut alone = vec![likeliest(&sequence.forward(&prompt).unwrap())];
+        for _ in 0..5 {
+            alone.push(likeliest(&sequence.forward(&[alone[alone.len() - 1]]).unwrap()));
+        }
+        assert_eq!(alone, together);
+    }
+
+    #[test]
+    fn the_median_is_one_of_the_times() {
+        let mut times = [3, 1, 2].map(Duration::from_millis);
+        assert_eq!(median(&mut times), Duration::from_millis(2));
+        assert_eq!(median(&mut []), Duration::ZERO);
+        assert!(memory::peak_bytes().is_none_or(|bytes| bytes > 1 << 20));
+    }
+}

@@ -1,0 +1,69 @@
+//! The measurement of a model's speed as a user runs it.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::harness::{Remains, run_server};
+
+async fn bench(flags: &[&str]) -> Remains {
+    let few = ["bench", "--prompt-tokens", "40", "--new-tokens", "3", "--repeats", "1"];
+    let flags: Vec<String> = [&few[..], flags].concat().into_iter().map(str::to_owned).collect();
+    run_server(&flags).await
+}
+
+#[tokio::test]
+async fn every_batch_is_measured_and_what_moves_is_counted() {
+    let remains = bench(&["--model", "tiny", "--batch", "1,3", "--threads", "1", "--json"]).await;
+    assert_eq!(remains.code, Some(0), "{}", remains.stderr);
+    let report: Value = serde_json::from_str(&remains.stdout).unwrap();
+    assert_eq!((&report["quantize"], &report["threads"]), (&"none".into(), &1.into()));
+    let [one, three] = report["decode"].as_array().unwrap().as_slice() else { panic!("{report}") };
+    assert_eq!((&one["batch"], &three["batch"]), (&1.into(), &3.into()));
+    let number = |row: &Value, name: &str| row[name].as_f64().unwrap();
+    for row in [one, three] {
+        let made = number(row, "batch") * 1e3 / number(row, "step_ms");
+        assert!((number(row, "tokens_per_second") / made - 1.0).abs() < 1e-6, "{report}");
+        assert!(number(row, "memory_share") > 0.0, "{report}");
+    }
+    // The weights are read once for all, the keys and values once for each.
+    let weights = number(&report, "weight_bytes");
+    let kept = number(one, "bytes_per_token") - weights;
+    assert!(
+        kept > 0.0 && (number(three, "bytes_per_token") - (weights / 3.0 + kept)).abs() < 1.0,
+        "{report}"
+    );
+}
+
+#[tokio::test]
+async fn random_weights_need_nothing_but_a_shape() {
+    let dir = tempfile::tempdir().unwrap();
+    let shape = dir.path().join("shape.json");
+    let config = r#"{"model_type": "gemma", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}"#;
+    fs::write(&shape, config).unwrap();
+    let flags = ["--random-weights", shape.to_str().unwrap(), "--quantize", "q8_0", "--batch", "2"];
+    let remains = bench(&flags).await;
+    assert_eq!(remains.code, Some(0), "{}", remains.stderr);
+    assert!(remains.stdout.starts_with("random weights, weights q8_0, "), "{}", remains.stdout);
+    fs::write(&shape, "{}").unwrap();
+    assert_eq!(bench(&flags).await.code, Some(70));
+}
+
+#[tokio::test]
+async fn wrong_usage_exits_with_64() {
+    for flags in [
+        &["--model", "tiny", "--batch", "0"][..],
+        &["--model", "tiny", "--random-weights", "shape.json"],
+        &["--random-weights", "/nonexistent/shape.json"],
+        &[],
+    ] {
+        let remains = bench(flags).await;
+        assert_eq!((remains.code, remains.stdout.as_str()), (Some(64), ""), "{flags:?}");
+    }
+    let flags =
+        ["bench", "--model", "tiny", "--prompt-tokens", "8192", "--new-tokens", "1"].map(str::to_owned);
+    let remains = run_server(&flags).await;
+    assert_eq!(remains.code, Some(64));
+    assert!(remains.stderr.contains("lower --prompt-tokens"), "{}", remains.stderr);
+}
