@@ -1,0 +1,166 @@
+"""Weights for a comparison: random ones in a model's true shape, and the same ones as a GGUF file.
+
+    weights.py random CONFIG.json DIR     writes DIR/config.json and DIR/model.safetensors, bf16
+    weights.py gguf DIR FILE.gguf         writes the weights of DIR as bf16 GGUF, norms as f32
+
+Neither holds a tokenizer: speed is measured on token ids. Needs numpy and gguf (packages.txt).
+"""
+
+import json
+import shutil
+import struct
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+# Numbers that are drawn; every matrix is a piece of them, from a place of its own, repeated as needed.
+DRAWN = 1 << 26
+# As small as those of a trained model.
+DEVIATION = 0.02
+# Gemma's names, and those of the GGUF format.
+GLOBAL = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+LAYER = {
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.k_proj.weight": "attn_k.weight",
+    "self_attn.v_proj.weight": "attn_v.weight",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "mlp.gate_proj.weight": "ffn_gate.weight",
+    "mlp.up_proj.weight": "ffn_up.weight",
+    "mlp.down_proj.weight": "ffn_down.weight",
+    "input_layernorm.weight": "attn_norm.weight",
+    "post_attention_layernorm.weight": "ffn_norm.weight",
+}
+
+
+def shapes(config):
+    """Name → shape of every tensor, in the order of the forward pass."""
+    hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    layer = {
+        "self_attn.q_proj.weight": (queries, hidden),
+        "self_attn.k_proj.weight": (keys, hidden),
+        "self_attn.v_proj.weight": (keys, hidden),
+        "self_attn.o_proj.weight": (hidden, queries),
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+    }
+    every = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
+    for index in range(config["num_hidden_layers"]):
+        every |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
+    return every | {"model.norm.weight": (hidden,)}
+
+
+def to_bf16(numbers):
+    """The bits of f32 numbers, rounded to the nearest bf16."""
+    bits = numbers.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def to_f32(bits):
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def write_random(config_file, directory):
+    config = json.loads(Path(config_file).read_text())
+    directory.mkdir(parents=True, exist_ok=True)
+    drawn = to_bf16(np.random.default_rng(0).standard_normal(DRAWN, dtype=np.float32) * np.float32(DEVIATION))
+    header, end = {}, 0
+    for name, shape in shapes(config).items():
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(directory / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        start = 0
+        for shape in shapes(config).values():
+            start = (start + 7919) % DRAWN
+            left = int(np.prod(shape))
+            at = start
+            while left:
+                piece = drawn[at : at + left]
+                file.write(piece.tobytes())
+                left -= piece.size
+                at = 0
+    shutil.copy(config_file, directory / "config.json")
+
+
+def read_safetensors(path):
+    """Name → bf16 bits, mapped rather than read."""
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    data = np.memmap(path, np.uint8, "r", offset=8 + length)
+    tensors = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] != "BF16":
+            sys.exit(f"{name} is {entry['dtype']}: only bf16 can be compared")
+        start, end = entry["data_offsets"]
+        tensors[name] = data[start:end].view(np.uint16).reshape(entry["shape"])
+    return tensors
+
+
+def gguf_name(name):
+    if name in GLOBAL:
+        return GLOBAL[name]
+    _, _, index, rest = name.split(".", 3)
+    return f"blk.{index}.{LAYER[rest]}"
+
+
+def write_gguf(directory, path):
+    config = json.loads((directory / "config.json").read_text())
+    tensors = read_safetensors(directory / "model.safetensors")
+    writer = gguf.GGUFWriter(path, "gemma")
+    writer.add_context_length(config.get("max_position_embeddings", 8192))
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config.get("rms_norm_eps", 1e-6))
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+    writer.add_tokenizer_model("none")
+    writer.add_vocab_size(config["vocab_size"])
+
+    order = list(shapes(config))
+    for name in order:
+        bits = tensors[name]
+        if bits.ndim == 1:
+            writer.add_tensor_info(gguf_name(name), bits.shape, np.dtype(np.float32), 4 * bits.size)
+        else:
+            rows, columns = bits.shape
+            kind = gguf.GGMLQuantizationType.BF16
+            raw = (rows, 2 * columns)
+            writer.add_tensor_info(gguf_name(name), raw, np.dtype(np.uint8), bits.nbytes, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name in order:
+        bits = tensors[name]
+        # Gemma's files hold by how much the scale of a norm is more than 1; GGUF files hold the scale.
+        writer.write_tensor_data(to_f32(bits) + np.float32(1) if bits.ndim == 1 else bits.view(np.uint8))
+    writer.close()
+
+
+def main():
+    match sys.argv[1:]:
+        case ["random", config_file, directory]:
+            write_random(config_file, Path(directory))
+        case ["gguf", directory, path]:
+            write_gguf(Path(directory), Path(path))
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()
