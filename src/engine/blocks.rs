@@ -93,6 +93,7 @@ impl BlockPool {
     }
 
     /// How many blocks there are.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.borrow().entries.len()
     }

@@ -190,6 +190,7 @@ impl<J> Scheduler<J> {
     }
 
     /// How many sequences there are.
+    #[cfg(test)]
     pub(super) fn running(&self) -> usize {
         self.running.len()
     }

@@ -150,8 +150,8 @@ mod tests {
         for pair in texts.windows(2) {
             let [one, other] = pair else { unreachable!() };
             assert_eq!((one.len(), other.len()), (250, 250));
-            assert_eq!(one[..100], other[..100]);
-            assert_ne!(one[100..140], other[100..140], "two prompts go on alike");
+            assert_eq!(one.get(..100), other.get(..100));
+            assert_ne!(one.get(100..140), other.get(100..140), "two prompts go on alike");
         }
         assert_eq!(text(&prompts, 7), text(&Prompts::generated(3, 100, 40, 2.5), 7));
         assert_ne!(text(&prompts, 7), text(&Prompts::generated(4, 100, 40, 2.5), 7));
@@ -160,8 +160,8 @@ mod tests {
     #[test]
     fn the_prompts_of_a_file_come_in_turn() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        writeln!(file, "{}\n\n{}", r#"{"prompt": "a"}"#, r#"{"prefix": "b", "suffix": "c", "name": "x"}"#)
-            .unwrap();
+        let lines = [r#"{"prompt": "a"}"#, "", r#"{"prefix": "b", "suffix": "c", "name": "x"}"#];
+        writeln!(file, "{}", lines.join("\n")).unwrap();
         let prompts = Prompts::read(file.path()).unwrap();
         assert_eq!([text(&prompts, 0), text(&prompts, 1), text(&prompts, 2)], ["a", "b", "a"]);
         assert_eq!(prompts.prompt(3).suffix.unwrap().expose(), "c");
@@ -170,7 +170,8 @@ mod tests {
     #[test]
     fn a_line_that_is_no_prompt_is_named() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        writeln!(file, "{}\n{}", r#"{"prompt": "a"}"#, r#"{"text": "b"}"#).unwrap();
+        let lines = [r#"{"prompt": "a"}"#, r#"{"text": "b"}"#];
+        writeln!(file, "{}", lines.join("\n")).unwrap();
         assert!(matches!(Prompts::read(file.path()), Err(PromptsError::Malformed(2))));
         std::fs::write(file.path(), "\n").unwrap();
         assert!(matches!(Prompts::read(file.path()), Err(PromptsError::Empty)));

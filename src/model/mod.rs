@@ -51,6 +51,7 @@ impl Quantize {
         match self {
             Self::None => "none",
             Self::Q8_0 => "q8_0",
+            Self::Q4K => "q4k",
         }
     }
 }

@@ -156,10 +156,11 @@ mod tests {
 
     #[test]
     fn a_model_is_rounded_as_a_whole() {
-        let exact = logits(Rounding::None);
-        // Its file is in bf16 already.
-        assert_eq!(logits(Rounding::Bf16), exact);
-        assert_ne!(logits(Rounding::Q8_0), exact);
+        let (exact, bf16) = (logits(Rounding::None), logits(Rounding::Bf16));
+        // Its file is in bf16 already: all that differs is that activations are not rounded where weights are f32.
+        let largest = exact.iter().fold(0.0f32, |largest, logit| largest.max(logit.abs()));
+        assert!(exact.iter().zip(&bf16).all(|(a, b)| (a - b).abs() < 0.02 * largest));
+        assert_ne!(logits(Rounding::Q8_0), bf16);
         assert_ne!(logits(Rounding::Q4K), logits(Rounding::Q8_0));
     }
 

@@ -57,7 +57,7 @@ impl Weights {
         Self(shapes.into_iter().map(&mut draw).collect())
     }
 
-    /// The CPU's model of them.
+    /// The CPU's model of them, in f32, where it rounds nothing.
     fn on_cpu(&self, quantize: Quantize) -> Model {
         let dir = tempfile::tempdir().unwrap();
         let config = json!({
@@ -70,11 +70,11 @@ impl Weights {
             .0
             .iter()
             .map(|(name, (_, weights))| {
-                (name.as_str(), weights.iter().flat_map(|w| w.to_le_bytes()).collect())
+                (name.as_str(), weights.iter().flat_map(|w| w.to_f32().to_le_bytes()).collect())
             })
             .collect();
         let views = self.0.iter().map(|(name, (shape, _))| {
-            (name.as_str(), TensorView::new(Dtype::BF16, shape.clone(), &bytes[name.as_str()]).unwrap())
+            (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), &bytes[name.as_str()]).unwrap())
         });
         safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
         Model::from_files(&ModelFiles::directory(dir.path()), "toy", quantize, |_, _| {}).unwrap()
@@ -198,7 +198,8 @@ fn logits_are_those_of_the_cpu() {
     // Keys and values are rounded to 8 and 11 bits here, and to 24 there.
     check::<f16>(&Emulator, Quantize::None, 4e-3);
     check::<bf16>(&Emulator, Quantize::None, 3e-2);
-    check::<f16>(&Emulator, Quantize::Q8_0, 4e-3);
+    // And there, eight-bit weights meet activations of eight bits.
+    check::<f16>(&Emulator, Quantize::Q8_0, 5e-2);
 }
 
 #[test]

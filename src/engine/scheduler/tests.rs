@@ -14,6 +14,7 @@ const LIMITS: Limits = Limits { step_tokens: 40, draft_tokens: 7, prefix_cache: 
 const STOP: TokenId = TokenId(99);
 
 /// What is asked for, and what came of it.
+#[derive(Debug)]
 struct Job {
     request: GenerationRequest,
     prompt: Vec<TokenId>,
@@ -35,9 +36,9 @@ fn rule(text: &[TokenId], repeats: bool) -> TokenId {
     let last = text.last().map_or(0, |token| token.0);
     let sum = text.iter().fold(7u32, |sum, token| sum.wrapping_mul(31).wrapping_add(token.0));
     match repeats {
-        true if text.len() % 11 == 0 => TokenId(sum % 5),
+        true if text.len().is_multiple_of(11) => TokenId(sum % 5),
         true => TokenId((last + 1) % 6),
-        false if sum % 53 == 0 => STOP,
+        false if sum.is_multiple_of(53) => STOP,
         false => TokenId(sum % 90),
     }
 }
@@ -163,7 +164,7 @@ fn a_step_of_one_token_still_ends() {
 fn whoever_does_not_fit_now_comes_back_as_he_was_and_fits_later() {
     let mut world = World::new(LIMITS, 4);
     assert!(world.admit(job(&[1; 60], 30, namespace())).is_ok());
-    let refused = world.admit(job(&[2; 60], 30, namespace())).err().expect("one block is left");
+    let refused = world.admit(job(&[2; 60], 30, namespace())).expect_err("one block is left");
     assert_eq!(refused.request.prompt, refused.prompt);
     assert!(world.admit(job(&[3; 20], 12, namespace())).is_ok());
     world.finish();
