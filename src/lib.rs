@@ -15,7 +15,7 @@
 //! | [`tokenizer`] | text to token ids and back, UTF-8 safe while streaming |
 //! | [`prompt`] | CodeGemma's templates as token ids, budgets, stop matcher |
 //! | [`engine`] | the one model thread and its async handle |
-//! | [`bench`] | how fast a model is on this machine |
+//! | [`mod@bench`] | how fast a model is on this machine |
 //! | [`eval`] | the hole-filling benchmark |
 //! | [`policy`] | launch policies linted, attribute conditions written and evaluated; pure |
 //! | [`loadtest`] | load on a running server, as its clients see it |

@@ -69,7 +69,6 @@ impl Verdict {
     /// What no attestation of this kind can show, and what the policy does not ask.
     fn not_proven(&self) -> Vec<String> {
         let mut open: Vec<String> = match self.profile {
-            #[cfg(feature = "sandbox")]
             Profile::Sandbox => vec!["anything at all: a sandbox signs whatever it is told".to_owned()],
             Profile::ShieldedPreview => vec![
                 "memory: a Shielded VM does not encrypt it, so the host can read it".to_owned(),
