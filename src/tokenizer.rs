@@ -136,6 +136,12 @@ impl Tokenizer {
         Ok(text)
     }
 
+    /// What `id` stands for; nothing for control tokens and for what is outside the vocabulary. It need not be whole
+    /// characters.
+    pub fn bytes(&self, id: TokenId) -> &[u8] {
+        self.pieces.get(id).unwrap_or_default()
+    }
+
     /// A decoder for tokens that arrive one by one.
     pub fn decoder(&self) -> Decoder {
         Decoder::new(Arc::clone(&self.pieces))

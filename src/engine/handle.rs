@@ -1,6 +1,8 @@
 //! The async face of the engine: hand in a request, receive its tokens, drop it to cancel.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::mpsc;
 
@@ -72,12 +74,17 @@ impl Handle {
 impl Generation {
     /// The start, the tokens, the end, then nothing. Cancellation-safe.
     pub async fn next(&mut self) -> Option<Result<Event, EngineError>> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// [`Generation::next`] for those who wait for several at once.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event, EngineError>>> {
         if self.finished {
-            return None;
+            return Poll::Ready(None);
         }
         // A thread that dies drops its senders: that must not look like an ordinary end.
-        let event = self.events.recv().await.unwrap_or(Err(EngineError::Failed));
+        let event = ready!(self.events.poll_recv(context)).unwrap_or(Err(EngineError::Failed));
         self.finished = !matches!(event, Ok(Event::Started | Event::Token(_)));
-        Some(event)
+        Poll::Ready(Some(event))
     }
 }

@@ -33,6 +33,7 @@ use crate::protocol::Namespace;
 use crate::tokenizer::TokenId;
 
 /// What to generate. The prompt is wiped when this is dropped.
+#[derive(Clone)]
 pub struct GenerationRequest {
     /// The prompt, `<bos>` and markers included.
     pub prompt: Vec<TokenId>,

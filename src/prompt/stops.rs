@@ -57,9 +57,10 @@ impl Stops {
     }
 
     /// A matcher for one answer.
-    pub fn into_matcher(self) -> StopMatcher {
+    pub fn matcher(&self) -> StopMatcher {
+        let copy = |stop: &Secret<String>| Secret::new(stop.expose().clone());
         StopMatcher {
-            automata: self.0.into_iter().map(Automaton::new).collect(),
+            automata: self.0.iter().map(|stop| Automaton::new(copy(stop))).collect(),
             held: Secret::new(String::new()),
             stopped: false,
         }
@@ -150,7 +151,7 @@ mod tests {
     }
 
     fn run(matcher: Stops, pieces: &[&str]) -> (String, bool) {
-        let mut matcher = matcher.into_matcher();
+        let mut matcher = matcher.matcher();
         let (mut shown, mut stopped) = (String::new(), false);
         for piece in pieces {
             let piece = matcher.push(piece);
@@ -175,14 +176,14 @@ mod tests {
 
     #[test]
     fn without_stops_nothing_is_held_back() {
-        let mut matcher = Stops::default().into_matcher();
+        let mut matcher = Stops::default().matcher();
         let piece = matcher.push("한");
         assert_eq!((piece.text.expose().as_str(), piece.stopped), ("한", false));
     }
 
     #[test]
     fn only_what_may_be_the_start_of_a_stop_is_held_back() {
-        let mut matcher = stops(&["\n\n", "```"]).into_matcher();
+        let mut matcher = stops(&["\n\n", "```"]).matcher();
         let mut push = |text: &str| matcher.push(text).text.expose().clone();
         assert_eq!(push("let x;\n"), "let x;");
         assert_eq!(push("``"), "\n");

@@ -3,12 +3,20 @@
 //! Requests hold their texts in [`Secret`]s; answers are generic over the text, which is a borrowed `&str` where
 //! they are written and a [`Secret`] where they are read. Unknown members are ignored, as OpenAI's server does.
 
+mod logprobs;
+
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use self::logprobs::{
+    ChatLogprobs, ChatToken, CompletionLogprobs, LogprobsWanted, MAX_LIKELIEST, TokenLogprob,
+};
 use crate::secret::Secret;
 
 /// The most stop strings that a request may name.
 pub const MAX_STOPS: usize = 16;
+/// The most answers that a request may ask for.
+pub const MAX_CHOICES: usize = 16;
 
 /// The body of `POST /v1/completions`.
 #[derive(Debug, Deserialize)]
@@ -89,12 +97,15 @@ pub struct Options {
     /// Whether the answer comes in pieces.
     #[serde(default)]
     pub stream: bool,
-    /// How many answers; only 1 is supported.
+    /// How many answers; 1 unless asked for more. The seed of each is one more than that of the one before.
     #[serde(default)]
     pub n: Option<usize>,
-    /// Not supported; named so that asking for it is an error rather than silence.
+    /// Whether the answer says how likely its tokens were.
     #[serde(default)]
-    pub logprobs: Option<serde_json::Value>,
+    pub logprobs: Option<LogprobsWanted>,
+    /// How many alternatives come with each token.
+    #[serde(default)]
+    pub top_logprobs: Option<usize>,
 }
 
 /// Why an answer ended.
@@ -109,7 +120,7 @@ pub enum FinishReason {
 
 /// The answer, or one event of a stream, of `/v1/completions`.
 #[derive(Serialize, Deserialize)]
-pub struct Completion<T> {
+pub struct Completion<T, L = IgnoredAny> {
     /// `cmpl-…`
     pub id: String,
     /// `text_completion`
@@ -118,27 +129,30 @@ pub struct Completion<T> {
     pub created: u64,
     /// The model's name.
     pub model: String,
-    /// Exactly one.
-    pub choices: Vec<CompletionChoice<T>>,
+    /// As many as were asked for; in an event of a stream exactly one.
+    pub choices: Vec<CompletionChoice<T, L>>,
     /// Counts; in a stream only in the last event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
 
-/// The one choice of a [`Completion`].
+/// One of the answers in a [`Completion`].
 #[derive(Serialize, Deserialize)]
-pub struct CompletionChoice<T> {
-    /// Always 0.
-    pub index: u32,
+pub struct CompletionChoice<T, L = IgnoredAny> {
+    /// Which answer, from 0.
+    pub index: usize,
     /// The generated text, or its next piece.
     pub text: T,
+    /// How likely its tokens were, if that was asked for.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<L>,
     /// Set at the end.
     pub finish_reason: Option<FinishReason>,
 }
 
 /// The answer of `/v1/chat/completions`.
 #[derive(Serialize, Deserialize)]
-pub struct ChatCompletion<T> {
+pub struct ChatCompletion<T, L = IgnoredAny> {
     /// `chatcmpl-…`
     pub id: String,
     /// `chat.completion`
@@ -147,19 +161,22 @@ pub struct ChatCompletion<T> {
     pub created: u64,
     /// The model's name.
     pub model: String,
-    /// Exactly one.
-    pub choices: Vec<ChatChoice<T>>,
+    /// As many as were asked for; in an event of a stream exactly one.
+    pub choices: Vec<ChatChoice<T, L>>,
     /// Counts.
     pub usage: Usage,
 }
 
-/// The one choice of a [`ChatCompletion`].
+/// One of the answers in a [`ChatCompletion`].
 #[derive(Serialize, Deserialize)]
-pub struct ChatChoice<T> {
-    /// Always 0.
-    pub index: u32,
+pub struct ChatChoice<T, L = IgnoredAny> {
+    /// Which answer, from 0.
+    pub index: usize,
     /// What the model says.
     pub message: ChatText<T>,
+    /// How likely its tokens were, if that was asked for.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<L>,
     /// Set at the end.
     pub finish_reason: Option<FinishReason>,
 }
@@ -175,18 +192,18 @@ pub struct ChatChunk<T> {
     pub created: u64,
     /// The model's name.
     pub model: String,
-    /// Exactly one.
+    /// As many as were asked for; in an event of a stream exactly one.
     pub choices: Vec<ChatDelta<T>>,
     /// Counts; only in the last event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
 
-/// The one choice of a [`ChatChunk`].
+/// The next piece of one of the answers.
 #[derive(Serialize, Deserialize)]
 pub struct ChatDelta<T> {
-    /// Always 0.
-    pub index: u32,
+    /// Which answer, from 0.
+    pub index: usize,
     /// The next piece.
     pub delta: ChatText<T>,
     /// Set at the end.

@@ -4,14 +4,16 @@
 
 use serde::Serialize;
 
+use super::choices::{Choice, Job};
 use super::dialect::{Dialect, Heading};
 use super::error::ApiError;
-use super::generation::Job;
+use super::generation::ScoredToken;
 use super::parameters::Parameters;
 use crate::prompt::{self, ChatError};
 use crate::protocol::ErrorCode;
 use crate::protocol::openai::{
-    ChatChoice, ChatChunk, ChatCompletion, ChatDelta, ChatRequest, ChatText, FinishReason, Role, Usage,
+    ChatChoice, ChatChunk, ChatCompletion, ChatDelta, ChatLogprobs, ChatRequest, ChatText, ChatToken,
+    FinishReason, Role, TokenLogprob, Usage,
 };
 use crate::telemetry::Endpoint;
 use crate::tokenizer::Tokenizer;
@@ -43,32 +45,39 @@ impl Dialect for Chat {
 
     fn answer<'a>(
         heading: &'a Heading,
-        text: &'a str,
-        finish: FinishReason,
+        choices: &'a [Choice],
+        tokenizer: &'a Tokenizer,
         usage: Usage,
     ) -> impl Serialize + 'a {
+        let choices = choices.iter().enumerate().map(|(index, choice)| ChatChoice {
+            index,
+            message: said(choice.text.expose()),
+            logprobs: choice.scored.as_deref().map(|scored| logprobs(scored, tokenizer)),
+            finish_reason: Some(choice.finish),
+        });
         ChatCompletion {
             id: heading.id.clone(),
             object: "chat.completion".to_owned(),
             created: heading.created,
             model: heading.model.clone(),
-            choices: vec![ChatChoice { index: 0, message: said(text), finish_reason: Some(finish) }],
+            choices: choices.collect(),
             usage,
         }
     }
 
     fn event<'a>(
         heading: &'a Heading,
+        index: usize,
         text: &'a str,
-        end: Option<(FinishReason, Usage)>,
+        finish_reason: Option<FinishReason>,
+        usage: Option<Usage>,
     ) -> impl Serialize + 'a {
-        let (finish_reason, usage) = end.unzip();
         ChatChunk {
             id: heading.id.clone(),
             object: "chat.completion.chunk".to_owned(),
             created: heading.created,
             model: heading.model.clone(),
-            choices: vec![ChatDelta { index: 0, delta: said(text), finish_reason }],
+            choices: vec![ChatDelta { index, delta: said(text), finish_reason }],
             usage,
         }
     }
@@ -76,4 +85,13 @@ impl Dialect for Chat {
 
 fn said(content: &str) -> ChatText<&str> {
     ChatText { role: Role::Assistant, content }
+}
+
+fn logprobs<'a>(scored: &[ScoredToken], tokenizer: &'a Tokenizer) -> ChatLogprobs<'a> {
+    let token = |id, logprob| TokenLogprob::new(tokenizer.bytes(id), logprob);
+    let content = scored.iter().map(|scored| ChatToken {
+        token: token(scored.id, scored.logprobs.chosen),
+        top_logprobs: scored.logprobs.likeliest.iter().map(|&(id, logprob)| token(id, logprob)).collect(),
+    });
+    ChatLogprobs { content: content.collect() }
 }

@@ -4,13 +4,16 @@
 
 use serde::Serialize;
 
+use super::choices::{Choice, Job};
 use super::dialect::{Dialect, Heading};
 use super::error::ApiError;
-use super::generation::Job;
+use super::generation::ScoredToken;
 use super::parameters::Parameters;
 use crate::prompt;
 use crate::protocol::ErrorCode;
-use crate::protocol::openai::{Completion, CompletionChoice, CompletionRequest, FinishReason, Usage};
+use crate::protocol::openai::{
+    Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, FinishReason, Usage,
+};
 use crate::telemetry::Endpoint;
 use crate::tokenizer::Tokenizer;
 
@@ -50,35 +53,56 @@ impl Dialect for Completions {
 
     fn answer<'a>(
         heading: &'a Heading,
-        text: &'a str,
-        finish: FinishReason,
+        choices: &'a [Choice],
+        tokenizer: &'a Tokenizer,
         usage: Usage,
     ) -> impl Serialize + 'a {
-        completion(heading, text, Some(finish), Some(usage))
+        let choices = choices.iter().enumerate().map(|(index, choice)| CompletionChoice {
+            index,
+            text: choice.text.expose().as_str(),
+            logprobs: choice.scored.as_deref().map(|scored| logprobs(scored, tokenizer)),
+            finish_reason: Some(choice.finish),
+        });
+        completion(heading, choices.collect(), Some(usage))
     }
 
     fn event<'a>(
         heading: &'a Heading,
+        index: usize,
         text: &'a str,
-        end: Option<(FinishReason, Usage)>,
+        finish_reason: Option<FinishReason>,
+        usage: Option<Usage>,
     ) -> impl Serialize + 'a {
-        let (finish, usage) = end.unzip();
-        completion(heading, text, finish, usage)
+        let choice = CompletionChoice { index, text, logprobs: None, finish_reason };
+        completion(heading, vec![choice], usage)
     }
 }
 
 fn completion<'a>(
     heading: &Heading,
-    text: &'a str,
-    finish_reason: Option<FinishReason>,
+    choices: Vec<CompletionChoice<&'a str, CompletionLogprobs<'a>>>,
     usage: Option<Usage>,
-) -> Completion<&'a str> {
+) -> Completion<&'a str, CompletionLogprobs<'a>> {
     Completion {
         id: heading.id.clone(),
         object: "text_completion".to_owned(),
         created: heading.created,
         model: heading.model.clone(),
-        choices: vec![CompletionChoice { index: 0, text, finish_reason }],
+        choices,
         usage,
+    }
+}
+
+fn logprobs<'a>(scored: &[ScoredToken], tokenizer: &'a Tokenizer) -> CompletionLogprobs<'a> {
+    let text = |id| String::from_utf8_lossy(tokenizer.bytes(id));
+    let likeliest = |token: &ScoredToken| {
+        // Of several that read the same, the likeliest.
+        token.logprobs.likeliest.iter().rev().map(|&(id, logprob)| (text(id), logprob)).collect()
+    };
+    CompletionLogprobs {
+        tokens: scored.iter().map(|token| text(token.id)).collect(),
+        token_logprobs: scored.iter().map(|token| token.logprobs.chosen).collect(),
+        top_logprobs: scored.iter().map(likeliest).collect(),
+        text_offset: scored.iter().map(|token| token.offset).collect(),
     }
 }

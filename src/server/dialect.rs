@@ -5,8 +5,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::choices::{Choice, Job};
 use super::error::ApiError;
-use super::generation::Job;
 use super::state::unix_time;
 use crate::protocol::RequestId;
 use crate::protocol::openai::{FinishReason, Usage};
@@ -41,16 +41,18 @@ pub(super) trait Dialect: Send + Sync + 'static {
     /// The body of a whole answer.
     fn answer<'a>(
         heading: &'a Heading,
-        text: &'a str,
-        finish: FinishReason,
+        choices: &'a [Choice],
+        tokenizer: &'a Tokenizer,
         usage: Usage,
     ) -> impl Serialize + 'a;
 
-    /// One event of a stream; the last one has an `end`.
+    /// One event of a stream, about the answer number `index`; the very last one has the counts.
     fn event<'a>(
         heading: &'a Heading,
+        index: usize,
         text: &'a str,
-        end: Option<(FinishReason, Usage)>,
+        finish: Option<FinishReason>,
+        usage: Option<Usage>,
     ) -> impl Serialize + 'a;
 }
 

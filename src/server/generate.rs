@@ -10,8 +10,8 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 
 use super::admission::{Opened, blocking};
+use super::choices::{Choices, Job};
 use super::error::ApiError;
-use super::generation::{Answer, Job};
 use super::observation::Observation;
 use super::parameters::Parameters;
 use super::state::App;
@@ -70,7 +70,7 @@ async fn continue_prompt(
         lead: Some(lead),
         parameters: Parameters::greedy(app.limits.max_new_tokens),
     };
-    let answer = Answer::start(opened.loaded, job, opened.dek.namespace(), observation)?;
-    let (text, _) = answer.collect(observation).await?;
-    Ok(text)
+    let choices = Choices::start(opened.loaded, job, opened.dek.namespace(), observation)?;
+    let mut choices = choices.collect(observation).await?;
+    Ok(choices.pop().ok_or(ErrorCode::Internal)?.text)
 }

@@ -1,38 +1,41 @@
-//! From token ids to text as it is made: what every endpoint shares.
+//! One answer, from token ids to text as it is made.
 //!
 //! Must not touch: HTTP, the seal.
 
+use std::task::{Context, Poll, ready};
+
 use super::error::ApiError;
-use super::observation::Observation;
-use super::parameters::Parameters;
-use super::state::Loaded;
-use crate::engine::{Event, Finish, Generation, GenerationRequest, SubmitError, Token};
-use crate::prompt::{self, StopMatcher};
+use super::observation::{Observation, Pace};
+use crate::engine::{Event, Finish, Generation, GenerationRequest, Handle, Logprobs, SubmitError, Token};
+use crate::prompt::StopMatcher;
+use crate::protocol::ErrorCode;
 use crate::protocol::openai::FinishReason;
-use crate::protocol::{ErrorCode, Namespace};
 use crate::secret::Secret;
 use crate::tokenizer::{Decoder, TokenId};
-
-/// What is to be generated.
-#[derive(Debug)]
-pub(super) struct Job {
-    /// Control tokens included.
-    pub(super) prompt: Vec<TokenId>,
-    /// Text that the answer begins with, before anything is generated.
-    pub(super) lead: Option<Secret<String>>,
-    pub(super) parameters: Parameters,
-}
 
 /// An answer that is being generated. Dropping it stops the model's work on it.
 pub(super) struct Answer {
     generation: Generation,
+    pace: Pace,
     /// Gone once the model has ended.
     decoder: Option<Decoder>,
     /// Gone once the answer has ended.
     matcher: Option<StopMatcher>,
     lead: Option<Secret<String>>,
+    /// How many characters have been decoded, the lead included.
+    decoded: usize,
+    /// How likely the tokens were, if that was asked for.
+    scored: Vec<ScoredToken>,
     /// Set when the last text has been given out.
     finish: Option<FinishReason>,
+}
+
+/// A token of an answer, how likely it was, and where in the answer it begins, in characters.
+#[derive(Debug)]
+pub(super) struct ScoredToken {
+    pub(super) id: TokenId,
+    pub(super) logprobs: Box<Logprobs>,
+    pub(super) offset: usize,
 }
 
 /// What an answer goes on with.
@@ -45,82 +48,74 @@ pub(super) enum Step {
 }
 
 impl Answer {
-    /// Hands `job` to the model.
+    /// Hands `request` to the model; the answer begins with `lead`.
     ///
     /// # Errors
-    /// The prompt is too long, or the model has as much work as it takes.
+    /// The model has as much work as it takes.
     pub(super) fn start(
-        loaded: &Loaded,
-        job: Job,
-        namespace: Namespace,
-        observation: &mut Observation,
-    ) -> Result<Self, ApiError> {
-        let Parameters { max_new_tokens, sampling, stops } = job.parameters;
-        prompt::fit(job.prompt.len(), max_new_tokens, loaded.engine.context_length())?;
-        observation.prompt(job.prompt.len());
-        let generation = loaded.engine.submit(GenerationRequest {
-            prompt: job.prompt,
-            max_new_tokens,
-            stop_ids: prompt::stop_ids(),
-            sampling,
-            logprobs: None,
-            namespace,
-            deadline: observation.deadline().into_std(),
-        })?;
+        engine: &Handle,
+        request: GenerationRequest,
+        lead: Option<Secret<String>>,
+        decoder: Decoder,
+        matcher: StopMatcher,
+    ) -> Result<Self, SubmitError> {
+        let pace = Pace::start();
         Ok(Self {
-            generation,
-            decoder: Some(loaded.tokenizer.decoder()),
-            matcher: Some(stops.into_matcher()),
-            lead: job.lead,
+            generation: engine.submit(request)?,
+            pace,
+            decoder: Some(decoder),
+            matcher: Some(matcher),
+            decoded: lead.as_ref().map_or(0, |lead| lead.expose().chars().count()),
+            lead,
+            scored: Vec::new(),
             finish: None,
         })
     }
 
-    /// The next step. Nothing follows [`Step::End`].
+    /// The next step. Must not be asked again after [`Step::End`].
     ///
     /// # Errors
     /// The model failed, or the deadline has passed.
-    pub(super) async fn next(&mut self, observation: &mut Observation) -> Result<Step, ApiError> {
+    pub(super) fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+        observation: &mut Observation,
+    ) -> Poll<Result<Step, ApiError>> {
         if let Some(lead) = self.lead.take() {
-            return Ok(Step::Text(lead));
+            return Poll::Ready(Ok(Step::Text(lead)));
         }
         if let Some(finish) = self.finish {
-            return Ok(Step::End(finish));
+            return Poll::Ready(Ok(Step::End(finish)));
         }
-        let mut event = self.generation.next().await;
+        let mut event = ready!(self.generation.poll_next(context));
         if let Some(Ok(Event::Started)) = event {
-            observation.admitted();
-            event = self.generation.next().await;
+            observation.admitted(&self.pace);
+            event = ready!(self.generation.poll_next(context));
         }
-        match event {
-            Some(Ok(Event::Token(Token { id, .. }))) => {
-                observation.token();
-                let decoder = self.decoder.as_mut().ok_or(ErrorCode::Internal)?;
-                let text = decoder.push(id).map_err(|_| ErrorCode::Internal)?;
-                Ok(self.show(text))
+        Poll::Ready(match event {
+            Some(Ok(Event::Token(token))) => {
+                observation.token(&mut self.pace);
+                self.take(token)
             }
             Some(Ok(Event::Finished(Finish::Stop))) => Ok(self.end(FinishReason::Stop)),
             Some(Ok(Event::Finished(Finish::Length))) => Ok(self.end(FinishReason::Length)),
             Some(Ok(Event::Finished(Finish::Deadline))) => Err(ErrorCode::DeadlineExceeded.into()),
             Some(Ok(Event::Started) | Err(_)) | None => Err(ErrorCode::Internal.into()),
-        }
+        })
     }
 
-    /// The whole text.
-    ///
-    /// # Errors
-    /// As [`Answer::next`].
-    pub(super) async fn collect(
-        mut self,
-        observation: &mut Observation,
-    ) -> Result<(Secret<String>, FinishReason), ApiError> {
-        let mut pieces = Vec::new();
-        loop {
-            match self.next(observation).await? {
-                Step::Text(piece) => pieces.push(piece),
-                Step::End(finish) => return Ok((concat(&pieces), finish)),
-            }
-        }
+    /// How likely the tokens so far were, if that was asked for.
+    pub(super) fn into_scored(self) -> Vec<ScoredToken> {
+        self.scored
+    }
+
+    fn take(&mut self, Token { id, logprobs }: Token) -> Result<Step, ApiError> {
+        let offset = self.decoded;
+        self.scored.extend(logprobs.map(|logprobs| ScoredToken { id, logprobs, offset }));
+        let decoder = self.decoder.as_mut().ok_or(ErrorCode::Internal)?;
+        let text = decoder.push(id).map_err(|_| ErrorCode::Internal)?;
+        self.decoded += text.as_ref().map_or(0, |text| text.expose().chars().count());
+        Ok(self.show(text))
     }
 
     fn show(&mut self, text: Option<Secret<String>>) -> Step {
@@ -147,19 +142,8 @@ impl Answer {
     }
 }
 
-impl From<SubmitError> for ApiError {
-    fn from(error: SubmitError) -> Self {
-        match error {
-            SubmitError::Full => ErrorCode::ServerBusy.into(),
-            SubmitError::Empty => ErrorCode::Internal.into(),
-            SubmitError::TooLong { .. } => ErrorCode::ContextLengthExceeded.into(),
-            SubmitError::Stopped => ErrorCode::Draining.into(),
-        }
-    }
-}
-
 /// At once in its final capacity: growing would leave unwiped copies behind.
-fn concat(pieces: &[Secret<String>]) -> Secret<String> {
+pub(super) fn concat(pieces: &[Secret<String>]) -> Secret<String> {
     let mut text = String::with_capacity(pieces.iter().map(|piece| piece.expose().len()).sum());
     for piece in pieces {
         text.push_str(piece.expose());

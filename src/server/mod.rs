@@ -1,7 +1,7 @@
 //! The HTTP face of the workload: sealed requests in, sealed answers out.
 //!
 //! The way of a request: `accept` → `router` → `admission` (body, slot, key, seal, replay) → a handler
-//! (`generate`, `sealed` with a `dialect`) → `generation`.
+//! (`generate`, `sealed` with a `dialect`) → `choices` → `generation`.
 //! Must not touch: cipher code, candle.
 
 mod accept;
@@ -10,6 +10,7 @@ mod admission;
 mod attestation;
 mod body;
 mod chat;
+mod choices;
 mod completions;
 mod dialect;
 mod error;

@@ -18,11 +18,23 @@ pub(super) struct Observation {
     app: Arc<App>,
     endpoint: Endpoint,
     started: Instant,
-    submitted: Option<Instant>,
-    last_token: Option<Instant>,
     usage: Usage,
     outcome: Outcome,
     _in_flight: InFlight,
+}
+
+/// When one answer of a request was handed to the model, and when the model last said something.
+#[derive(Debug)]
+pub(super) struct Pace {
+    submitted: Instant,
+    last_token: Option<Instant>,
+}
+
+impl Pace {
+    /// The model is about to be given it.
+    pub(super) fn start() -> Self {
+        Self { submitted: Instant::now(), last_token: None }
+    }
 }
 
 impl Observation {
@@ -32,8 +44,6 @@ impl Observation {
             app: Arc::clone(app),
             endpoint,
             started: Instant::now(),
-            submitted: None,
-            last_token: None,
             usage: Usage::new(0, 0),
             outcome: Outcome::Cancelled,
             _in_flight: app.metrics.in_flight(),
@@ -45,24 +55,24 @@ impl Observation {
         self.started + self.app.limits.request_timeout
     }
 
-    /// The prompt has so many tokens, and the model is about to be given it.
+    /// The prompt has so many tokens.
     pub(super) fn prompt(&mut self, tokens: usize) {
-        self.submitted = Some(Instant::now());
         self.usage = Usage::new(tokens, self.usage.completion_tokens);
     }
 
-    /// The model works on the request.
-    pub(super) fn admitted(&mut self) {
-        let now = Instant::now();
-        self.app.metrics.queued(now - self.submitted.unwrap_or(now));
+    /// The model works on one of the answers.
+    pub(super) fn admitted(&self, pace: &Pace) {
+        self.app.metrics.queued(pace.submitted.elapsed());
     }
 
-    /// One more token was generated.
-    pub(super) fn token(&mut self) {
+    /// One more token of one of the answers was generated.
+    pub(super) fn token(&mut self, pace: &mut Pace) {
         let now = Instant::now();
-        match self.last_token.replace(now) {
-            None => self.app.metrics.first_token(now - self.started),
-            Some(last) => self.app.metrics.next_token(now - last),
+        match (pace.last_token.replace(now), self.usage.completion_tokens) {
+            (Some(last), _) => self.app.metrics.next_token(now - last),
+            (None, 0) => self.app.metrics.first_token(now - self.started),
+            // The first token of a further answer: the client has had one already.
+            (None, _) => {}
         }
         self.usage = Usage::new(self.usage.prompt_tokens, self.usage.completion_tokens + 1);
     }

@@ -4,12 +4,16 @@ use super::error::ApiError;
 use crate::engine::Sampling;
 use crate::prompt::{PromptError, Stops};
 use crate::protocol::ErrorCode;
-use crate::protocol::openai::Options;
+use crate::protocol::openai::{LogprobsWanted, MAX_CHOICES, MAX_LIKELIEST, Options};
 
 /// How an answer is generated.
 #[derive(Debug)]
 pub(super) struct Parameters {
     pub(super) max_new_tokens: usize,
+    /// How many answers; the seed of each is one more than that of the one before.
+    pub(super) choices: usize,
+    /// How many of the likeliest tokens come with each token; none means no probabilities at all.
+    pub(super) logprobs: Option<usize>,
     pub(super) sampling: Sampling,
     pub(super) stops: Stops,
 }
@@ -17,7 +21,13 @@ pub(super) struct Parameters {
 impl Parameters {
     /// Greedy, without stop texts.
     pub(super) fn greedy(max_new_tokens: usize) -> Self {
-        Self { max_new_tokens, sampling: Sampling::GREEDY, stops: Stops::default() }
+        Self {
+            max_new_tokens,
+            choices: 1,
+            logprobs: None,
+            sampling: Sampling::GREEDY,
+            stops: Stops::default(),
+        }
     }
 
     /// Checks `options`; `default_new_tokens` is for requests that do not say how many they want.
@@ -25,12 +35,11 @@ impl Parameters {
     /// # Errors
     /// [`ErrorCode::InvalidParameter`] with the parameter and its range.
     pub(super) fn check(options: Options, default_new_tokens: usize) -> Result<Self, ApiError> {
-        if options.n.is_some_and(|n| n != 1) {
-            return Err(ApiError::parameter("n must be 1"));
+        let choices = options.n.unwrap_or(1);
+        if !(1..=MAX_CHOICES).contains(&choices) {
+            return Err(ApiError::parameter("n must be between 1 and 16"));
         }
-        if options.logprobs.is_some_and(|asked| asked != serde_json::Value::Bool(false)) {
-            return Err(ApiError::parameter("logprobs are not supported: leave them out"));
-        }
+        let logprobs = likeliest(&options)?;
         let max_new_tokens = options.max_tokens.unwrap_or(default_new_tokens);
         if max_new_tokens == 0 {
             return Err(ApiError::parameter("max_tokens must be at least 1"));
@@ -59,8 +68,28 @@ impl Parameters {
         };
         let Options { top_k, top_p, min_p, .. } = options;
         let sampling = Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed };
-        Ok(Self { max_new_tokens, sampling, stops })
+        Ok(Self { max_new_tokens, choices, logprobs, sampling, stops })
     }
+}
+
+/// How many alternatives are asked for with each token, if probabilities are.
+fn likeliest(options: &Options) -> Result<Option<usize>, ApiError> {
+    let count = match options.logprobs {
+        None | Some(LogprobsWanted::Wanted(false)) if options.top_logprobs.is_some() => {
+            return Err(ApiError::parameter("top_logprobs needs logprobs to be asked for"));
+        }
+        None | Some(LogprobsWanted::Wanted(false)) => return Ok(None),
+        Some(LogprobsWanted::Wanted(true)) => options.top_logprobs.unwrap_or(0),
+        Some(LogprobsWanted::Likeliest(count)) => count.max(options.top_logprobs.unwrap_or(0)),
+    };
+    if count > MAX_LIKELIEST {
+        return Err(ApiError::parameter("logprobs and top_logprobs must be at most 20"));
+    }
+    // An event of a stream has to fit a frame whose size is the same for all.
+    if options.stream {
+        return Err(ApiError::parameter("logprobs come with whole answers only: leave out stream"));
+    }
+    Ok(Some(count))
 }
 
 impl From<PromptError> for ApiError {
@@ -90,11 +119,29 @@ mod tests {
     }
 
     #[test]
+    fn both_ways_to_ask_for_probabilities_are_understood() {
+        for (json, expected) in [
+            ("{}", None),
+            (r#"{"logprobs":false}"#, None),
+            (r#"{"logprobs":0}"#, Some(0)),
+            (r#"{"logprobs":5}"#, Some(5)),
+            (r#"{"logprobs":true}"#, Some(0)),
+            (r#"{"logprobs":true,"top_logprobs":3}"#, Some(3)),
+        ] {
+            assert_eq!(check(json).unwrap().logprobs, expected, "{json}");
+        }
+    }
+
+    #[test]
     fn the_ends_of_each_range_are_inside() {
         for json in [
             r#"{"n":1}"#,
+            r#"{"n":16}"#,
             r#"{"logprobs":null}"#,
             r#"{"logprobs":false}"#,
+            r#"{"logprobs":0}"#,
+            r#"{"logprobs":20}"#,
+            r#"{"logprobs":true,"top_logprobs":20}"#,
             r#"{"max_tokens":1}"#,
             r#"{"temperature":0}"#,
             r#"{"temperature":2}"#,
@@ -114,9 +161,11 @@ mod tests {
     fn what_is_out_of_range_is_refused_by_name() {
         for (json, name) in [
             (r#"{"n":0}"#, "n "),
-            (r#"{"n":2}"#, "n "),
-            (r#"{"logprobs":1}"#, "logprobs"),
-            (r#"{"logprobs":true}"#, "logprobs"),
+            (r#"{"n":17}"#, "n "),
+            (r#"{"logprobs":21}"#, "logprobs"),
+            (r#"{"logprobs":true,"top_logprobs":21}"#, "top_logprobs"),
+            (r#"{"top_logprobs":1}"#, "top_logprobs"),
+            (r#"{"logprobs":1,"stream":true}"#, "stream"),
             (r#"{"max_tokens":0}"#, "max_tokens"),
             (r#"{"temperature":-0.1}"#, "temperature"),
             (r#"{"temperature":2.1}"#, "temperature"),

@@ -12,9 +12,9 @@ use http::header::ACCEPT;
 use serde::Serialize;
 
 use super::admission::{Opened, blocking};
+use super::choices::{Choices, Job};
 use super::dialect::{Dialect, Heading};
 use super::error::ApiError;
-use super::generation::{Answer, Job};
 use super::observation::Observation;
 use super::sse::{self, EventStream};
 use super::state::App;
@@ -92,18 +92,18 @@ async fn answer<D: Dialect>(
     let dek = Arc::clone(&opened.dek);
     let reply = async {
         let Asked { job, stream } = asked?;
-        let answer = Answer::start(opened.loaded, job, dek.namespace(), &mut observation)?;
+        let choices = Choices::start(opened.loaded, job, dek.namespace(), &mut observation)?;
         let heading = Heading::new::<D>(id, opened.loaded.engine.model_name());
         if stream || accepts_events {
-            return Ok(Begun::Stream(answer, heading));
+            return Ok(Begun::Stream(choices, heading));
         }
-        let (text, finish) = answer.collect(&mut observation).await?;
-        let body = D::answer(&heading, text.expose(), finish, observation.usage());
+        let choices = choices.collect(&mut observation).await?;
+        let body = D::answer(&heading, &choices, &opened.loaded.tokenizer, observation.usage());
         seal(&dek, id, 200, body).map(Begun::Whole)
     };
     match reply.await {
-        Ok(Begun::Stream(answer, heading)) => {
-            sse::respond::<D>(EventStream::new(answer, heading, id, dek, opened.slot, observation))
+        Ok(Begun::Stream(choices, heading)) => {
+            sse::respond::<D>(EventStream::new(choices, heading, id, dek, opened.slot, observation))
         }
         Ok(Begun::Whole(reply)) => {
             observation.succeeded();
@@ -121,7 +121,7 @@ async fn answer<D: Dialect>(
 }
 
 enum Begun {
-    Stream(Answer, Heading),
+    Stream(Choices, Heading),
     Whole(SealedReply),
 }
 

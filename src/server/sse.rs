@@ -14,8 +14,9 @@ use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::choices::Choices;
 use super::dialect::{Dialect, Heading};
-use super::generation::{Answer, Step};
+use super::generation::Step;
 use super::observation::Observation;
 use super::split::json_pieces;
 use super::state::Slot;
@@ -23,7 +24,7 @@ use crate::protocol::{Dek, ErrorCode, FrameWriter, MAX_EVENT_BYTES, RequestId};
 
 /// What a stream needs until its last frame.
 pub(super) struct EventStream {
-    answer: Answer,
+    choices: Choices,
     heading: Heading,
     dek: Arc<Dek>,
     writer: FrameWriter,
@@ -48,9 +49,9 @@ pub(super) fn respond<D: Dialect>(events: EventStream) -> Response {
 }
 
 impl EventStream {
-    /// The answer to the request `id`.
+    /// The answers to the request `id`.
     pub(super) fn new(
-        answer: Answer,
+        choices: Choices,
         heading: Heading,
         id: RequestId,
         dek: Arc<Dek>,
@@ -58,7 +59,7 @@ impl EventStream {
         observation: Observation,
     ) -> Self {
         Self {
-            answer,
+            choices,
             heading,
             dek,
             writer: FrameWriter::new(id),
@@ -90,21 +91,26 @@ impl EventStream {
 
     /// Turns the next step of the answer into events.
     async fn step<D: Dialect>(&mut self) -> Result<(), serde_json::Error> {
-        match self.answer.next(&mut self.observation).await {
-            Ok(Step::Text(text)) => {
-                let empty = to_raw_value(&D::event(&self.heading, "", None))?;
+        match self.choices.next(&mut self.observation).await {
+            Ok(Some((index, Step::Text(text)))) => {
+                let empty = to_raw_value(&D::event(&self.heading, index, "", None, None))?;
                 for piece in json_pieces(text.expose(), MAX_EVENT_BYTES.saturating_sub(empty.get().len())) {
-                    let event = to_raw_value(&D::event(&self.heading, piece, None))?;
+                    let event = to_raw_value(&D::event(&self.heading, index, piece, None, None))?;
                     self.events.push(event);
                 }
             }
-            Ok(Step::End(finish)) => {
-                self.ended = true;
-                self.observation.succeeded();
-                let end = Some((finish, self.observation.usage()));
-                let event = to_raw_value(&D::event(&self.heading, "", end))?;
+            Ok(Some((index, Step::End(finish)))) => {
+                self.choices.take(index);
+                self.ended = self.choices.have_ended();
+                let usage = self.ended.then(|| self.observation.usage());
+                let event = to_raw_value(&D::event(&self.heading, index, "", Some(finish), usage))?;
                 self.events.push(event);
+                if self.ended {
+                    self.observation.succeeded();
+                }
             }
+            // What ended last has said so.
+            Ok(None) => self.ended = true,
             Err(error) => {
                 self.ended = true;
                 self.observation.failed(error.code());

@@ -15,6 +15,7 @@ mod attestation;
 mod bad_input;
 mod bench;
 mod canary;
+mod choices;
 mod client;
 mod demo;
 mod docs;

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|input: (Vec<String>, Vec<String>)| {
     let (stops, pieces) = input;
     let Ok(checked) = Stops::new(stops.iter().cloned().map(Secret::new).collect()) else { return };
-    let mut matcher = checked.into_matcher();
+    let mut matcher = checked.matcher();
     let (mut shown, mut stopped) = (String::new(), false);
     for piece in &pieces {
         let piece = matcher.push(piece);

@@ -1,0 +1,69 @@
+//! How likely each token of an answer was, in the two forms that OpenAI's API has for it.
+//!
+//! Written by the server only. Texts are borrowed from the vocabulary, so that no copy has to be wiped.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The most alternatives that may be asked for with each token.
+pub const MAX_LIKELIEST: usize = 20;
+
+/// What a request says of logprobs: a number of alternatives (completions), or whether they are wanted (chat).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum LogprobsWanted {
+    /// So many alternatives with each token.
+    Likeliest(usize),
+    /// With each token its own, and as many alternatives as `top_logprobs` says.
+    Wanted(bool),
+}
+
+/// `logprobs` of a choice of `/v1/completions`: four lists of the same length.
+#[derive(Debug, Default, Serialize)]
+pub struct CompletionLogprobs<'a> {
+    /// What each token stands for.
+    pub tokens: Vec<Cow<'a, str>>,
+    /// The natural logarithm of each token's probability.
+    pub token_logprobs: Vec<f32>,
+    /// The likeliest tokens in its place, if asked for.
+    pub top_logprobs: Vec<BTreeMap<Cow<'a, str>, f32>>,
+    /// Where in the answer's text each token begins, in characters.
+    pub text_offset: Vec<usize>,
+}
+
+/// `logprobs` of a choice of `/v1/chat/completions`.
+#[derive(Debug, Serialize)]
+pub struct ChatLogprobs<'a> {
+    /// One for each token.
+    pub content: Vec<ChatToken<'a>>,
+}
+
+/// A token and the likeliest ones in its place.
+#[derive(Debug, Serialize)]
+pub struct ChatToken<'a> {
+    /// The token itself.
+    #[serde(flatten)]
+    pub token: TokenLogprob<'a>,
+    /// In order, the likeliest first.
+    pub top_logprobs: Vec<TokenLogprob<'a>>,
+}
+
+/// A token and how likely it was.
+#[derive(Debug, Serialize)]
+pub struct TokenLogprob<'a> {
+    /// What it stands for; U+FFFD where that is part of a character only.
+    pub token: Cow<'a, str>,
+    /// The natural logarithm of its probability.
+    pub logprob: f32,
+    /// What it stands for, in UTF-8.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> TokenLogprob<'a> {
+    /// A token that stands for `bytes`.
+    pub fn new(bytes: &'a [u8], logprob: f32) -> Self {
+        Self { token: String::from_utf8_lossy(bytes), logprob, bytes }
+    }
+}
