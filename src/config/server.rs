@@ -24,6 +24,7 @@ use crate::keys::{CacheLimits, Endpoint, InvalidName, KmsConfig, Timeouts};
 #[cfg(feature = "client")]
 use crate::loadtest::LoadtestConfig;
 use crate::model::{ModelFiles, Quantize};
+use crate::server::Shaping;
 use crate::telemetry::{LogFormat, LogLevel};
 
 /// Often enough for a load balancer, seldom enough for the launcher's socket, which attests anew each time.
@@ -61,6 +62,8 @@ pub struct ServerConfig {
     pub profile: Profile,
     /// What to do without a valid attestation token.
     pub on_token_expiry: OnTokenExpiry,
+    /// How the frames of a stream leave.
+    pub shaping: Shaping,
     /// How much the engine takes on.
     pub engine: EngineConfig,
     /// Bounds on requests.
@@ -211,6 +214,7 @@ impl ServeArgs {
             kms,
             profile,
             on_token_expiry: self.on_token_expiry,
+            shaping: self.stream_shaping.with_interval(Duration::from_millis(self.stream_interval_ms)),
             engine: EngineConfig {
                 step_tokens: self.step_tokens,
                 kv_cache_bytes: self.kv_cache_mib.map(|mib| u64::from(mib.get()) << 20),

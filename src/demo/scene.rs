@@ -16,7 +16,7 @@ use crate::config::{Limits, Logging, ModelOrigin, ServerConfig};
 use crate::engine::{EngineConfig, ModelFiles, Quantize};
 use crate::keys::{CacheLimits, Endpoint, KeyName, KmsConfig, Timeouts, WrapConfig};
 use crate::sandbox::{Launcher, Sandbox, SandboxConfig, claims};
-use crate::server::Service;
+use crate::server::{Service, Shaping};
 use crate::telemetry::{LogFormat, LogLevel};
 
 /// More than anything here takes on a slow machine.
@@ -99,6 +99,7 @@ impl Scene {
             },
             profile: Profile::Sandbox,
             on_token_expiry: OnTokenExpiry::Wait,
+            shaping: Shaping::Constant(Shaping::INTERVAL),
             engine: EngineConfig { kv_cache_bytes: Some(KV_CACHE_BYTES), ..EngineConfig::new(1, 1) },
             limits: Limits {
                 max_new_tokens: 32,

@@ -26,6 +26,7 @@ mod router;
 mod sealed;
 mod self_check;
 mod service;
+mod shaping;
 mod split;
 mod sse;
 mod startup;
@@ -34,4 +35,5 @@ mod watch;
 mod write_timeout;
 
 pub use self::service::{Service, run};
+pub use self::shaping::{Shaping, ShapingMode, UnknownShaping};
 pub use self::startup::ServeError;

@@ -32,7 +32,7 @@ pub(super) async fn handle<D: Dialect>(State(app): State<Arc<App>>, request: Req
         Ok((opened, question))
     };
     match read.await {
-        Ok((opened, question)) => answer::<D>(opened, question, accepts_events, observation).await,
+        Ok((opened, question)) => answer::<D>(&app, opened, question, accepts_events, observation).await,
         Err(error) => {
             let error: ApiError = error;
             observation.failed(error.code());
@@ -83,6 +83,7 @@ fn ask<D: Dialect>(body: &str, tokenizer: &Tokenizer, default_new_tokens: usize)
 }
 
 async fn answer<D: Dialect>(
+    app: &App,
     opened: Opened<'_>,
     question: Question,
     accepts_events: bool,
@@ -103,7 +104,8 @@ async fn answer<D: Dialect>(
     };
     match reply.await {
         Ok(Begun::Stream(choices, heading)) => {
-            sse::respond::<D>(EventStream::new(choices, heading, id, dek, opened.slot, observation))
+            let events = EventStream::new(choices, heading, id, dek, opened.slot, observation, app.shaping);
+            sse::respond::<D>(events)
         }
         Ok(Begun::Whole(reply)) => {
             observation.succeeded();

@@ -79,7 +79,7 @@ impl Service {
         let (admin_listener, admin_address) = listen(config.admin_listen, "--admin-listen").await?;
 
         let launcher = self_check::launcher(&config.kms, ATTESTATION_TIMEOUT);
-        let app = App::new(config.limits, config.on_token_expiry, launcher)
+        let app = App::new(config.limits, config.on_token_expiry, config.shaping, launcher)
             .map_err(|_| ServeError::NoRandomness)?;
         let stop = CancellationToken::new();
         let limits = ConnectionLimits {

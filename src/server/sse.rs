@@ -1,4 +1,4 @@
-//! A sealed stream: server-sent events, each one frame of constant size, one per step of the model.
+//! A sealed stream: server-sent events, each one frame of constant size, paced as [`Shaping`] has it.
 //!
 //! A client that goes away drops the stream, and with it the generation and the slot.
 //! Must not touch: ciphers other than through `Dek`.
@@ -16,11 +16,14 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::choices::Choices;
 use super::dialect::{Dialect, Heading};
-use super::generation::Step;
+use super::error::ApiError;
+use super::generation::{Step, concat};
 use super::observation::Observation;
+use super::shaping::{Pacer, Shaping};
 use super::split::json_pieces;
 use super::state::Slot;
 use crate::protocol::{Dek, ErrorCode, FrameWriter, MAX_EVENT_BYTES, RequestId};
+use crate::secret::Secret;
 
 /// What a stream needs until its last frame.
 pub(super) struct EventStream {
@@ -28,9 +31,14 @@ pub(super) struct EventStream {
     heading: Heading,
     dek: Arc<Dek>,
     writer: FrameWriter,
+    pacer: Pacer,
+    /// Text that is in no event yet, by answer.
+    texts: Vec<(usize, Vec<Secret<String>>)>,
+    /// Events about ends, which follow all text.
+    ends: Vec<Box<RawValue>>,
     /// Events that did not fit the frames so far.
     events: Vec<Box<RawValue>>,
-    /// The answer has ended: what is in `events` is the rest.
+    /// The answers have ended: what there is is the rest.
     ended: bool,
     finished: bool,
     observation: Observation,
@@ -57,12 +65,16 @@ impl EventStream {
         dek: Arc<Dek>,
         slot: Slot,
         observation: Observation,
+        shaping: Shaping,
     ) -> Self {
         Self {
             choices,
             heading,
             dek,
             writer: FrameWriter::new(id),
+            pacer: Pacer::start(shaping),
+            texts: Vec::new(),
+            ends: Vec::new(),
             events: Vec::new(),
             ended: false,
             finished: false,
@@ -76,35 +88,60 @@ impl EventStream {
         if self.finished {
             return None;
         }
-        // One step per frame, whether or not it made text, so that the frames do not tell words apart.
-        if self.events.is_empty() && !self.ended && self.step::<D>().await.is_err() {
-            self.observation.failed(ErrorCode::Internal);
-            return None;
-        }
-        let Ok(frame) = self.writer.next_frame(&mut self.events, self.ended) else {
+        let Ok(frame) = self.make_frame::<D>().await else {
             self.observation.failed(ErrorCode::Internal);
             return None;
         };
-        self.finished = self.ended && self.events.is_empty();
         Some(Bytes::from(format!("data: {}\n\n", self.dek.seal(frame.expose()))))
     }
 
-    /// Turns the next step of the answer into events.
-    async fn step<D: Dialect>(&mut self) -> Result<(), serde_json::Error> {
-        match self.choices.next(&mut self.observation).await {
+    async fn make_frame<D: Dialect>(&mut self) -> Result<Secret<Vec<u8>>, serde_json::Error> {
+        self.gather::<D>().await?;
+        self.write_texts::<D>()?;
+        self.events.append(&mut self.ends);
+        let may_end = self.pacer.count() && self.ended;
+        let frame = self.writer.next_frame(&mut self.events, may_end)?;
+        self.finished = may_end && self.events.is_empty();
+        Ok(frame)
+    }
+
+    /// Waits for what the next frame says, or for its time.
+    async fn gather<D: Dialect>(&mut self) -> Result<(), serde_json::Error> {
+        loop {
+            let Some(clock) = self.pacer.clock() else {
+                // One step per frame, whether or not it made text, so that the frames do not tell words apart.
+                if !self.ended && self.events.is_empty() {
+                    let step = self.choices.next(&mut self.observation).await;
+                    self.take::<D>(step)?;
+                }
+                return Ok(());
+            };
+            let step = tokio::select! {
+                biased;
+                _ = clock.tick() => return Ok(()),
+                step = self.choices.next(&mut self.observation), if !self.ended => step,
+            };
+            self.take::<D>(step)?;
+        }
+    }
+
+    /// Takes in what an answer goes on with.
+    fn take<D: Dialect>(
+        &mut self,
+        step: Result<Option<(usize, Step)>, ApiError>,
+    ) -> Result<(), serde_json::Error> {
+        match step {
             Ok(Some((index, Step::Text(text)))) => {
-                let empty = to_raw_value(&D::event(&self.heading, index, "", None, None))?;
-                for piece in json_pieces(text.expose(), MAX_EVENT_BYTES.saturating_sub(empty.get().len())) {
-                    let event = to_raw_value(&D::event(&self.heading, index, piece, None, None))?;
-                    self.events.push(event);
+                match self.texts.iter_mut().find(|(other, _)| *other == index) {
+                    Some((_, texts)) => texts.push(text),
+                    None => self.texts.push((index, vec![text])),
                 }
             }
             Ok(Some((index, Step::End(finish)))) => {
                 self.choices.take(index);
                 self.ended = self.choices.have_ended();
                 let usage = self.ended.then(|| self.observation.usage());
-                let event = to_raw_value(&D::event(&self.heading, index, "", Some(finish), usage))?;
-                self.events.push(event);
+                self.ends.push(to_raw_value(&D::event(&self.heading, index, "", Some(finish), usage))?);
                 if self.ended {
                     self.observation.succeeded();
                 }
@@ -114,7 +151,19 @@ impl EventStream {
             Err(error) => {
                 self.ended = true;
                 self.observation.failed(error.code());
-                self.events.push(to_raw_value(&error.body())?);
+                self.ends.push(to_raw_value(&error.body())?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes events of the texts so far.
+    fn write_texts<D: Dialect>(&mut self) -> Result<(), serde_json::Error> {
+        for (index, texts) in self.texts.drain(..) {
+            let text = concat(&texts);
+            let empty = to_raw_value(&D::event(&self.heading, index, "", None, None))?;
+            for piece in json_pieces(text.expose(), MAX_EVENT_BYTES.saturating_sub(empty.get().len())) {
+                self.events.push(to_raw_value(&D::event(&self.heading, index, piece, None, None))?);
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::attestation::Attestor;
 use super::lifecycle::Lifecycle;
 use super::replay::ReplayGuard;
+use super::shaping::Shaping;
 use crate::attestation::{LauncherSocket, OnTokenExpiry};
 use crate::config::Limits;
 use crate::engine::Handle;
@@ -24,6 +25,7 @@ pub(super) struct App {
     pub(super) lifecycle: Lifecycle,
     pub(super) replay: Arc<ReplayGuard>,
     pub(super) attestor: Attestor,
+    pub(super) shaping: Shaping,
     slots: Arc<Semaphore>,
     loaded: OnceLock<Loaded>,
     on_token_expiry: OnTokenExpiry,
@@ -50,6 +52,7 @@ impl App {
     pub(super) fn new(
         limits: Limits,
         on_token_expiry: OnTokenExpiry,
+        shaping: Shaping,
         launcher: Option<LauncherSocket>,
     ) -> Result<Arc<Self>, getrandom::Error> {
         let attestor = Attestor::new(launcher, limits.max_attestations_per_minute, ServerId::generate()?);
@@ -61,6 +64,7 @@ impl App {
             slots: Arc::new(Semaphore::new(limits.max_requests)),
             loaded: OnceLock::new(),
             on_token_expiry,
+            shaping,
             limits,
         }))
     }

@@ -66,6 +66,7 @@ mod tests {
     use base64::Engine as _;
     use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
+    use super::super::shaping::Shaping;
     use super::*;
     use crate::attestation::Clock;
     use crate::config::Limits;
@@ -93,7 +94,7 @@ mod tests {
                 write_timeout: INTERVAL,
                 request_timeout: INTERVAL,
             };
-            let app = App::new(limits, policy, None).unwrap();
+            let app = App::new(limits, policy, Shaping::Off, None).unwrap();
             Self { dir: tempfile::tempdir().unwrap(), clock: Clock::tokio(), app }
         }
 

@@ -12,7 +12,7 @@ use codeseal::engine::{EngineConfig, Quantize};
 use codeseal::keys::{CacheLimits, Endpoint, KmsConfig, Timeouts, WrapConfig, Wrapper};
 use codeseal::protocol::{Call, Dek, Frame, FrameReader, Reply, RequestId, ServerId, Token, WrappedDek};
 use codeseal::sandbox::{Sandbox, SandboxConfig};
-use codeseal::server::Service;
+use codeseal::server::{Service, Shaping};
 use codeseal::telemetry::{LogFormat, LogLevel};
 use rustix::process::Signal;
 use serde_json::value::RawValue;
@@ -97,6 +97,7 @@ impl World {
             },
             profile: Profile::Sandbox,
             on_token_expiry: OnTokenExpiry::Wait,
+            shaping: Shaping::Off,
             engine: EngineConfig { kv_cache_bytes: Some(KV_CACHE_BYTES), ..EngineConfig::new(4, 4) },
             limits: Limits {
                 max_new_tokens: 16,

@@ -1,9 +1,11 @@
 //! Sealed streams: the same text as without, in frames of one size, gone when the client is.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use codeseal::config::ServerConfig;
 use codeseal::protocol::openai::{ChatChunk, Completion, FinishReason};
 use codeseal::protocol::{Frame, FrameReader};
+use codeseal::server::Shaping;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
@@ -54,6 +56,62 @@ async fn frames_come_one_per_step_and_all_of_one_length() {
     assert!(shapes[0].len() >= 16 && shapes[0].iter().all(|&len| len == shapes[0][0]));
 }
 
+/// The lengths of a stream's frames, its text, and how long it took.
+async fn shaped(shaping: Shaping, prompt: &str, max_tokens: usize) -> (Vec<usize>, String, Duration) {
+    let world = World::start().await;
+    let server = Server::start(ServerConfig { shaping, ..world.config() }).await;
+    let employee = world.employee().await;
+    let body = json!({ "prompt": prompt, "stream": true, "max_tokens": max_tokens });
+    let sealed = employee.seal("/v1/completions", &body);
+    let started = Instant::now();
+    let stream = server.post("/v1/completions", &sealed.body).await.text;
+    let took = started.elapsed();
+    let lengths = stream.split_terminator("\n\n").map(str::len).collect();
+    let text = text(&completions(&employee.open_stream(sealed.id, &stream)));
+    assert_eq!(text, {
+        let (_, whole) = server
+            .ask(&employee, "/v1/completions", json!({ "prompt": prompt, "max_tokens": max_tokens }))
+            .await;
+        whole["choices"][0]["text"].as_str().unwrap().to_owned()
+    });
+    (lengths, text, took)
+}
+
+#[tokio::test]
+async fn shaped_streams_have_a_round_number_of_frames() {
+    for max_tokens in [1, 17] {
+        let (lengths, ..) = shaped(Shaping::Bucket, "def f(", max_tokens).await;
+        assert_eq!(lengths, vec![lengths[0]; 32], "{max_tokens} tokens");
+        let (lengths, ..) = shaped(Shaping::Constant(Duration::from_millis(2)), "def f(", max_tokens).await;
+        // How many there are depends on the machine as well.
+        assert_eq!(lengths, vec![lengths[0]; lengths.len().next_multiple_of(32)], "{max_tokens} tokens");
+    }
+    let (lengths, ..) = shaped(Shaping::Bucket, "def f(", 40).await;
+    assert_eq!(lengths.len(), 64);
+}
+
+#[tokio::test]
+async fn on_a_clock_a_short_answer_takes_as_long_as_a_longer_one() {
+    let period = Duration::from_millis(10);
+    let (_, short, took_short) = shaped(Shaping::Constant(period), "def f(", 1).await;
+    let (_, long, took_long) = shaped(Shaping::Constant(period), "def f(", 12).await;
+    assert!(short.len() < long.len());
+    // Never faster than the clock; how much slower is up to the machine.
+    assert!(took_short.min(took_long) >= 31 * period, "{took_short:?} {took_long:?}");
+}
+
+#[tokio::test]
+async fn an_echoed_prompt_on_a_clock_takes_as_many_frames_as_it_needs() {
+    let prompt = "\"quoted\"\n\t한국어 🦀 ".repeat(60);
+    let world = World::start().await;
+    let shaping = Shaping::Constant(Duration::from_millis(1));
+    let server = Server::start(ServerConfig { shaping, ..world.config() }).await;
+    let employee = world.employee().await;
+    let body = json!({ "prompt": prompt, "echo": true, "stream": true, "max_tokens": 1 });
+    let events = completions(&frames(&server, &employee, "/v1/completions", &body).await);
+    assert!(text(&events).starts_with(&prompt));
+}
+
 #[tokio::test]
 async fn a_stream_may_be_asked_for_by_header() {
     let world = World::start().await;
@@ -69,7 +127,7 @@ async fn a_stream_may_be_asked_for_by_header() {
 async fn an_echoed_prompt_is_cut_into_events_that_fit_their_frames() {
     let world = World::start().await;
     let (server, employee) = (world.server().await, world.employee().await);
-    let prompt = "\"quoted\"\n\t한국어 🦀 ".repeat(100);
+    let prompt = "\"quoted\"\n\t한국어 🦀 ".repeat(60);
     let body = json!({ "prompt": prompt, "echo": true, "stream": true, "max_tokens": 1 });
     let events = completions(&frames(&server, &employee, "/v1/completions", &body).await);
     assert!(text(&events).starts_with(&prompt));

@@ -19,6 +19,7 @@ use crate::hub::ModelSource;
 use crate::keys::{KeyName, WipAudience};
 use crate::model::Quantize;
 use crate::protocol::DEFAULT_NEW_TOKENS;
+use crate::server::{Shaping, ShapingMode};
 use crate::telemetry::{LogFormat, LogLevel};
 
 const EXIT_CODES: &str = "\
@@ -175,6 +176,16 @@ pub(super) struct ServeArgs {
     #[cfg(feature = "sandbox")]
     #[arg(long, env = "CODESEAL_SANDBOX_ENDPOINT", value_name = "URL")]
     pub(super) sandbox_endpoint: Option<String>,
+
+    /// When the frames of a stream leave: constant (on a clock, and a round number of them), bucket (as the model goes
+    /// on, and a round number of them) or off. Pace and number tell those who watch the line what a text is about
+    #[arg(long, env = "CODESEAL_STREAM_SHAPING", value_name = "MODE", default_value = "constant")]
+    pub(super) stream_shaping: ShapingMode,
+
+    /// Between two frames of a stream that leave on a clock, in milliseconds
+    #[arg(long, env = "CODESEAL_STREAM_INTERVAL_MS", value_name = "N",
+        default_value_t = Shaping::INTERVAL.as_millis() as u64, value_parser = RangedU64ValueParser::<u64>::new().range(1..=1000))]
+    pub(super) stream_interval_ms: u64,
 
     /// New tokens of an answer, unless the request says otherwise
     #[arg(long, env = "CODESEAL_MAX_NEW_TOKENS", value_name = "N", default_value_t = DEFAULT_NEW_TOKENS,
