@@ -18,6 +18,14 @@ const TOGETHER: usize = 4;
 /// Multiplications below which other threads are not worth waking.
 const SERIAL: usize = 1 << 16;
 
+/// Keys that are multiplied together, where there are registers for so many sums.
+const KEYS: usize = 4;
+/// Lanes of values that are added together, where there are registers for so many sums.
+const VALUES: usize = 4;
+
+/// For each query and each token of a block a number.
+type Weights<const N: usize> = [[Lane<f32>; BLOCK_TOKENS / LANES]; N];
+
 /// The queries of some tokens.
 #[derive(Clone, Copy)]
 pub(crate) struct Heads<'a> {
@@ -123,7 +131,9 @@ impl Group<'_> {
         for (number, &block) in self.place.table.iter().take(seen.div_ceil(BLOCK_TOKENS)).enumerate() {
             let tokens = BLOCK_TOKENS.min(seen - number * BLOCK_TOKENS);
             let [keys, values] = self.pool.block(self.layer, self.head, block);
-            let mut weights = scores::<S, N>(simd, queries, &keys[..tokens * lanes], lanes);
+            let next = self.place.table[..seen.div_ceil(BLOCK_TOKENS)].get(number + 1);
+            let next = next.map_or([&[][..]; 2], |&next| self.pool.block(self.layer, self.head, next));
+            let mut weights = scores::<S, N>(simd, queries, &keys[..tokens * lanes], next, lanes);
             let mut corrections = [0.0; N];
             for n in 0..N {
                 let before = largest[n];
@@ -141,21 +151,9 @@ impl Group<'_> {
                 let sum = simd.add(simd.load(&weights[n][0]), simd.load(&weights[n][1]));
                 total[n] = total[n] * corrections[n] + simd.sum(sum);
             }
-            for lane in 0..lanes {
-                let mut tile: [S::V; N] = std::array::from_fn(|n| {
-                    simd.mul(simd.load(&sums[n * lanes + lane]), simd.splat(corrections[n]))
-                });
-                for (token, value) in values.chunks_exact(lanes).take(tokens).enumerate() {
-                    let value = simd.load(&value[lane]);
-                    for (weights, tile) in weights.iter().zip(&mut tile) {
-                        let weight = simd.splat(weights[token / LANES][token % LANES]);
-                        *tile = simd.fma(weight, value, *tile);
-                    }
-                }
-                for (n, tile) in tile.iter().enumerate() {
-                    simd.store(*tile, &mut sums[n * lanes + lane]);
-                }
-            }
+            let weighted =
+                Weighted { values: &values[..tokens * lanes], lanes, weights: &weights, corrections };
+            weighted.add(simd, sums);
         }
         for ((out, sums), total) in self.out.chunks_mut(head_dim).zip(sums.chunks(lanes)).zip(total) {
             for (out, sum) in out.iter_mut().zip(sums.as_flattened()) {
@@ -165,27 +163,110 @@ impl Group<'_> {
     }
 }
 
-/// The products of each query with each key.
+/// The products of each query with each key. Meanwhile the keys and values of the next block are called for: they lie
+/// elsewhere, where the machine does not look ahead by itself.
 #[inline(always)]
 fn scores<S: Simd, const N: usize>(
     simd: S,
     queries: &[Lane<f32>],
     keys: &[Lane<f32>],
+    next: [&[Lane<f32>]; 2],
     lanes: usize,
-) -> [[Lane<f32>; BLOCK_TOKENS / LANES]; N] {
+) -> Weights<N> {
     let queries: [&[Lane<f32>]; N] = std::array::from_fn(|n| &queries[n * lanes..][..lanes]);
     let mut scores = [[[0.0; LANES]; BLOCK_TOKENS / LANES]; N];
-    for (token, key) in keys.chunks_exact(lanes).enumerate() {
-        let mut sums = [simd.splat(0.0); N];
-        for (lane, key) in key.iter().enumerate() {
-            let key = simd.load(key);
-            for (query, sum) in queries.iter().zip(&mut sums) {
+    let tokens = keys.len() / lanes;
+    let mut token = 0;
+    // A sum has to wait for the one before it: several at a time keep the machine busy.
+    if S::WIDE {
+        while token + KEYS <= tokens {
+            for lane in token * lanes..(token + KEYS) * lanes {
+                next.iter().filter_map(|next| next.get(lane)).for_each(|lane| simd.prefetch(lane));
+            }
+            some_scores::<S, N, KEYS>(simd, queries, &keys[token * lanes..], token, &mut scores);
+            token += KEYS;
+        }
+    }
+    while token < tokens {
+        some_scores::<S, N, 1>(simd, queries, &keys[token * lanes..], token, &mut scores);
+        token += 1;
+    }
+    scores
+}
+
+/// The products of each query with the first `T` keys, whose tokens begin at `token`.
+#[inline(always)]
+fn some_scores<S: Simd, const N: usize, const T: usize>(
+    simd: S,
+    queries: [&[Lane<f32>]; N],
+    keys: &[Lane<f32>],
+    token: usize,
+    scores: &mut Weights<N>,
+) {
+    let lanes = queries.first().map_or(0, |query| query.len());
+    let keys: [&[Lane<f32>]; T] = std::array::from_fn(|t| &keys[t * lanes..][..lanes]);
+    let mut sums = [[simd.splat(0.0); N]; T];
+    for lane in 0..lanes {
+        for (key, sums) in keys.iter().zip(&mut sums) {
+            let key = simd.load(&key[lane]);
+            for (query, sum) in queries.iter().zip(sums) {
                 *sum = simd.fma(simd.load(&query[lane]), key, *sum);
             }
         }
+    }
+    for (token, sums) in (token..).zip(sums) {
         for (scores, sum) in scores.iter_mut().zip(sums) {
             scores[token / LANES][token % LANES] = simd.sum(sum);
         }
     }
-    scores
+}
+
+/// The values of a block's tokens, and how much each query makes of them.
+struct Weighted<'a, const N: usize> {
+    values: &'a [Lane<f32>],
+    lanes: usize,
+    weights: &'a Weights<N>,
+    /// What the sums so far are multiplied with.
+    corrections: [f32; N],
+}
+
+impl<const N: usize> Weighted<'_, N> {
+    /// Adds the values to the sums of each query.
+    #[inline(always)]
+    fn add<S: Simd>(&self, simd: S, sums: &mut [Lane<f32>]) {
+        let mut lane = 0;
+        // Values are read in the order in which they lie, as far as there are registers.
+        if S::WIDE {
+            while lane + VALUES <= self.lanes {
+                self.add_lanes::<S, VALUES>(simd, lane, sums);
+                lane += VALUES;
+            }
+        }
+        while lane < self.lanes {
+            self.add_lanes::<S, 1>(simd, lane, sums);
+            lane += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn add_lanes<S: Simd, const L: usize>(&self, simd: S, lane: usize, sums: &mut [Lane<f32>]) {
+        let mut tile: [[S::V; L]; N] = std::array::from_fn(|n| {
+            let correction = simd.splat(self.corrections[n]);
+            std::array::from_fn(|l| simd.mul(simd.load(&sums[n * self.lanes + lane + l]), correction))
+        });
+        for (token, values) in self.values.chunks_exact(self.lanes).enumerate() {
+            let values: [S::V; L] = std::array::from_fn(|l| simd.load(&values[lane + l]));
+            for (weights, tile) in self.weights.iter().zip(&mut tile) {
+                let weight = simd.splat(weights[token / LANES][token % LANES]);
+                for (value, sum) in values.iter().zip(tile) {
+                    *sum = simd.fma(weight, *value, *sum);
+                }
+            }
+        }
+        for (n, tile) in tile.iter().enumerate() {
+            for (l, sum) in tile.iter().enumerate() {
+                simd.store(*sum, &mut sums[n * self.lanes + lane + l]);
+            }
+        }
+    }
 }

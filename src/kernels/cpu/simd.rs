@@ -21,6 +21,8 @@ pub(super) trait Simd: Copy {
     /// Whether pairs of bf16 are multiplied by one instruction.
     const BF16: bool;
 
+    /// Calls `from` into the second cache.
+    fn prefetch(self, from: &Lane<f32>);
     fn splat(self, value: f32) -> Self::V;
     fn load(self, from: &Lane<f32>) -> Self::V;
     fn load_f16(self, from: &Lane<u16>) -> Self::V;
@@ -147,6 +149,9 @@ impl Simd for Portable {
     type B = Lane<[u8; 4]>;
     const WIDE: bool = false;
     const BF16: bool = false;
+
+    #[inline(always)]
+    fn prefetch(self, _: &Lane<f32>) {}
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::V {

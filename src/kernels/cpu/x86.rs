@@ -112,6 +112,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, from: &Lane<f32>) {
+        // SAFETY: every x86-64 has it, and it only hints.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(from).cast()) }
+    }
+
+    #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
         // SAFETY: `self` proves that this machine has the features.
         unsafe { _mm512_set1_ps(value) }
@@ -242,6 +248,12 @@ impl Simd for Avx2 {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(half), _mm256_set1_epi32(127));
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
         });
+    }
+
+    #[inline(always)]
+    fn prefetch(self, from: &Lane<f32>) {
+        // SAFETY: every x86-64 has it, and it only hints.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(from).cast()) }
     }
 
     #[inline(always)]
