@@ -159,6 +159,9 @@ pub enum StartError {
     /// There is no thread to be had.
     #[error("cannot start the model thread: {0}")]
     Thread(#[source] std::io::Error),
+    /// There are no threads to share its work.
+    #[error("cannot start the threads that compute: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
     /// The model failed while it was warmed up.
     #[error("the model failed its self-test: {0}")]
     Model(#[from] ModelError),

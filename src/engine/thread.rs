@@ -60,15 +60,19 @@ pub(super) fn spawn<B: Backend>(
     let handle = Handle::new(Arc::clone(&queue), Arc::clone(&stats), limit, backend.name());
     let (tested, verdict) = mpsc::sync_channel(1);
     let worker = Arc::clone(&queue);
+    // The model's own, and it works on one of its threads: a step begins without waking another to begin it.
+    let pool = rayon::ThreadPoolBuilder::new().thread_name(|index| format!("model {index}")).build()?;
     let thread = std::thread::Builder::new()
         .name(String::from("model"))
         .spawn(move || {
             let _stop = StopOnExit(Arc::clone(&worker));
-            let result = warmup::run(&mut backend, &config);
-            let passed = result.is_ok();
-            if tested.send(result).is_ok() && passed {
-                serve(&mut backend, &worker, &config, &stats);
-            }
+            pool.install(|| {
+                let result = warmup::run(&mut backend, &config);
+                let passed = result.is_ok();
+                if tested.send(result).is_ok() && passed {
+                    serve(&mut backend, &worker, &config, &stats);
+                }
+            });
         })
         .map_err(StartError::Thread)?;
     let engine = Engine { queue, thread: Some(thread) };

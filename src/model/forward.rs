@@ -86,7 +86,7 @@ impl Network {
                 return Err(ModelError::ContextFull);
             }
         }
-        // As one visit to the worker threads: a hundred would each begin with waking them.
+        // As one visit to the worker threads, unless this is one of them: a hundred would each begin with waking them.
         rayon::scope(|_| self.forward(pool, batch, workspace));
         Ok(&workspace.logits)
     }
