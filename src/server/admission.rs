@@ -15,6 +15,11 @@ use super::state::{App, Loaded, Slot, unix_time};
 use crate::keys::KeyError;
 use crate::protocol::{Dek, Envelope, ErrorCode, SERVER_HEADER};
 use crate::secret::Secret;
+use crate::tokenizer::Tokenizer;
+
+/// Requests of up to this many bytes are parsed, opened and tokenised where they are: it takes less than a millisecond,
+/// and to wake another thread and be woken by it takes its time as well.
+const SHORT: usize = 8 * 1024;
 
 /// A request that is authentic, fresh, new, and has a slot.
 #[derive(Debug)]
@@ -27,31 +32,33 @@ pub(super) struct Opened<'a> {
 }
 
 impl App {
-    /// Takes a request in.
+    /// Takes a request in, and has `read` read its plaintext; `parse` reads the envelope.
     ///
     /// # Errors
     /// Everything that is answered outside the seal.
-    pub(super) async fn receive(
+    pub(super) async fn receive<T: Send + 'static>(
         &self,
         request: Request,
-        parse: fn(&[u8]) -> Result<Envelope, ErrorCode>,
         deadline: Instant,
-    ) -> Result<(Opened<'_>, Secret<Vec<u8>>), ApiError> {
+        parse: fn(&[u8]) -> Result<Envelope, ErrorCode>,
+        read: impl FnOnce(Secret<Vec<u8>>, &Tokenizer) -> T + Send + 'static,
+    ) -> Result<(Opened<'_>, T), ApiError> {
         let loaded = self.loaded()?;
         self.check_server(&request)?;
         let body = body::read(request, self.limits.max_body_bytes, self.limits.body_timeout).await?;
         // Only now: whoever trickles a body must not keep others from a slot.
         let slot = self.admit()?;
-        let envelope = blocking(move || parse(&body)).await??;
+        let is_short = body.len() <= SHORT;
+        let envelope = if is_short { parse(&body) } else { blocking(move || parse(&body)).await? }?;
         let dek = self.key(loaded, &envelope, deadline).await?;
-        let (dek, token, plaintext) = blocking(move || {
-            let plaintext = dek.open(&envelope.token);
-            (dek, envelope.token, plaintext)
-        })
-        .await?;
-        let plaintext = plaintext?;
-        let remembered = self.replay.remember(&token, unix_time())?;
-        Ok((Opened { loaded, dek, remembered, slot }, plaintext))
+        let (replay, tokenizer) = (Arc::clone(&self.replay), Arc::clone(&loaded.tokenizer));
+        let open = move || {
+            let plaintext = dek.open(&envelope.token)?;
+            let remembered = replay.remember(&envelope.token, unix_time())?;
+            Ok::<_, ApiError>((dek, remembered, read(plaintext, &tokenizer)))
+        };
+        let (dek, remembered, read) = if is_short { open() } else { blocking(open).await? }?;
+        Ok((Opened { loaded, dek, remembered, slot }, read))
     }
 
     /// A client that says which server it verified is not answered by another, nor is its key unwrapped.

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 
-use super::admission::{Opened, blocking};
+use super::admission::Opened;
 use super::choices::{Choices, Job};
 use super::error::ApiError;
 use super::observation::Observation;
@@ -19,6 +19,7 @@ use crate::prompt;
 use crate::protocol::{Envelope, ErrorCode, GenerateReply};
 use crate::secret::Secret;
 use crate::telemetry::Endpoint;
+use crate::tokenizer::{TokenId, Tokenizer, TokenizerError};
 
 /// The handler.
 pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -40,8 +41,8 @@ async fn answer(
     request: Request,
     observation: &mut Observation,
 ) -> Result<GenerateReply, ApiError> {
-    let (opened, plaintext) = app.receive(request, Envelope::parse_generate, observation.deadline()).await?;
-    let text = continue_prompt(app, &opened, plaintext, observation).await;
+    let (opened, read) = app.receive(request, observation.deadline(), Envelope::parse_generate, read).await?;
+    let text = continue_prompt(app, &opened, read, observation).await;
     match text {
         Ok(text) => Ok(GenerateReply::seal(&opened.dek, &text)),
         Err(error) => {
@@ -51,20 +52,23 @@ async fn answer(
     }
 }
 
+/// The text of a request, and its prompt in tokens.
+type Read = Result<(Secret<String>, Result<Vec<TokenId>, TokenizerError>), ErrorCode>;
+
+fn read(plaintext: Secret<Vec<u8>>, tokenizer: &Tokenizer) -> Read {
+    // Not text at all: as much a fault of the envelope as a forged one.
+    let lead = plaintext.into_text().ok_or(ErrorCode::EnvelopeRejected)?;
+    let prompt = prompt::completion(|text| tokenizer.encode(text), lead.expose());
+    Ok((lead, prompt))
+}
+
 async fn continue_prompt(
     app: &App,
     opened: &Opened<'_>,
-    plaintext: Secret<Vec<u8>>,
+    read: Read,
     observation: &mut Observation,
 ) -> Result<Secret<String>, ApiError> {
-    // Not text at all: as much a fault of the envelope as a forged one.
-    let lead = plaintext.into_text().ok_or(ErrorCode::EnvelopeRejected)?;
-    let tokenizer = Arc::clone(&opened.loaded.tokenizer);
-    let (lead, prompt) = blocking(move || {
-        let prompt = prompt::completion(|text| tokenizer.encode(text), lead.expose());
-        (lead, prompt)
-    })
-    .await?;
+    let (lead, prompt) = read?;
     let job = Job {
         prompt: prompt.map_err(|_| ErrorCode::Internal)?,
         lead: Some(lead),

@@ -11,14 +11,14 @@ use http::HeaderMap;
 use http::header::ACCEPT;
 use serde::Serialize;
 
-use super::admission::{Opened, blocking};
+use super::admission::Opened;
 use super::choices::{Choices, Job};
 use super::dialect::{Dialect, Heading};
 use super::error::ApiError;
 use super::observation::Observation;
 use super::sse::{self, EventStream};
 use super::state::App;
-use crate::protocol::{Call, Dek, Envelope, ErrorCode, Rejected, Reply, RequestId, SealedReply};
+use crate::protocol::{Call, Dek, Envelope, ErrorCode, Rejected, Reply, RequestId, SealedReply, ServerId};
 use crate::secret::Secret;
 use crate::tokenizer::Tokenizer;
 
@@ -26,10 +26,14 @@ use crate::tokenizer::Tokenizer;
 pub(super) async fn handle<D: Dialect>(State(app): State<Arc<App>>, request: Request) -> Response {
     let mut observation = Observation::start(&app, D::ENDPOINT);
     let accepts_events = accepts_events(request.headers());
+    let default_new_tokens = app.limits.max_new_tokens;
+    let server = app.attestor.server();
+    let read = app.receive(request, observation.deadline(), Envelope::parse, move |plaintext, tokenizer| {
+        Question::read::<D>(&plaintext, server, tokenizer, default_new_tokens)
+    });
     let read = async {
-        let (opened, plaintext) = app.receive(request, Envelope::parse, observation.deadline()).await?;
-        let question = read::<D>(&app, &opened, plaintext).await?;
-        Ok((opened, question))
+        let (opened, question) = read.await?;
+        Ok((opened, question?))
     };
     match read.await {
         Ok((opened, question)) => answer::<D>(&app, opened, question, accepts_events, observation).await,
@@ -52,28 +56,26 @@ struct Asked {
     stream: bool,
 }
 
-async fn read<D: Dialect>(
-    app: &App,
-    opened: &Opened<'_>,
-    plaintext: Secret<Vec<u8>>,
-) -> Result<Question, ApiError> {
-    let tokenizer = Arc::clone(&opened.loaded.tokenizer);
-    let default_new_tokens = app.limits.max_new_tokens;
-    let server = app.attestor.server();
-    let question = blocking(move || {
+impl Question {
+    /// Reads the plaintext of a call; `server` is the id of this process.
+    fn read<D: Dialect>(
+        plaintext: &Secret<Vec<u8>>,
+        server: ServerId,
+        tokenizer: &Tokenizer,
+        default_new_tokens: usize,
+    ) -> Result<Self, Rejected> {
         let call = Call::decode(plaintext.expose())?;
         if call.path != D::PATH {
             return Err(Rejected);
         }
         // The header says the same, but only what is sealed cannot have been changed on the way.
         let asked = if call.server.is_none_or(|named| named == server) {
-            ask::<D>(call.body.get(), &tokenizer, default_new_tokens)
+            ask::<D>(call.body.get(), tokenizer, default_new_tokens)
         } else {
             Err(ErrorCode::ServerChanged.into())
         };
-        Ok(Question { id: call.id, asked })
-    });
-    Ok(question.await??)
+        Ok(Self { id: call.id, asked })
+    }
 }
 
 fn ask<D: Dialect>(body: &str, tokenizer: &Tokenizer, default_new_tokens: usize) -> Result<Asked, ApiError> {
