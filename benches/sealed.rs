@@ -26,6 +26,10 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 const PATH: &str = "/v1/completions";
+/// The server's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Code that is two kilobytes long.
 const PROMPT_BYTES: usize = 2048;
 /// Clients at once, where throughput is measured.
@@ -136,8 +140,8 @@ fn sealed(criterion: &mut Criterion) {
     connection.ask(&world.request());
 
     let mut group = criterion.benchmark_group("sealed");
-    group.bench_function("nothing: GET /healthz", |bencher| {
-        bencher.iter(|| connection.ask(b"GET /healthz HTTP/1.1\r\nhost: codeseal\r\n\r\n"));
+    group.bench_function("nothing: GET /livez", |bencher| {
+        bencher.iter(|| connection.ask(b"GET /livez HTTP/1.1\r\nhost: codeseal\r\n\r\n"));
     });
     group.bench_function("one request at a time", |bencher| {
         bencher.iter_batched(|| world.request(), |request| connection.ask(&request), BatchSize::SmallInput);
@@ -196,7 +200,7 @@ fn config(sandbox: &Sandbox, model: &Path) -> ServerConfig {
         },
         drain_limit: patience,
         watch_interval: patience,
-        logging: Logging { format: LogFormat::Text, level: LogLevel::Error },
+        logging: Logging { format: LogFormat::Text, level: LogLevel::Info },
     }
 }
 

@@ -12,6 +12,10 @@ use codeseal::secret::Secret;
 use codeseal::tokenizer::Tokenizer;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
+/// The server's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A screenful, a prompt with much context, a long file.
 const SIZES: [usize; 3] = [2 * 1024, 16 * 1024, 128 * 1024];
 

@@ -18,6 +18,9 @@ use codeseal::{bench, config, eval, server};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
 /// `EX_SOFTWARE`.
