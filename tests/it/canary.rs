@@ -48,7 +48,7 @@ async fn traffic(address: &str, employee: &Employee) -> (String, Vec<String>) {
     let prompt = format!("def {CANARY}(");
     for (path, body) in [
         ("/v1/completions", json!({ "prompt": prompt, "suffix": CANARY, "stop": [CANARY], "user": CANARY })),
-        ("/v1/completions", json!({ "prompt": prompt, "echo": true, "n": 3 })),
+        ("/v1/completions", json!({ "prompt": prompt, "echo": true, "n": 3, "logprobs": 2 })),
         ("/v1/completions", json!({ "prompt": { "not": CANARY } })),
         ("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": prompt }] })),
         ("/v1/chat/completions", json!({ "messages": [{ "role": CANARY, "content": prompt }] })),
@@ -58,9 +58,11 @@ async fn traffic(address: &str, employee: &Employee) -> (String, Vec<String>) {
         seen += &answer.text;
         if answer.status == 200 {
             let (_, body) = employee.open(sealed.id, &answer);
-            let choice = &body["choices"][0];
-            generated
-                .extend(choice["text"].as_str().or(choice["message"]["content"].as_str()).map(String::from));
+            let choices = body["choices"].as_array().unwrap();
+            let text = |choice: &Value| {
+                choice["text"].as_str().or(choice["message"]["content"].as_str()).map(String::from)
+            };
+            generated.extend(choices.iter().filter_map(text));
         }
         // Once more, which is a replay, and then against the other path.
         seen += &post(path, &sealed.body).await.text;
@@ -88,7 +90,7 @@ async fn nothing_secret_is_ever_written() {
         flags.extend(noisy.map(String::from));
         let process = Process::start(&flags).await;
         let (seen, generated) = traffic(&process.address, &employee).await;
-        assert_eq!(generated.len(), 2, "some requests succeed");
+        assert_eq!(generated.len(), 5, "some requests succeed");
         forbidden.0.extend(generated.into_iter().map(|text| ("a completion", text)));
         forbidden.check("an answer", &seen);
 
