@@ -6,6 +6,8 @@
 # A key ring and a key stay for good, without cost: what is destroyed is every version of the key, and with them whatever
 # was recorded under it. A pool is kept by Google for thirty days, in which setup_primus_resources.sh brings it back.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=lib_replicas.sh
+source "$DEPLOY_DIR/lib_replicas.sh"
 parse_flags "$@"
 
 # remove WHAT LOOK… -- DELETE…: if there is such a thing, asks and deletes it.
@@ -40,6 +42,7 @@ revoke() {
   fi
 }
 
+remove_replicas
 zone="--zone=$PRIMUS_PROJECT_ZONE"
 for vm in "$WORKLOAD_VM" "$CLIENT_VM"; do
   remove "the VM $vm" compute instances describe "$vm" "$zone" '--format=value(status)' -- \

@@ -17,10 +17,11 @@ die() {
   exit 1
 }
 
-# parse_flags "$@": --dry-run, --yes, --help; others are given to `own_flag FLAG`, which a script may define for those
-# that it alone has.
+# parse_flags "$@": --dry-run, --yes, --help; others are given to `own_flag FLAG…`, which a script may define for those
+# that it alone has. One that takes a value of its own sets FLAG_WORDS to 2.
 parse_flags() {
   while [ $# -gt 0 ]; do
+    FLAG_WORDS=1
     case $1 in
       --dry-run) DRY_RUN=1 ;;
       --yes) YES=1 ;;
@@ -33,7 +34,8 @@ parse_flags() {
         if ! declare -F own_flag >/dev/null || ! own_flag "$@"; then die "no such flag: $1 (see --help)"; fi
         ;;
     esac
-    shift
+    [ "$FLAG_WORDS" -le $# ] || die "$1 needs a value (see --help)"
+    shift "$FLAG_WORDS"
   done
   [ -n "$PRIMUS_PROJECT_ID" ] || die "PRIMUS_PROJECT_ID is not set: export it, or write it into deploy/config.env"
 }

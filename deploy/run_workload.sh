@@ -2,21 +2,37 @@
 # Starts the workload on a confidential VM of WORKLOAD_PROFILE, and opens port 8080 to the clients' network.
 #
 #   run_workload.sh [--replace] [--dry-run] [--yes]
+#   run_workload.sh --replicas N [--dry-run]
 #
-#   --replace   if the VM is there, delete it first: it pulls the image when it boots, and only then
+#   --replace     if the VM is there, delete it first: it pulls the image when it boots, and only then
+#   --replicas N  instead of one VM, N or more behind an internal load balancer that keeps each session on one of them;
+#                 those that are not ready for five minutes are replaced. Another image replaces them one after the other
 #
 # Before anything is started it is checked that the image is pushed and authorized, and that disk and memory hold the
 # model. Unlike the codelab's: only the clients' network reaches the port.
 REPLACE=0
+REPLICAS=""
 own_flag() {
   case $1 in
     --replace) REPLACE=1 ;;
+    --replicas=*) REPLICAS=${1#*=} ;;
+    --replicas)
+      REPLICAS=${2:-}
+      FLAG_WORDS=2
+      ;;
     *) return 1 ;;
   esac
 }
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=lib_replicas.sh
+source "$DEPLOY_DIR/lib_replicas.sh"
 parse_flags "$@"
 profile
+if [ -n "$REPLICAS" ]; then
+  integer REPLICAS
+  [ "$REPLICAS" -ge 1 ] || die "--replicas must be 1 or more"
+  [ "$REPLACE" = 0 ] || die "--replace is for the one VM; replicas are replaced when the image is another one"
+fi
 
 say "machine $MACHINE_TYPE in $PRIMUS_PROJECT_ZONE, as $WORKLOAD_PROFILE"
 check_sizes
@@ -44,6 +60,15 @@ fi
 [ -z "$WORKLOAD_DEV_SHM_KB" ] || metadata+="~tee-dev-shm-size-kb=$WORKLOAD_DEV_SHM_KB"
 [ -z "$WORKLOAD_SIGNING_KEY" ] || metadata+="~tee-signed-image-repos=$(image_name)"
 [ "$WORKLOAD_DEBUG" = 0 ] || metadata+="~tee-container-log-redirect=true"
+
+vm_flags=("--machine-type=$MACHINE_TYPE" "${VM_FLAGS[@]}" --shielded-secure-boot
+  "--boot-disk-size=${WORKLOAD_BOOT_DISK_GB}GB" --scopes=cloud-platform
+  "--service-account=$(email "$WORKLOAD_SERVICEACCOUNT")" "--network=$WORKLOAD_NETWORK" "--metadata=$metadata")
+if [ -n "$REPLICAS" ]; then
+  start_replicas "$REPLICAS" "${vm_flags[@]}"
+  say "done; it takes minutes to boot, install drivers and load the model; next: setup_client.sh"
+  exit 0
+fi
 
 say "firewall rule $WORKLOAD_FIREWALL_RULE"
 ranges=$CLIENT_SOURCE_RANGES
@@ -76,8 +101,6 @@ fi
 if [ -n "$LOOKED" ]; then
   say "  it is there: $LOOKED (--replace starts another)"
 else
-  change_gc compute instances create "${vm[@]}" "--machine-type=$MACHINE_TYPE" "${VM_FLAGS[@]}" \
-    --shielded-secure-boot "--boot-disk-size=${WORKLOAD_BOOT_DISK_GB}GB" --scopes=cloud-platform \
-    "--service-account=$(email "$WORKLOAD_SERVICEACCOUNT")" "--network=$WORKLOAD_NETWORK" "--metadata=$metadata"
+  change_gc compute instances create "${vm[@]}" "${vm_flags[@]}"
 fi
 say "done; it takes minutes to boot, install drivers and load the model; next: setup_client.sh"

@@ -26,8 +26,13 @@ for member in "serviceAccount:$(email "$CLIENT_SERVICEACCOUNT")" "${members[@]}"
   grant roles/cloudkms.cryptoKeyEncrypter "$member" kms keys "${key[@]}"
 done
 
-look compute instances describe "$WORKLOAD_VM" "--zone=$PRIMUS_PROJECT_ZONE" '--format=get(networkInterfaces[0].networkIP)'
+# The balancer's address, where there is one.
+look compute forwarding-rules describe "$WORKLOAD_VM-balancer" "--region=$PRIMUS_PROJECT_REGION" '--format=value(IPAddress)'
 server=$LOOKED
+if [ -z "$server" ]; then
+  look compute instances describe "$WORKLOAD_VM" "--zone=$PRIMUS_PROJECT_ZONE" '--format=get(networkInterfaces[0].networkIP)'
+  server=$LOOKED
+fi
 if [ -z "$server" ]; then
   [ "$DRY_RUN" = 1 ] || die "there is no VM $WORKLOAD_VM: run run_workload.sh"
   server=ADDRESS-OF-$WORKLOAD_VM

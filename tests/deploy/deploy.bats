@@ -52,6 +52,9 @@ print(functools.reduce(lambda value, name: value[name], sys.argv[2:], json.load(
 PY
 }
 
+# The name of the header, as the client knows it.
+session_header() { sed -n 's/.*SESSION_HEADER: &str = "\(.*\)";/\1/p' "$HERE/../../src/protocol/session.rs"; }
+
 golden() {
   local file=$HERE/golden/$1.txt
   if [ -n "${UPDATE_GOLDEN:-}" ]; then
@@ -187,6 +190,74 @@ print(json.dumps(json.loads(re.sub(r",(\s*[}\]])", r"\1", sys.stdin.read()))))' 
   deploy authorize_workload && deploy run_workload
 }
 
+@test "replicas: a dry run says what would be made, a second run changes nothing, and cleanup removes it all" {
+  ready
+  run deploy run_workload --replicas 3 --dry-run
+  [ "$status" = 0 ] || { echo "$output"; false; }
+  output=${output//$GCLOUD/gcloud}
+  golden sev.run_workload.replicas
+  forget_changes
+  deploy run_workload --replicas 3
+  [[ $(changes) != *"compute instances create"* ]]
+  forget_changes
+  deploy run_workload --replicas=3
+  [ -z "$(changes)" ] || { changes; false; }
+  run deploy cleanup --dry-run
+  output=${output//$GCLOUD/gcloud}
+  golden sev.cleanup.replicas
+  deploy cleanup --yes
+  for kind in "networks subnets" firewall-rules health-checks instance-templates "instance-groups managed" backend-services url-maps \
+    target-http-proxies forwarding-rules; do
+    [ "$(state "compute $kind")" = "{}" ] || { echo "$kind"; false; }
+  done
+}
+
+@test "replicas: a session stays on one, only probes and the balancer reach them, and clients are told the balancer's address" {
+  ready
+  deploy run_workload --replicas 2
+  run state "compute backend-services" workload-vm-balancer imported
+  [[ $output == *"sessionAffinity: HEADER_FIELD"*"localityLbPolicy: RING_HASH"*"httpHeaderName: $(session_header)"* ]]
+  run state "compute firewall-rules" workload-vm-balancer sourceRanges
+  [ "$output" = "['10.20.0.0/23', '35.191.0.0/16', '130.211.0.0/22']" ]
+  run state "compute instance-groups managed" workload-vm-group
+  [[ $output == *"'--health-check': 'workload-vm-healing'"* && $output == *"'minNumReplicas': '2', 'maxNumReplicas': '4'"* ]]
+  run state "compute health-checks" workload-vm-healing flags
+  [[ $output == *"'--request-path': '/readyz'"* ]]
+  # A replica is the VM that would be alone.
+  template=$(state "compute instance-groups managed" workload-vm-group instanceTemplate)
+  run state "compute instance-templates" "$template" flags --metadata
+  [ "$output" = "$(state "compute instances" workload-vm flags --metadata)" ]
+  run deploy setup_client --no-vm
+  [[ $output == *'server = "http://10.138.0.9:8080"'* ]]
+}
+
+@test "replicas: another image, or another number, changes that alone" {
+  ready
+  deploy run_workload --replicas 2
+  forget_changes
+  WORKLOAD_MAX_REPLICAS=5 deploy run_workload --replicas 3
+  [ "$(changes | wc -l)" = 1 ]
+  [[ $(changes) == *"set-autoscaling workload-vm-group"*"--min-num-replicas=3 --max-num-replicas=5"* ]]
+  WORKLOAD_SOURCE_ID=111111111111 deploy create_workload
+  deploy authorize_workload
+  forget_changes
+  WORKLOAD_MAX_REPLICAS=5 deploy run_workload --replicas 3
+  [ "$(changes | wc -l)" = 2 ]
+  [[ $(changes) == *"instance-templates create"*"rolling-action start-update"*"--max-surge=1 --max-unavailable=0"* ]]
+}
+
+@test "replicas: numbers that make no sense are refused" {
+  ready
+  forget_changes
+  for wrong in "--replicas 0" "--replicas x" "--replicas" "--replicas 2 --replace"; do
+    # shellcheck disable=SC2086
+    run -1 deploy run_workload $wrong
+  done
+  WORKLOAD_MAX_REPLICAS=1 run -1 deploy run_workload --replicas 2
+  [[ $output == *"is less than --replicas 2"* ]]
+  [ -z "$(changes)" ] || { changes; false; }
+}
+
 @test "an upgrade by digest keeps the old image for as long as it is told to" {
   ready
   old=$(state "artifacts docker images" us-docker.pkg.dev/acme-primus/acme-primus-artifact-repo/workload-container:latest image_summary digest)
@@ -268,7 +339,7 @@ print(json.dumps(json.loads(re.sub(r",(\s*[}\]])", r"\1", sys.stdin.read()))))' 
 @test "what the image is built from decides whether it is built again" {
   # Every directory and file that the Dockerfile copies is among them.
   for source in $(sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' "$HERE/../../Dockerfile"); do
-    grep -q "find Dockerfile .*\b${source//./\\.}\b.* -type f" "$DEPLOY/create_workload.sh" || { echo "$source"; false; }
+    tr -d '\n\\' <"$DEPLOY/create_workload.sh" | grep -q "find Dockerfile .*\b${source//./\\.}\b.* -type f" || { echo "$source"; false; }
   done
   unset WORKLOAD_SOURCE_ID
   tag() { deploy create_workload --dry-run | grep -o 'workload-container:src-[0-9a-f]\{12\}' | sort -u; }
