@@ -12,14 +12,14 @@ use super::error::{ClientError, NotAuthentic, Refusal};
 use super::input::Prompt;
 use super::open::{self, Frames, StreamEnd};
 use super::request::{self, CompletionOptions};
-use super::session::Session;
+use super::session::{NO_RANDOMNESS, Session};
 use super::show_sealed::{Wire, WireTap};
 use super::sse::SseReader;
 use super::transport::{Body, Incoming, Origin, Transport};
 use super::verify::Verifier;
 use crate::keys::WrapConfig;
-use crate::protocol::ErrorCode;
 use crate::protocol::openai::{FinishReason, Usage};
+use crate::protocol::{ErrorCode, SessionTag};
 use crate::secret::Secret;
 
 const PATH: &str = "/v1/completions";
@@ -202,7 +202,7 @@ impl Client {
     ) -> Result<Answer, ClientError> {
         let (id, sealed) = session.seal(PATH, body.expose())?;
         tap(Wire::Sent(&sealed));
-        let answer = self.transport.post(PATH, sealed, false, session.server()).await?;
+        let answer = self.transport.post(PATH, sealed, false, session.recipient()).await?;
         let Incoming::Whole(answer) = answer else {
             return Err(NotAuthentic::Malformed.into());
         };
@@ -220,7 +220,7 @@ impl Client {
     ) -> Result<StreamEnd, ClientError> {
         let (id, sealed) = session.seal(PATH, body.expose())?;
         tap(Wire::Sent(&sealed));
-        match self.transport.post(PATH, sealed, true, session.server()).await? {
+        match self.transport.post(PATH, sealed, true, session.recipient()).await? {
             Incoming::Stream(body) => read_frames(body, Frames::new(session, id), tap, on_text).await,
             // Refused before the stream began, so there is nothing to stream.
             Incoming::Whole(body) => {
@@ -235,11 +235,13 @@ impl Client {
 }
 
 impl Renewal {
-    /// Verifies the server; only then is a DEK made, wrapped, and bound to it.
+    /// Verifies the server; only then is a DEK made, wrapped, and bound to it. The session's tag is there before its
+    /// DEK, so that what is sealed comes to the replica that was verified.
     async fn begin(&self, transport: &Transport) -> Result<Current, ClientError> {
-        let verdict = self.verifier.verify(transport).await?;
+        let tag = SessionTag::random().map_err(|_| NO_RANDOMNESS)?;
+        let verdict = self.verifier.verify(transport, Some(tag)).await?;
         let identity = verdict.trusted()?;
-        let session = Session::start(self.keys.clone()).await?.bound_to(identity.server);
+        let session = Session::start(self.keys.clone()).await?.bound_to(identity.server, tag);
         Ok(Current { session: Arc::new(session), verdict_expires: verdict.expires() })
     }
 }

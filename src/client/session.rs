@@ -5,8 +5,9 @@
 use serde_json::value::RawValue;
 
 use super::error::{ClientError, NotAuthentic};
+use super::transport::Recipient;
 use crate::keys::{WrapConfig, Wrapper};
-use crate::protocol::{Call, Dek, RequestId, SealedRequest, ServerId, Token, WrappedDek};
+use crate::protocol::{Call, Dek, RequestId, SealedRequest, ServerId, SessionTag, Token, WrappedDek};
 use crate::secret::Secret;
 
 /// A DEK and its wrapped form. Every request of a session goes under it, so the server unwraps it once.
@@ -14,7 +15,7 @@ use crate::secret::Secret;
 pub struct Session {
     dek: Dek,
     wrapped: WrappedDek,
-    server: Option<ServerId>,
+    recipient: Recipient,
 }
 
 impl Session {
@@ -30,18 +31,19 @@ impl Session {
 
     /// A session of a DEK that is wrapped already.
     pub fn new(dek: Dek, wrapped: WrappedDek) -> Self {
-        Self { dek, wrapped, server: None }
+        let recipient = Recipient { server: None, session: Some(SessionTag::of(&wrapped)) };
+        Self { dek, wrapped, recipient }
     }
 
-    /// The same for one server only: any other refuses what is sealed here.
+    /// The same for one server only, which `tag` leads to: any other refuses what is sealed here.
     #[must_use]
-    pub fn bound_to(self, server: ServerId) -> Self {
-        Self { server: Some(server), ..self }
+    pub fn bound_to(self, server: ServerId, tag: SessionTag) -> Self {
+        Self { recipient: Recipient { server: Some(server), session: Some(tag) }, ..self }
     }
 
-    /// The server that requests are meant for, if it is known.
-    pub(super) fn server(&self) -> Option<ServerId> {
-        self.server
+    /// Whom requests are meant for.
+    pub(super) fn recipient(&self) -> Recipient {
+        self.recipient
     }
 
     /// Seals a call of `path` under a fresh id and the current time: what is sent twice is sealed twice,
@@ -50,7 +52,8 @@ impl Session {
         let unwritable = |_| ClientError::Internal("the request cannot be written");
         let id = RequestId::generate().map_err(|_| NO_RANDOMNESS)?;
         let body: &RawValue = serde_json::from_str(body).map_err(unwritable)?;
-        let plaintext = Call { id, path, server: self.server, body }.encode().map_err(unwritable)?;
+        let plaintext =
+            Call { id, path, server: self.recipient.server, body }.encode().map_err(unwritable)?;
         let request = SealedRequest {
             wrapped_dek: self.wrapped.to_base64(),
             ciphertext: self.dek.seal(plaintext.expose()),
@@ -64,4 +67,4 @@ impl Session {
     }
 }
 
-const NO_RANDOMNESS: ClientError = ClientError::Internal("the system has no randomness to give");
+pub(super) const NO_RANDOMNESS: ClientError = ClientError::Internal("the system has no randomness to give");

@@ -11,7 +11,7 @@ use http::Uri;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 
 use super::error::{ClientError, NotAuthentic, Refusal};
-use crate::protocol::{SERVER_HEADER, ServerId};
+use crate::protocol::{SERVER_HEADER, SESSION_HEADER, ServerId, SessionTag};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +36,15 @@ pub struct OriginError;
 pub(super) struct Transport {
     http: reqwest::Client,
     origin: Origin,
+}
+
+/// Whom a request is for, as far as it may be read on the way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Recipient {
+    /// Any other server refuses the request.
+    pub(super) server: Option<ServerId>,
+    /// What a load balancer keeps the requests of a session together by.
+    pub(super) session: Option<SessionTag>,
 }
 
 /// An answer with status 200, its body not read yet.
@@ -100,7 +109,7 @@ impl Transport {
         Ok(Self { http, origin })
     }
 
-    /// Sends `body` to `path` once, for `server` alone if one is named.
+    /// Sends `body` to `path` once.
     ///
     /// # Errors
     /// [`ClientError::Unreachable`] if no answer begins, [`ClientError::Refused`] if its status is not 200.
@@ -109,12 +118,15 @@ impl Transport {
         path: &str,
         body: Vec<u8>,
         stream: bool,
-        server: Option<ServerId>,
+        recipient: Recipient,
     ) -> Result<Incoming, ClientError> {
         let accept = if stream { EVENT_STREAM } else { "application/json" };
         let mut request = self.http.post(format!("{}{path}", self.origin)).header(ACCEPT, accept);
-        if let Some(server) = server {
+        if let Some(server) = recipient.server {
             request = request.header(SERVER_HEADER, server.to_string());
+        }
+        if let Some(session) = recipient.session {
+            request = request.header(SESSION_HEADER, session.to_string());
         }
         let sent = request.header(CONTENT_TYPE, "application/json").body(body).send().await;
         let response = sent.map_err(|error| ClientError::Unreachable(why(&error)))?;

@@ -11,6 +11,7 @@ mod error;
 mod fernet;
 pub mod openai;
 mod padding;
+mod session;
 mod stream;
 
 pub use self::attestation::{
@@ -24,6 +25,7 @@ pub use self::envelope::{
 };
 pub use self::error::{ErrorBody, ErrorCode, ErrorDetail, Rejected};
 pub use self::fernet::Token;
+pub use self::session::{SESSION_HEADER, SessionTag};
 pub use self::stream::{Frame, FrameError, FrameReader, FrameWriter, MAX_EVENT_BYTES};
 
 /// New tokens that `/generate` makes unless configured otherwise: the codelab's `max_new_tokens`.

@@ -5,6 +5,7 @@ mod between;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
+use codeseal::protocol::{SessionTag, WrappedDek};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -276,6 +277,9 @@ async fn a_busy_server_is_asked_again_with_a_new_envelope() {
         let [first, second] = <[serde_json::Value; 2]>::try_from(between.requests()).unwrap();
         assert_eq!(first["wrapped_dek"], second["wrapped_dek"]);
         assert_ne!(first["ciphertext"], second["ciphertext"]);
+        // A load balancer sends both to the same replica, which has the key already.
+        let wrapped = WrappedDek::parse(first["wrapped_dek"].as_str().unwrap()).unwrap();
+        assert_eq!(between.sessions(), vec![SessionTag::of(&wrapped).to_string(); 2]);
     }
 }
 

@@ -423,6 +423,7 @@ mod session {
     use codeseal::client::{Client, ClientError, CompletionOptions, Policy, Prompt, Verifier, Wire};
     use codeseal::config::ServerConfig;
     use codeseal::keys::{Endpoint, WrapConfig};
+    use codeseal::protocol::SESSION_HEADER;
     use codeseal::server::Service;
 
     use super::*;
@@ -433,13 +434,17 @@ mod session {
     }
 
     async fn client(desk: &Desk, server: &Server) -> Client {
+        client_at(desk, &server.url("")).await
+    }
+
+    async fn client_at(desk: &Desk, url: &str) -> Client {
         let sandbox = &desk.world.sandbox;
         let keys = WrapConfig {
             key: sandbox.kms_key().parse().unwrap(),
             endpoint: Endpoint::Sandbox(sandbox.endpoint().to_owned()),
         };
         let policy = Policy::read(&desk.home.path().join("policy.toml")).unwrap();
-        let origin = server.url("").parse().unwrap();
+        let origin = url.parse().unwrap();
         Client::connect_verified(&origin, keys, Verifier::new(policy)).await.unwrap()
     }
 
@@ -508,5 +513,49 @@ mod session {
             assert!(matches!(error, ClientError::Untrusted(Untrusted::ImageDigest)), "{error}");
         }
         assert_eq!(desk.world.sandbox.ledger().counts().encrypts().granted, wrapped);
+    }
+
+    /// Sends a session to one of two servers, by its tag alone.
+    async fn balance(
+        State(servers): State<Arc<[String; 2]>>,
+        request: axum::extract::Request,
+    ) -> (http::StatusCode, String) {
+        let (parts, body) = request.into_parts();
+        let tag = parts.headers.get(SESSION_HEADER).unwrap().to_str().unwrap();
+        let server = &servers[usize::from_str_radix(&tag[..2], 16).unwrap() % 2];
+        let mut headers = parts.headers.clone();
+        headers.remove(http::header::HOST);
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let sent =
+            http().post(format!("{server}{}", parts.uri.path())).headers(headers).body(body).send().await;
+        let answer = sent.unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn behind_a_balancer_a_session_is_held_with_the_replica_that_was_verified() {
+        let desk = Desk::new().await;
+        desk.policy("shielded-preview", "");
+        let (one, two) = (desk.world.server().await, desk.world.server().await);
+        let servers = Arc::new([one.url(""), two.url("")].map(|url| url.trim_end_matches('/').to_owned()));
+        let router = Router::new().fallback(balance).with_state(servers);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let _serving = AbortOnDropHandle::new(serving);
+
+        let attested = || desk.world.sandbox.ledger().counts().launcher.granted;
+        let before = attested();
+        // With eight, a tag that changed would lead to the other replica all but once in 65536.
+        for count in 1..=8 {
+            let client = client_at(&desk, &url).await;
+            complete(&client).await.unwrap();
+            complete(&client).await.unwrap();
+            assert_eq!(
+                attested(),
+                before + count,
+                "the replica that was verified was not the one that answered"
+            );
+        }
     }
 }

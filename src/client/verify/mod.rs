@@ -17,10 +17,10 @@ pub use self::untrusted::Untrusted;
 
 use super::complete::Patience;
 use super::error::ClientError;
-use super::transport::{Incoming, Origin, Transport};
+use super::transport::{Incoming, Origin, Recipient, Transport};
 use crate::attestation::pki::verify_pki;
 use crate::attestation::verify::{Expected, Verified, VerifyError, verify};
-use crate::protocol::{ATTESTATION_PATH, AttestationRequest, Evidence};
+use crate::protocol::{ATTESTATION_PATH, AttestationRequest, Evidence, SessionTag};
 
 /// What a server is held against.
 #[derive(Clone, Debug)]
@@ -39,16 +39,21 @@ impl Verifier {
     /// # Errors
     /// [`ClientError`] if there is no evidence, or nothing to check it with. That it proves too little is a verdict.
     pub async fn verify_at(&self, origin: &Origin) -> Result<Verdict, ClientError> {
-        self.verify(&Transport::new(origin.clone())?).await
+        self.verify(&Transport::new(origin.clone())?, None).await
     }
 
-    pub(super) async fn verify(&self, transport: &Transport) -> Result<Verdict, ClientError> {
+    /// `session` leads to the replica that is to be verified, where there are several.
+    pub(super) async fn verify(
+        &self,
+        transport: &Transport,
+        session: Option<SessionTag>,
+    ) -> Result<Verdict, ClientError> {
         let request = AttestationRequest {
             audience: self.policy.audience.clone(),
             nonces: vec![nonce()?],
             token_type: self.policy.token_type(),
         };
-        let evidence = self.ask(transport, &request).await?;
+        let evidence = self.ask(transport, &request, session).await?;
         let verified = self.verified(&evidence.token).await?;
         Ok(self.verdict(evidence, verified, &request.nonces))
     }
@@ -57,12 +62,14 @@ impl Verifier {
         &self,
         transport: &Transport,
         request: &AttestationRequest,
+        session: Option<SessionTag>,
     ) -> Result<Evidence, ClientError> {
         let body = serde_json::to_vec(request)
             .map_err(|_| ClientError::Internal("the request cannot be written"))?;
+        let recipient = Recipient { server: None, session };
         let mut patience = Patience::default();
         let answer = loop {
-            match transport.post(ATTESTATION_PATH, body.clone(), false, None).await {
+            match transport.post(ATTESTATION_PATH, body.clone(), false, recipient).await {
                 Ok(answer) => break answer,
                 Err(error) => tokio::time::sleep(patience.after(error)?).await,
             }

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::response::Response;
-use codeseal::protocol::Dek;
+use codeseal::protocol::{Dek, SESSION_HEADER};
 use futures_util::stream;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
@@ -54,16 +54,27 @@ struct Shared {
     server: String,
     tamper: Tamper,
     requests: Mutex<Vec<Value>>,
+    sessions: Mutex<Vec<String>>,
 }
 
 impl Between {
     pub(super) async fn start(server: &str, tamper: Tamper) -> Self {
-        let shared = Arc::new(Shared { server: server.to_owned(), tamper, requests: Mutex::default() });
+        let shared = Arc::new(Shared {
+            server: server.to_owned(),
+            tamper,
+            requests: Mutex::default(),
+            sessions: Mutex::default(),
+        });
         let router = Router::new().fallback(handle).with_state(Arc::clone(&shared));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let task = tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
         Self { url, shared, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// What a load balancer would tell sessions apart by, of each request.
+    pub(super) fn sessions(&self) -> Vec<String> {
+        self.shared.sessions.lock().unwrap().clone()
     }
 
     /// The bodies that came, in order.
@@ -78,6 +89,8 @@ async fn handle(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
         requests.push(serde_json::from_slice(&body).unwrap());
         requests.len()
     };
+    let session = headers.get(SESSION_HEADER).unwrap().to_str().unwrap();
+    shared.sessions.lock().unwrap().push(session.to_owned());
     match shared.tamper {
         Tamper::BusyOnce if turn == 1 => {
             let busy = Response::builder().status(429).header(RETRY_AFTER, "0");
