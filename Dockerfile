@@ -6,23 +6,40 @@
 #   docker build -t IMAGE --build-arg KMS_KEY=… --build-arg WIP_AUDIENCE=… .
 #   docker build -t IMAGE --build-arg RUNTIME_USER=0 --build-arg PROFILE=shielded-preview …   (the codelab's VM image)
 
+# Debian 12 with Rust. scripts/image.sh makes one itself where no registry is, and shows that two builds are equal.
 ARG BUILD_IMAGE=rust:1.95.0-bookworm
-# No shell, no package manager; CA certificates are in it.
-ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12
 
 FROM ${BUILD_IMAGE} AS build
-# Never `sandbox`: with it an operator could have the attestation token sent elsewhere.
+# `server`, or `server,cuda`. Never `sandbox`: with it an operator could have the attestation token sent elsewhere.
 ARG FEATURES=server
 WORKDIR /src
+# nvcc, if the program is to have CUDA kernels: of the version that the requirements pin by hash. Needs no GPU.
+COPY scripts/cuda-toolkit.sh scripts/cuda-toolkit.requirements scripts/cuda-stubs.py scripts/
+RUN case ",${FEATURES}," in \
+      *,cuda,*) [ -x /opt/cuda/bin/nvcc ] || \
+        { apt-get update -q && apt-get install -y -q --no-install-recommends python3-pip && scripts/cuda-toolkit.sh /opt/cuda; } ;; \
+    esac
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY benches benches
 # Only tests are built with it, but Cargo wants to know of it.
 COPY kernels-emu kernels-emu
 COPY models models
 COPY src src
-RUN cargo build --profile dist --locked --no-default-features --features ${FEATURES} --bin codeseal-server
+# Which GPUs the kernels are compiled for, as compute capabilities; newer ones translate those of the last.
+ARG CUDA_ARCHITECTURES="75 80 89 90"
+# Where it was built is no part of the program.
+RUN CUDA_HOME=/opt/cuda CUDA_ARCHITECTURES="${CUDA_ARCHITECTURES}" \
+    RUSTFLAGS="--remap-path-prefix=/src=codeseal --remap-path-prefix=/usr/local/cargo/registry/src=crates" \
+    cargo build --profile dist --locked --no-default-features --features "${FEATURES}" --bin codeseal-server
 
-FROM ${RUNTIME_IMAGE}
+# What the server needs of Debian, each package pinned by its hash: no shell, no package manager.
+FROM ${BUILD_IMAGE} AS root
+WORKDIR /work
+COPY scripts/image/root.sh scripts/image/runtime.lock ./
+RUN sh root.sh runtime.lock /root-fs
+
+FROM scratch
+COPY --from=root /root-fs /
 COPY --from=build /src/target/dist/codeseal-server /usr/local/bin/codeseal-server
 
 # Where the launcher mounts the GPU driver's libraries when `tee-install-gpu-driver=true`. The image ships no

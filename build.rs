@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The devices that kernels are compiled for; later ones translate the code for the last of them when they load it.
-const ARCHITECTURES: [&str; 4] = ["75", "80", "89", "90"];
+const ARCHITECTURES: &str = "75 80 89 90";
+/// Names others, with spaces between.
+const ARCHITECTURES_VARIABLE: &str = "CUDA_ARCHITECTURES";
 /// Where the toolkit is, unless its compiler is on the path.
 const TOOLKIT: &str = "CUDA_HOME";
 
@@ -17,7 +19,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     println!("cargo:rerun-if-env-changed={TOOLKIT}");
+    println!("cargo:rerun-if-env-changed={ARCHITECTURES_VARIABLE}");
     println!("cargo:rerun-if-changed=src/kernels/cuda");
+    let architectures = env::var(ARCHITECTURES_VARIABLE).unwrap_or_else(|_| ARCHITECTURES.to_owned());
     let nvcc = env::var_os(TOOLKIT).map_or_else(|| "nvcc".into(), |home| Path::new(&home).join("bin/nvcc"));
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo names no OUT_DIR")?);
     let mut list = String::from("/// The kernels, as nvcc wrote them.\nstatic FATBINS: &[&[u8]] = &[\n");
@@ -27,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     sources.sort();
     for source in sources {
         let fatbin = out.join(source.with_extension("fatbin").file_name().ok_or("a source has no name")?);
-        compile(&nvcc, &source, &fatbin)?;
+        compile(&nvcc, &architectures, &source, &fatbin)?;
         list.push_str(&format!("    include_bytes!({:?}),\n", fatbin.display().to_string()));
     }
     list.push_str("];\n");
@@ -35,13 +39,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn compile(nvcc: &Path, source: &Path, fatbin: &Path) -> Result<(), Box<dyn Error>> {
+fn compile(nvcc: &Path, architectures: &str, source: &Path, fatbin: &Path) -> Result<(), Box<dyn Error>> {
     let mut command = Command::new(nvcc);
     command.args(["-std=c++17", "-O3", "-fatbin", "--threads", "0", "-Werror", "all-warnings"]);
-    for architecture in ARCHITECTURES {
+    for architecture in architectures.split_whitespace() {
         command.arg("-gencode").arg(format!("arch=compute_{architecture},code=sm_{architecture}"));
     }
-    if let Some(last) = ARCHITECTURES.last() {
+    if let Some(last) = architectures.split_whitespace().last() {
         command.arg("-gencode").arg(format!("arch=compute_{last},code=compute_{last}"));
     }
     let status = command.arg(source).arg("-o").arg(fatbin).status().map_err(|error| {

@@ -1,0 +1,134 @@
+"""Writes what an image is made of, as CycloneDX 1.5 in JSON: crates that are compiled in, and Debian packages.
+
+python3 sbom.py --features LIST --digest sha256:… > sbom.json
+
+The same sources give the same text.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import subprocess
+import tomllib
+import uuid
+
+ROOT = pathlib.Path(__file__).parents[2]
+TARGET = "x86_64-unknown-linux-gnu"
+
+
+def metadata(features):
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET]
+    command += ["--no-default-features", "--features", features]
+    return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
+
+
+def compiled_in(meta):
+    """The packages that the program is linked from: not those that only build it, nor macros."""
+    packages = {package["id"]: package for package in meta["packages"]}
+    nodes = {node["id"]: node for node in meta["resolve"]["nodes"]}
+    macros = {
+        id for id, package in packages.items()
+        if any("proc-macro" in target["kind"] for target in package["targets"])
+    }
+    start = meta["resolve"]["root"]
+    found, waiting, edges = set(), [start], {}
+    while waiting:
+        id = waiting.pop()
+        if id in found:
+            continue
+        found.add(id)
+        edges[id] = sorted(
+            dep["pkg"] for dep in nodes[id]["deps"]
+            if dep["pkg"] not in macros and any(kind["kind"] is None for kind in dep["dep_kinds"])
+        )
+        waiting += edges[id]
+    return start, packages, found, edges
+
+
+def crate_purl(package):
+    return f"pkg:cargo/{package['name']}@{package['version']}"
+
+
+def crate(package, checksums):
+    purl = crate_purl(package)
+    component = {
+        "type": "library",
+        "bom-ref": purl,
+        "name": package["name"],
+        "version": package["version"],
+        "purl": purl,
+    }
+    if package.get("license"):
+        # Before SPDX had operators, crates wrote a stroke.
+        component["licenses"] = [{"expression": package["license"].replace("/", " OR ")}]
+    if package.get("repository"):
+        component["externalReferences"] = [{"type": "vcs", "url": package["repository"]}]
+    checksum = checksums.get((package["name"], package["version"]))
+    if checksum:
+        component["hashes"] = [{"alg": "SHA-256", "content": checksum}]
+    return component
+
+
+def debian(line):
+    name, version, digest = line.split()
+    purl = f"pkg:deb/debian/{name}@{version.replace('+', '%2B')}?arch=amd64&distro=bookworm"
+    return {
+        "type": "library",
+        "bom-ref": purl,
+        "name": name,
+        "version": version,
+        "purl": purl,
+        # Of the package's file.
+        "hashes": [{"alg": "SHA-256", "content": digest}],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--features", required=True)
+    parser.add_argument("--digest", required=True)
+    args = parser.parse_args()
+
+    lock = tomllib.loads((ROOT / "Cargo.lock").read_text())
+    checksums = {(p["name"], p["version"]): p.get("checksum") for p in lock["package"]}
+    start, packages, found, edges = compiled_in(metadata(args.features))
+    crates = [crate(packages[id], checksums) for id in found]
+    runtime = (ROOT / "scripts/image/runtime.lock").read_text().splitlines()
+    debs = [debian(line) for line in runtime]
+    server = next(c for c in crates if c["bom-ref"] == crate_purl(packages[start]))
+    server["type"] = "application"
+
+    image = f"pkg:oci/codeseal@{args.digest.replace(':', '%3A')}"
+    dependencies = [{"ref": image, "dependsOn": [server["bom-ref"], *(d["bom-ref"] for d in debs)]}]
+    dependencies += [
+        {"ref": crate_purl(packages[id]), "dependsOn": [crate_purl(packages[dep]) for dep in deps]}
+        for id, deps in edges.items()
+    ]
+    epoch = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
+    when = datetime.datetime.fromtimestamp(epoch, datetime.timezone.utc)
+    bom = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, args.digest)}",
+        "version": 1,
+        "metadata": {
+            "timestamp": when.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "component": {
+                "type": "container",
+                "bom-ref": image,
+                "name": "codeseal",
+                "version": packages[start]["version"],
+                "purl": image,
+                "properties": [{"name": "codeseal:features", "value": args.features}],
+            },
+        },
+        "components": sorted(crates, key=lambda c: c["bom-ref"]) + debs,
+        "dependencies": sorted(dependencies, key=lambda d: d["ref"]),
+    }
+    print(json.dumps(bom, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
