@@ -56,6 +56,9 @@ pub struct LoadtestConfig {
     pub duration: Duration,
     /// How long an answer may take.
     pub timeout: Duration,
+    /// Whether a request that the server refuses for a while is sent again, as `codeseal complete` does; its time
+    /// then has the waits in it.
+    pub retry: bool,
     /// What is asked.
     pub prompts: PromptSource,
     /// New tokens of an answer at most.
@@ -111,7 +114,8 @@ impl LoadtestError {
 /// [`LoadtestError`]; with [`LoadtestError::Failures`] there is a report.
 pub async fn run(config: LoadtestConfig, stdout: &mut impl Write) -> Result<(), LoadtestError> {
     let sessions = (0..config.sessions).map(|_| async {
-        Ok::<_, ClientError>(Client::connect(&config.server, config.keys.clone()).await?.without_retries())
+        let client = Client::connect(&config.server, config.keys.clone()).await?;
+        Ok::<_, ClientError>(if config.retry { client } else { client.without_retries() })
     });
     let clients = try_join_all(sessions).await?;
     let prompts = prompts(&config, &clients).await?;

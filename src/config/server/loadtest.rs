@@ -73,6 +73,10 @@ pub(super) struct LoadtestArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = seconds(3600))]
     timeout_secs: u64,
 
+    /// Send a request again that the server refuses for a while, as `codeseal complete` does
+    #[arg(long)]
+    retry: bool,
+
     /// A file of prompts, a JSON object a line with prompt and perhaps suffix, instead of made-up ones
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt_tokens", "shared_prefix"])]
     prompts: Option<PathBuf>,
@@ -145,6 +149,7 @@ impl LoadtestArgs {
             requests: self.requests,
             duration: Duration::from_secs(self.duration_secs),
             timeout: Duration::from_secs(self.timeout_secs),
+            retry: self.retry,
             prompts,
             new_tokens: self.new_tokens,
             streamed: !self.whole,
