@@ -36,7 +36,8 @@ for name in "config.json", "generation_config.json", "model.safetensors", "token
     content = (model / name).read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     entry += f'\n[[model.file]]\nname = "{name}"\nsize = {len(content)}\nsha256 = "{digest}"\n'
-target.write_text(text[:start] + entry)
+end = text.find("\n[[model]]", start + 1)
+target.write_text(text[:start] + entry + (text[end:] if end >= 0 else ""))
 EOF
   echo "--manifest $2/manifest.toml --build-arg MODEL=models/tiny --build-arg PROFILE=tdx --build-arg KMS_KEY=$key" \
     "--build-arg WIP_AUDIENCE=$provider --build-arg IMPERSONATE=$account"
