@@ -58,11 +58,11 @@ async fn traffic(address: &str, employee: &Employee) -> (String, Vec<String>) {
         seen += &answer.text;
         if answer.status == 200 {
             let (_, body) = employee.open(sealed.id, &answer);
-            let choices = body["choices"].as_array().unwrap();
+            let choices = body["choices"].as_array().into_iter().flatten();
             let text = |choice: &Value| {
                 choice["text"].as_str().or(choice["message"]["content"].as_str()).map(String::from)
             };
-            generated.extend(choices.iter().filter_map(text));
+            generated.extend(choices.filter_map(text));
         }
         // Once more, which is a replay, and then against the other path.
         seen += &post(path, &sealed.body).await.text;
