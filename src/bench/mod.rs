@@ -232,7 +232,8 @@ impl<'a> Texts<'a> {
             let token = |index: usize| TokenId(108 + (7 * index + 13 * text) as u32 % (vocabulary - 107));
             let tokens: Vec<TokenId> = (0..length).map(token).collect();
             for (chunk, tokens) in tokens.chunks(PREFILL_TOKENS).enumerate() {
-                let slice = Slice { tokens, position: chunk * PREFILL_TOKENS, blocks, wanted: 1 };
+                let slice =
+                    Slice { tokens, position: chunk * PREFILL_TOKENS, blocks, wanted: 1, prompt: length };
                 let logits = self.model.step(&mut self.pool, &[slice], &mut self.workspace)?;
                 *last = likeliest(logits);
             }
@@ -249,6 +250,7 @@ impl<'a> Texts<'a> {
             position: self.position,
             blocks,
             wanted: 1,
+            prompt: 0,
         });
         let slices: Vec<_> = slices.collect();
         let logits = self.model.step(&mut self.pool, &slices, &mut self.workspace)?;

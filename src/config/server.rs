@@ -220,6 +220,7 @@ impl ServeArgs {
                 kv_cache_bytes: self.kv_cache_mib.map(|mib| u64::from(mib.get()) << 20),
                 draft_tokens: self.draft_tokens,
                 prefix_cache: self.prefix_cache,
+                device: self.device,
                 ..EngineConfig::new(self.max_running, self.max_waiting)
             },
             limits,
@@ -323,6 +324,8 @@ mod tests {
             ["--kms-key", "k"],
             ["--profile", "sgx"],
             ["--quantize", "q2"],
+            ["--device", "gpu"],
+            ["--device", "cuda:x"],
             ["--log-level", "warn"],
         ] {
             assert!(ServerArgs::try_parse_from(REQUIRED.iter().chain(&bad)).is_err(), "{bad:?}");

@@ -1,34 +1,90 @@
 //! What the engine needs of a model.
 
 use crate::kernels::cpu::{BlockId, KvPool};
-use crate::model::{Model, ModelError, Slice, Workspace};
+use crate::kernels::cuda::{Device, NO_TOKEN};
+use crate::kernels::sampling::Choice;
+use crate::model::{DeviceModel, DeviceSession, Model, ModelError, Slice, StepRoom, Workspace};
+use crate::tokenizer::TokenId;
 
-/// A model as the engine sees it: blocks for keys and values, and steps over a batch.
-pub(super) trait Backend: Send + 'static {
-    /// Reads what `batch` adds to its sequences and returns the wanted logits: slice by slice, token by token, one for
-    /// each of the vocabulary.
+/// A model as the engine sees it: blocks for keys and values, and steps over a batch. It belongs to one thread.
+pub(super) trait Backend {
+    /// Reads what `batch` adds to its sequences. For each wanted token, slice by slice, token by token, `choices` says
+    /// how the one that follows may be chosen; where that is none, its logits are wanted.
     ///
     /// # Errors
     /// A token is outside the vocabulary, a sequence does not fit its blocks, or the device failed.
-    fn step(&mut self, batch: &[Slice<'_>]) -> Result<&[f32], ModelError>;
+    fn step(&mut self, batch: &[Slice<'_>], choices: &[Option<Choice>]) -> Result<Rows<'_>, ModelError>;
 
     /// Overwrites a block with zeros.
-    fn clear(&mut self, block: BlockId);
+    ///
+    /// # Errors
+    /// The device failed.
+    fn clear(&mut self, block: BlockId) -> Result<(), ModelError>;
+
+    /// Makes ready what would otherwise be made while somebody waits.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn warm_up(&mut self) -> Result<(), ModelError> {
+        Ok(())
+    }
 
     /// How many blocks there are.
     fn blocks(&self) -> usize;
-
-    /// How many logits a token has.
-    fn vocab_size(&self) -> usize;
 
     /// The longest sequence, in tokens.
     fn context_length(&self) -> usize;
 
     /// The model's name.
     fn name(&self) -> &str;
+
+    /// Whether a token leaves the same keys and values when it is read with a prompt and when it was generated. If not,
+    /// what was generated is not kept for later prompts: these would get other answers than without.
+    fn reads_as_it_generates(&self) -> bool {
+        true
+    }
 }
 
-/// A model on the CPU, and its blocks.
+/// What a step says of the wanted tokens.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    /// The logits of all wanted tokens, or of those for which nothing was chosen.
+    logits: &'a [f32],
+    vocabulary: usize,
+    /// What was chosen; empty if only logits are returned.
+    chosen: &'a [u32],
+}
+
+/// What a step says of a wanted token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Row<'a> {
+    /// One logit for each of the vocabulary.
+    Logits(&'a [f32]),
+    /// The token that follows; none if the logits were not numbers.
+    Chosen(Option<TokenId>),
+}
+
+impl<'a> Rows<'a> {
+    /// Logits, `vocabulary` for each wanted token.
+    pub(super) fn logits(logits: &'a [f32], vocabulary: usize) -> Self {
+        Self { logits, vocabulary, chosen: &[] }
+    }
+
+    /// What is said of each wanted token, where `choices` are those that the step was given.
+    pub(super) fn each(self, choices: &[Option<Choice>]) -> impl Iterator<Item = Row<'a>> {
+        let mut logits = self.logits.chunks_exact(self.vocabulary.max(1));
+        let chosen = self.chosen;
+        choices.iter().enumerate().map_while(move |(number, choice)| {
+            let token = chosen.get(number).filter(|_| choice.is_some());
+            match token {
+                Some(&token) => Some(Row::Chosen((token != NO_TOKEN).then_some(TokenId(token)))),
+                None => logits.next().map(Row::Logits),
+            }
+        })
+    }
+}
+
+/// A model on the CPU, and its blocks. It chooses nothing: whoever has the logits does.
 pub(super) struct Cpu {
     model: Model,
     pool: KvPool,
@@ -43,20 +99,19 @@ impl Cpu {
 }
 
 impl Backend for Cpu {
-    fn step(&mut self, batch: &[Slice<'_>]) -> Result<&[f32], ModelError> {
-        self.model.step(&mut self.pool, batch, &mut self.workspace)
+    fn step(&mut self, batch: &[Slice<'_>], _choices: &[Option<Choice>]) -> Result<Rows<'_>, ModelError> {
+        let vocabulary = self.model.config().vocab_size;
+        let logits = self.model.step(&mut self.pool, batch, &mut self.workspace)?;
+        Ok(Rows::logits(logits, vocabulary))
     }
 
-    fn clear(&mut self, block: BlockId) {
+    fn clear(&mut self, block: BlockId) -> Result<(), ModelError> {
         self.pool.clear(block);
+        Ok(())
     }
 
     fn blocks(&self) -> usize {
         self.pool.len()
-    }
-
-    fn vocab_size(&self) -> usize {
-        self.model.config().vocab_size
     }
 
     fn context_length(&self) -> usize {
@@ -65,5 +120,58 @@ impl Backend for Cpu {
 
     fn name(&self) -> &str {
         self.model.name()
+    }
+}
+
+/// A model on a device, and its blocks.
+pub(super) struct OnDevice(DeviceSession);
+
+impl OnDevice {
+    /// `model` with so many blocks, and room for steps of so much.
+    ///
+    /// # Errors
+    /// The device has too little memory.
+    pub(super) fn new<D: Device + 'static>(
+        model: DeviceModel<D>,
+        blocks: usize,
+        room: StepRoom,
+    ) -> Result<Self, ModelError> {
+        Ok(Self(model.session(blocks, room)?))
+    }
+}
+
+impl Backend for OnDevice {
+    fn step(&mut self, batch: &[Slice<'_>], choices: &[Option<Choice>]) -> Result<Rows<'_>, ModelError> {
+        let vocabulary = self.0.config().vocab_size;
+        let outcome = self.0.step(batch, choices)?;
+        Ok(Rows { logits: outcome.logits, vocabulary, chosen: outcome.chosen })
+    }
+
+    fn clear(&mut self, block: BlockId) -> Result<(), ModelError> {
+        self.0.clear(block)
+    }
+
+    fn warm_up(&mut self) -> Result<(), ModelError> {
+        self.0.record()?;
+        if !self.0.is_recorded() {
+            crate::telemetry::emit(crate::telemetry::Event::StepsNotRecorded);
+        }
+        Ok(())
+    }
+
+    fn blocks(&self) -> usize {
+        self.0.blocks()
+    }
+
+    fn context_length(&self) -> usize {
+        self.0.config().context_length
+    }
+
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn reads_as_it_generates(&self) -> bool {
+        false
     }
 }

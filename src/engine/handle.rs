@@ -69,6 +69,16 @@ impl Handle {
     pub fn is_stopped(&self) -> bool {
         self.queue.is_stopped()
     }
+
+    /// What the device died of, if that is why the engine has stopped.
+    pub fn failure(&self) -> Option<String> {
+        self.queue.failure()
+    }
+
+    /// Waits until the engine has stopped. Cancellation-safe.
+    pub async fn stopped(&self) {
+        self.queue.stopped().await;
+    }
 }
 
 impl Generation {

@@ -8,7 +8,8 @@ use crate::kernels::cpu::BLOCK_TOKENS;
 /// The least that is worth starting with, in tokens: a short prompt and an answer.
 const LEAST_TOKENS: usize = 512;
 
-/// How many blocks of `block_bytes` to make for sequences of up to `context_length` tokens.
+/// How many blocks of `block_bytes` to make for sequences of up to `context_length` tokens, if `available` bytes may be
+/// taken unless the configuration says how many.
 ///
 /// # Errors
 /// [`StartError::TooFewBlocks`]
@@ -16,9 +17,10 @@ pub(super) fn blocks(
     config: &EngineConfig,
     block_bytes: usize,
     context_length: usize,
+    available: u64,
 ) -> Result<usize, StartError> {
     let whole = |tokens: usize| tokens.div_ceil(BLOCK_TOKENS);
-    let bytes = config.kv_cache_bytes.unwrap_or_else(|| free_memory() / 4);
+    let bytes = config.kv_cache_bytes.unwrap_or(available);
     let affordable = usize::try_from(bytes / block_bytes.max(1) as u64).unwrap_or(usize::MAX);
     let useful = config.max_running.saturating_mul(whole(context_length));
     // What was asked for by number is made, for the prefix cache; what was not stays within use.
@@ -28,6 +30,11 @@ pub(super) fn blocks(
         return Err(StartError::TooFewBlocks { bytes, least: (least * block_bytes) as u64 });
     }
     Ok(blocks)
+}
+
+/// What may be taken of this machine's memory: others live there too.
+pub(super) fn available() -> u64 {
+    free_memory() / 4
 }
 
 /// Bytes of memory that nobody uses; what a small machine has, if the system does not say.
@@ -49,15 +56,16 @@ mod tests {
 
     #[test]
     fn a_stated_budget_is_used_up_and_an_unstated_one_no_further_than_it_is_of_use() {
-        assert_eq!(blocks(&config(Some(100_999)), 1000, 64).unwrap(), 100);
-        assert_eq!(blocks(&config(None), 1000, 8192).unwrap(), 4 * 256);
+        assert_eq!(blocks(&config(Some(100_999)), 1000, 64, 0).unwrap(), 100);
+        assert_eq!(blocks(&config(None), 1000, 8192, u64::MAX).unwrap(), 4 * 256);
+        assert_eq!(blocks(&config(None), 1000, 8192, 500_000).unwrap(), 500);
     }
 
     #[test]
     fn too_little_is_refused_with_what_is_needed() {
-        let error = blocks(&config(Some(15_999)), 1000, 8192).unwrap_err();
+        let error = blocks(&config(Some(15_999)), 1000, 8192, u64::MAX).unwrap_err();
         assert!(matches!(error, StartError::TooFewBlocks { bytes: 15_999, least: 16_000 }), "{error}");
-        assert!(blocks(&config(Some(2000)), 1000, 64).is_ok(), "a context shorter than that is enough");
+        assert!(blocks(&config(Some(2000)), 1000, 64, 0).is_ok(), "a context shorter than that is enough");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod thread;
 mod warmup;
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Instant;
 
 use zeroize::Zeroize;
@@ -26,7 +27,8 @@ use zeroize::Zeroize;
 pub use self::handle::{Generation, Handle};
 pub use self::open::{OpenError, open};
 pub use self::stats::Load;
-pub use self::thread::{Engine, start};
+pub use self::thread::{Engine, start, start_on};
+use crate::kernels::cuda::DeviceError;
 use crate::model::ModelError;
 pub use crate::model::{ModelFiles, Quantize};
 use crate::protocol::Namespace;
@@ -162,15 +164,67 @@ pub enum StartError {
     /// There are no threads to share its work.
     #[error("cannot start the threads that compute: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The device cannot be had, has too little memory, or failed while the model was warmed up.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The weights cannot be loaded to the device.
+    #[error("{0}")]
+    Load(#[source] ModelError),
     /// The model failed while it was warmed up.
     #[error("the model failed its self-test: {0}")]
-    Model(#[from] ModelError),
+    Model(#[source] ModelError),
     /// The model gives numbers that cannot be right.
     #[error("the model failed its self-test: the weights or the machine's arithmetic are broken")]
     Wrong,
     /// The model thread died while the model was warmed up.
     #[error("the model thread died during the self-test")]
     Panicked,
+}
+
+impl StartError {
+    /// Why a model cannot be loaded.
+    fn load(error: ModelError) -> Self {
+        if let ModelError::Device(error) = error { Self::Device(error) } else { Self::Load(error) }
+    }
+}
+
+impl From<ModelError> for StartError {
+    fn from(error: ModelError) -> Self {
+        if let ModelError::Device(error) = error { Self::Device(error) } else { Self::Model(error) }
+    }
+}
+
+/// What a model runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// This machine's processors.
+    #[default]
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+    /// The first CUDA device, where there is one and this program knows it; the processors elsewhere.
+    Auto,
+}
+
+/// The name is that of no device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a device is cpu, cuda, cuda:N or auto")]
+pub struct UnknownDevice;
+
+impl FromStr for DeviceChoice {
+    type Err = UnknownDevice;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            "auto" => Ok(Self::Auto),
+            _ => {
+                let number = name.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+                number.map(Self::Cuda).ok_or(UnknownDevice)
+            }
+        }
+    }
 }
 
 /// How much the engine takes on at once.
@@ -182,12 +236,15 @@ pub struct EngineConfig {
     pub max_waiting: usize,
     /// Tokens that are read in one step, of all requests together.
     pub step_tokens: usize,
-    /// Bytes for keys and values; none means a quarter of the memory that is free, and no more than can be used.
+    /// Bytes for keys and values; none means a quarter of the memory that is free, or nine tenths of what is free on
+    /// a device, and no more than can be used.
     pub kv_cache_bytes: Option<u64>,
     /// Tokens that are guessed for a request in one step; 0 turns that off.
     pub draft_tokens: usize,
     /// Whether keys and values are kept for later requests of the same namespace.
     pub prefix_cache: bool,
+    /// What the model runs on.
+    pub device: DeviceChoice,
 }
 
 impl EngineConfig {
@@ -205,6 +262,7 @@ impl EngineConfig {
             kv_cache_bytes: None,
             draft_tokens: Self::DRAFT_TOKENS,
             prefix_cache: true,
+            device: DeviceChoice::Cpu,
         }
     }
 }

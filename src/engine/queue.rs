@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{EngineConfig, EngineError, Event, Finish, GenerationRequest, SubmitError};
 
@@ -20,6 +21,7 @@ pub(super) struct Queue {
     config: EngineConfig,
     state: Mutex<State>,
     changed: Condvar,
+    gone: CancellationToken,
 }
 
 #[derive(Default)]
@@ -28,6 +30,8 @@ struct State {
     /// How many requests run, by namespace.
     running: HashMap<[u8; 32], usize>,
     stopped: bool,
+    /// Why, if it was not asked to.
+    failure: Option<String>,
 }
 
 /// The right to run one request; given back when dropped.
@@ -56,7 +60,7 @@ impl Job {
 
 impl Queue {
     pub(super) fn new(config: EngineConfig) -> Self {
-        Self { config, state: Mutex::default(), changed: Condvar::new() }
+        Self { config, state: Mutex::default(), changed: Condvar::new(), gone: CancellationToken::new() }
     }
 
     /// Adds `job` at the end.
@@ -122,6 +126,23 @@ impl Queue {
         state.stopped = true;
         state.waiting.clear();
         self.changed.notify_all();
+        self.gone.cancel();
+    }
+
+    /// As [`Queue::stop`], because of `reason`.
+    pub(super) fn fail(&self, reason: String) {
+        self.lock().failure = Some(reason);
+        self.stop();
+    }
+
+    /// Why it stopped, if it was not asked to.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.lock().failure.clone()
+    }
+
+    /// Waits until it has stopped.
+    pub(super) async fn stopped(&self) {
+        self.gone.cancelled().await;
     }
 
     /// How many requests run, and how many wait.

@@ -7,6 +7,7 @@
 //! Must not touch: the model.
 
 use super::{Logprobs, Sampling};
+use crate::kernels::sampling::{Choice, SamplingParams};
 use crate::tokenizer::TokenId;
 
 /// Below this temperature every probability but one rounds to nothing, and dividing by it overflows.
@@ -38,6 +39,21 @@ struct Candidate {
 impl Sampler {
     pub(super) fn new(sampling: Sampling, logprobs: Option<usize>) -> Self {
         Self { sampling, logprobs }
+    }
+
+    /// How a device may choose in this one's place. None if it cannot: it knows neither the text nor what is likely.
+    pub(super) fn choice(&self) -> Option<Choice> {
+        let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed } = self.sampling;
+        if self.logprobs.is_some() || repetition_penalty != 1.0 {
+            return None;
+        }
+        let params = SamplingParams {
+            temperature: if temperature.is_nan() { 0.0 } else { temperature as f32 },
+            top_k: top_k.map_or(0, |k| u32::try_from(k).unwrap_or(u32::MAX)),
+            top_p: top_p.map_or(1.0, |p| p as f32),
+            min_p: min_p.map_or(0.0, |p| p as f32),
+        };
+        Some(Choice::new(&params, seed))
     }
 
     /// Chooses the token that follows `text`, or none if the logits are not numbers.

@@ -21,7 +21,7 @@ use crate::tokenizer::TokenId;
 
 /// Rows of a step that cost next to nothing beside the first, because reading the weights takes longer than
 /// multiplying them: guesses are made up to here.
-const FREE_ROWS: usize = 8;
+pub(super) const FREE_ROWS: usize = 8;
 
 /// What a step may come to.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,8 @@ pub(super) struct Limits {
     pub(super) draft_tokens: usize,
     /// Whether what was read is kept for texts that begin the same.
     pub(super) prefix_cache: bool,
+    /// Whether what was generated is kept too.
+    pub(super) keep_generated: bool,
 }
 
 /// What has been done since the start. Only ever grows.
@@ -60,6 +62,8 @@ pub(super) struct Running<J> {
     pub(super) job: J,
     text: Text,
     stop_ids: &'static [TokenId],
+    /// How long the prompt is.
+    prompt: usize,
     /// How many tokens there may be in the end.
     end: usize,
     /// How many of the tokens the model has read.
@@ -128,6 +132,7 @@ impl<J> Scheduler<J> {
         Ok(self.running.push_mut(Running {
             job,
             stop_ids,
+            prompt: tokens.len(),
             end,
             read,
             planned: 0,
@@ -160,6 +165,12 @@ impl<J> Scheduler<J> {
         self.running.iter().filter(|sequence| sequence.planned > 0).map(Running::slice).collect()
     }
 
+    /// What `of` says of the job of each wanted token of that step.
+    pub(super) fn for_each_wanted<T: Clone>(&self, of: impl Fn(&J) -> T) -> Vec<T> {
+        let sequences = self.running.iter().filter(|sequence| sequence.planned > 0);
+        sequences.flat_map(|sequence| vec![of(&sequence.job); sequence.wanted()]).collect()
+    }
+
     /// The blocks that must be cleared before the next step.
     pub(super) fn take_uncleared(&self) -> Vec<BlockId> {
         self.pool.take_uncleared()
@@ -172,14 +183,14 @@ impl<J> Scheduler<J> {
         mut settle: impl FnMut(&mut Running<J>, Range<usize>) -> Option<E>,
     ) -> Vec<(J, E)> {
         let mut row = 0;
-        let (prefix_cache, counters) = (self.limits.prefix_cache, &mut self.counters);
+        let (limits, counters) = (self.limits, &mut self.counters);
         extract(&mut self.running, |sequence| {
             let rows = row..row + sequence.wanted();
             row = rows.end;
             let end = settle(sequence, rows);
             counters.drafted += sequence.text.guessed as u64;
             counters.accepted += sequence.text.right as u64;
-            sequence.close(prefix_cache);
+            sequence.close(limits);
             end
         })
     }
@@ -274,6 +285,7 @@ impl<J> Running<J> {
             position: self.read,
             blocks: self.table.blocks(),
             wanted: self.wanted(),
+            prompt: self.prompt,
         }
     }
 
@@ -289,7 +301,7 @@ impl<J> Running<J> {
     }
 
     /// Ends the step: what was guessed wrong is forgotten, and what is filled may be found by others.
-    fn close(&mut self, prefix_cache: bool) {
+    fn close(&mut self, limits: Limits) {
         let Text { tokens, settled, guessed, right } = &mut self.text;
         // A token that was not guessed has not been read, whatever the model has read in its place.
         let valid = if *right == *guessed { self.read + self.planned } else { *settled - 1 };
@@ -300,9 +312,10 @@ impl<J> Running<J> {
             self.allowance.learn(*guessed, *right);
         }
         (*guessed, *right) = (0, 0);
-        if prefix_cache {
-            self.chain.extend(&tokens[..self.read]);
-            let filled = (self.read / BLOCK_TOKENS).min(self.chain.links().len());
+        if limits.prefix_cache {
+            let kept = if limits.keep_generated { self.read } else { self.read.min(self.prompt) };
+            self.chain.extend(&tokens[..kept]);
+            let filled = (kept / BLOCK_TOKENS).min(self.chain.links().len());
             if filled > self.published {
                 self.table.publish(self.published, &self.chain.links()[self.published..filled]);
                 self.published = filled;

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::backend::Backend;
+use super::backend::{Backend, Rows};
 use super::thread::spawn;
 use super::*;
 use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
+use crate::kernels::cuda::DeviceError;
+use crate::kernels::sampling::Choice;
 use crate::model::{ModelError, Slice};
 use crate::protocol::Dek;
 
@@ -21,6 +23,7 @@ const BLOCKS: usize = 2 * CONTEXT / BLOCK_TOKENS;
 const PANICS: TokenId = TokenId(190);
 const FAILS: TokenId = TokenId(191);
 const NO_NUMBER: TokenId = TokenId(192);
+const DEVICE_FAILS: TokenId = TokenId(193);
 
 /// Continues every text with the last token's successor.
 #[derive(Clone, Default)]
@@ -85,7 +88,7 @@ impl Watch {
 }
 
 impl Backend for Fake {
-    fn step(&mut self, batch: &[Slice<'_>]) -> Result<&[f32], ModelError> {
+    fn step(&mut self, batch: &[Slice<'_>], _: &[Option<Choice>]) -> Result<Rows<'_>, ModelError> {
         let mut step = Step::new();
         self.logits.clear();
         for slice in batch {
@@ -102,6 +105,7 @@ impl Backend for Fake {
                 match self.broken.unwrap_or(*last) {
                     PANICS => panic!("as told"),
                     FAILS => return Err(ModelError::ContextFull),
+                    DEVICE_FAILS => return Err(DeviceError::Failed("as told".to_owned()).into()),
                     NO_NUMBER => logits[7] = f32::NAN,
                     _ => logits[(last.0 as usize + 1) % VOCAB as usize] = 1.0,
                 }
@@ -111,19 +115,16 @@ impl Backend for Fake {
                 self.logits.extend(logits);
             }
         }
-        Ok(&self.logits)
+        Ok(Rows::logits(&self.logits, VOCAB as usize))
     }
 
-    fn clear(&mut self, block: BlockId) {
+    fn clear(&mut self, block: BlockId) -> Result<(), ModelError> {
         self.memory.remove(&block);
+        Ok(())
     }
 
     fn blocks(&self) -> usize {
         BLOCKS
-    }
-
-    fn vocab_size(&self) -> usize {
-        VOCAB as usize
     }
 
     fn context_length(&self) -> usize {
@@ -151,7 +152,7 @@ fn engine(max_running: usize, max_waiting: usize) -> (Handle, Engine, Arc<Watch>
     let fake = Fake::default();
     let watch = Arc::clone(&fake.watch);
     let config = EngineConfig { step_tokens: 512, ..EngineConfig::new(max_running, max_waiting) };
-    let (handle, engine) = spawn(fake, config).unwrap();
+    let (handle, engine) = spawn(move || Ok(fake), config).unwrap();
     (handle, engine, watch)
 }
 
@@ -419,9 +420,21 @@ async fn an_engine_that_is_shut_down_or_dropped_leaves_nobody_waiting() {
     }
 }
 
+#[tokio::test]
+async fn a_device_that_fails_ends_the_engine_and_says_why() {
+    let (handle, _engine, _watch) = engine(1, 4);
+    let running = handle.submit(request(&[DEVICE_FAILS.0], 5)).unwrap();
+    let waiting = handle.submit(request(&[60], 5)).unwrap();
+    assert_eq!(rest(running).await, (vec![], Err(EngineError::Failed)));
+    assert_eq!(rest(waiting).await, (vec![], Err(EngineError::Failed)));
+    timeout(Duration::from_secs(20), handle.stopped()).await.expect("the engine goes on");
+    assert_eq!(handle.failure().as_deref(), Some("the device failed: as told"));
+    assert_eq!(handle.submit(request(&[60], 3)).err(), Some(SubmitError::Stopped));
+}
+
 #[test]
 fn a_model_that_is_wrong_is_not_served() {
-    let start = |fake: Fake, max_running| spawn(fake, EngineConfig::new(max_running, 0)).err();
+    let start = |fake: Fake, max_running| spawn(move || Ok(fake), EngineConfig::new(max_running, 0)).err();
     let broken = |token| Fake { broken: Some(token), ..Fake::default() };
     assert!(matches!(start(broken(NO_NUMBER), 1), Some(StartError::Wrong)));
     assert!(matches!(start(broken(FAILS), 1), Some(StartError::Model(_))));

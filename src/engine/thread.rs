@@ -3,15 +3,16 @@
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use super::backend::{Backend, Cpu};
+use super::backend::{Backend, Cpu, OnDevice, Row};
 use super::handle::Handle;
 use super::queue::{Job, Queue, Slot};
 use super::sampler::{Sampler, Scratch};
-use super::scheduler::{Limits, Next, Running, Scheduler};
+use super::scheduler::{FREE_ROWS, Limits, Next, Running, Scheduler};
 use super::stats::Stats;
 use super::{EngineConfig, EngineError, Event, Finish, StartError, Token, memory, warmup};
 use crate::kernels::cpu::BLOCK_TOKENS;
-use crate::model::Model;
+use crate::kernels::cuda::{Device, DeviceError};
+use crate::model::{DeviceModel, Model, ModelError, ModelFiles, Quantize, StepRoom};
 use crate::telemetry;
 
 /// The model thread. Stops when this is dropped, within one step.
@@ -38,28 +39,71 @@ enum End {
 /// Stops the queue however the thread ends: no request may wait for a thread that is gone.
 struct StopOnExit(Arc<Queue>);
 
+/// A backend that is ready, as whoever waits for it hears.
+struct Ready {
+    /// The longest text, in tokens.
+    limit: usize,
+    name: String,
+}
+
 /// Gives `model` to a thread of its own, warms it up and tests it, which takes some steps' time; blocks meanwhile.
 ///
 /// # Errors
 /// The model fails its self-test, there is too little memory for keys and values, or no thread can be had.
 pub fn start(model: Model, config: EngineConfig) -> Result<(Handle, Engine), StartError> {
-    let blocks = memory::blocks(&config, model.kv_block_bytes(), model.context_length())?;
-    spawn(Cpu::new(model, blocks), config)
+    let (bytes, length) = (model.kv_block_bytes(), model.context_length());
+    let blocks = memory::blocks(&config, bytes, length, memory::available())?;
+    spawn(move || Ok(Cpu::new(model, blocks)), config)
+}
+
+/// As [`start`], on the device that `open` opens, with the model in `files`. All of it happens on the model's thread, to
+/// which a device belongs.
+///
+/// # Errors
+/// As [`start`], and the device cannot be opened, has too little memory, or fails.
+pub fn start_on<D: Device + 'static>(
+    open: impl FnOnce() -> Result<D, DeviceError> + Send + 'static,
+    files: ModelFiles,
+    name: &str,
+    quantize: Quantize,
+    config: EngineConfig,
+) -> Result<(Handle, Engine), StartError> {
+    let name = name.to_owned();
+    let make = move || {
+        let model =
+            DeviceModel::load(open()?, &files, &name, quantize, |_, _| {}).map_err(StartError::load)?;
+        let (bytes, length) = (model.kv_block_bytes(), model.config().context_length);
+        let room = step_room(&config);
+        let blocks = memory::blocks(&config, bytes, length, model.available_bytes(room)?);
+        let blocks = blocks.map_err(|error| match error {
+            StartError::TooFewBlocks { least, .. } if config.kv_cache_bytes.is_none() => {
+                DeviceError::OutOfMemory(usize::try_from(least).unwrap_or(usize::MAX)).into()
+            }
+            error => error,
+        })?;
+        Ok(OnDevice::new(model, blocks, room)?)
+    };
+    spawn(make, config)
+}
+
+/// What a step comes to at most: everyone who generates, with guesses, and at least one token of a prompt.
+fn step_room(config: &EngineConfig) -> StepRoom {
+    let batch = config.max_running.max(FREE_ROWS);
+    let rows = config.step_tokens.max(config.max_running) + FREE_ROWS + 1;
+    StepRoom { rows, wanted: config.max_running + FREE_ROWS, batch }
 }
 
 pub(super) fn spawn<B: Backend>(
-    mut backend: B,
+    make: impl FnOnce() -> Result<B, StartError> + Send + 'static,
     config: EngineConfig,
 ) -> Result<(Handle, Engine), StartError> {
     if config.max_running == 0 {
         return Err(StartError::NothingRunning);
     }
-    let limit = backend.context_length().min(backend.blocks() * BLOCK_TOKENS);
     let queue = Arc::new(Queue::new(config));
     let stats = Arc::new(Stats::default());
-    let handle = Handle::new(Arc::clone(&queue), Arc::clone(&stats), limit, backend.name());
     let (tested, verdict) = mpsc::sync_channel(1);
-    let worker = Arc::clone(&queue);
+    let (worker, record) = (Arc::clone(&queue), Arc::clone(&stats));
     // The model's own, and it works on one of its threads: a step begins without waking another to begin it.
     let pool = rayon::ThreadPoolBuilder::new().thread_name(|index| format!("model {index}")).build()?;
     let thread = std::thread::Builder::new()
@@ -67,17 +111,26 @@ pub(super) fn spawn<B: Backend>(
         .spawn(move || {
             let _stop = StopOnExit(Arc::clone(&worker));
             pool.install(|| {
-                let result = warmup::run(&mut backend, &config);
-                let passed = result.is_ok();
-                if tested.send(result).is_ok() && passed {
-                    serve(&mut backend, &worker, &config, &stats);
+                let made = make().and_then(|mut backend| {
+                    warmup::run(&mut backend, &config)?;
+                    Ok(backend)
+                });
+                match made {
+                    Ok(mut backend) => {
+                        let limit = backend.context_length().min(backend.blocks() * BLOCK_TOKENS);
+                        if tested.send(Ok(Ready { limit, name: backend.name().to_owned() })).is_ok() {
+                            serve(&mut backend, &worker, &config, &record);
+                        }
+                    }
+                    // Whoever started it has panicked if nobody hears.
+                    Err(error) => drop(tested.send(Err(error))),
                 }
             });
         })
         .map_err(StartError::Thread)?;
-    let engine = Engine { queue, thread: Some(thread) };
+    let engine = Engine { queue: Arc::clone(&queue), thread: Some(thread) };
     match verdict.recv() {
-        Ok(Ok(())) => Ok((handle, engine)),
+        Ok(Ok(Ready { limit, name })) => Ok((Handle::new(queue, stats, limit, &name), engine)),
         Ok(Err(error)) => Err(error),
         Err(mpsc::RecvError) => Err(StartError::Panicked),
     }
@@ -107,12 +160,13 @@ impl Drop for StopOnExit {
     }
 }
 
-/// Works until the queue stops.
+/// Works until the queue stops, or the device fails.
 fn serve<B: Backend>(backend: &mut B, queue: &Arc<Queue>, config: &EngineConfig, stats: &Stats) {
     let limits = Limits {
         step_tokens: config.step_tokens,
         draft_tokens: config.draft_tokens,
         prefix_cache: config.prefix_cache,
+        keep_generated: backend.reads_as_it_generates(),
     };
     let (mut scheduler, mut scratch) = (Scheduler::new(limits, backend.blocks()), Scratch::default());
     loop {
@@ -131,10 +185,28 @@ fn serve<B: Backend>(backend: &mut B, queue: &Arc<Queue>, config: &EngineConfig,
             return;
         }
         let mut left = scheduler.end(ended);
-        left.extend(step(backend, &mut scheduler, &mut scratch));
+        let failure = match step(backend, &mut scheduler, &mut scratch) {
+            Ok(ended) => {
+                left.extend(ended);
+                None
+            }
+            Err(error) => {
+                // Who caused it cannot be told: whatever happened, no sequence can rely on its keys and values.
+                left.extend(scheduler.end(|_| Some(End::Told(Err(EngineError::Failed)))));
+                if let ModelError::Device(error) = error { Some(error) } else { None }
+            }
+        };
         // First the numbers: who hears that a request has ended may count on them.
         stats.record(scheduler.counters(), scheduler.held_blocks(), backend.blocks());
+        if let Some(error) = &failure {
+            // A device that has failed answers nothing any more.
+            telemetry::emit(telemetry::Event::DeviceFailed);
+            queue.fail(error.to_string());
+        }
         left.into_iter().for_each(finish);
+        if failure.is_some() {
+            return;
+        }
     }
 }
 
@@ -151,49 +223,41 @@ fn step<B: Backend>(
     backend: &mut B,
     scheduler: &mut Scheduler<Task>,
     scratch: &mut Scratch,
-) -> Vec<(Task, End)> {
+) -> Result<Vec<(Task, End)>, ModelError> {
     scheduler.plan();
     for block in scheduler.take_uncleared() {
-        backend.clear(block);
+        backend.clear(block)?;
     }
     let batch = scheduler.batch();
     if batch.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let vocab = backend.vocab_size();
-    match backend.step(&batch) {
-        Ok(logits) => {
-            drop(batch);
-            scheduler.stepped(|sequence, rows| {
-                let rows = logits.chunks_exact(vocab).skip(rows.start).take(rows.len());
-                choose(sequence, rows, scratch)
-            })
-        }
-        Err(_) => {
-            drop(batch);
-            // Who caused it cannot be told: whatever the device did, no sequence can rely on its keys and values.
-            scheduler.end(|_| Some(End::Told(Err(EngineError::Failed))))
-        }
-    }
+    let choices = scheduler.for_each_wanted(|task| task.sampler.choice());
+    let rows: Vec<_> = backend.step(&batch, &choices)?.each(&choices).collect();
+    drop(batch);
+    Ok(scheduler.stepped(|sequence, wanted| choose(sequence, rows.get(wanted).unwrap_or_default(), scratch)))
 }
 
-/// Chooses the tokens that follow, one for each row of logits as long as the rows hold.
-fn choose<'l>(
-    sequence: &mut Running<Task>,
-    rows: impl Iterator<Item = &'l [f32]>,
-    scratch: &mut Scratch,
-) -> Option<End> {
+/// Takes the tokens that follow, one for each row as long as the rows hold.
+fn choose(sequence: &mut Running<Task>, rows: &[Row<'_>], scratch: &mut Scratch) -> Option<End> {
     if sequence.only_read() {
         return Some(End::Told(Ok(Finish::Length)));
     }
-    for logits in rows {
+    for row in rows {
         let sampler = sequence.job.sampler;
-        let Some(id) = sampler.sample(logits, sequence.text(), scratch) else {
+        let chosen = match row {
+            Row::Logits(logits) => sampler.sample(logits, sequence.text(), scratch),
+            Row::Chosen(token) => *token,
+        };
+        let Some(id) = chosen else {
             return Some(End::Told(Err(EngineError::Failed)));
         };
         let next = sequence.settle(id);
         if next != Next::Finished(Finish::Stop) {
-            let logprobs = sampler.logprobs(logits, id);
+            let logprobs = match row {
+                Row::Logits(logits) => sampler.logprobs(logits, id),
+                Row::Chosen(_) => None,
+            };
             sequence.job.job.send(Ok(Event::Token(Token { id, logprobs })));
         }
         match next {

@@ -3,11 +3,11 @@
 //! A model whose numbers are wrong answers in gibberish, or in nothing at all, and looks healthy meanwhile. And the
 //! largest step is taken once, so that memory that will be needed is had before anyone waits for it.
 
-use super::backend::Backend;
+use super::backend::{Backend, Row};
 use super::sampler::likeliest;
 use super::{EngineConfig, StartError};
 use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
-use crate::model::Slice;
+use crate::model::{ModelError, Slice};
 use crate::tokenizer::TokenId;
 
 /// A prompt that any Gemma can read: `<bos>` and some rows that every vocabulary has.
@@ -25,36 +25,54 @@ const TOLERANCE: f32 = 1e-2;
 /// The model fails, or its numbers cannot be right.
 pub(super) fn run<B: Backend>(backend: &mut B, config: &EngineConfig) -> Result<(), StartError> {
     let blocks: Vec<_> = (0..backend.blocks() as u32).map(BlockId).collect();
-    let clear = |backend: &mut B| blocks.iter().for_each(|&block| backend.clear(block));
-    clear(backend);
+    let clear = |backend: &mut B| blocks.iter().try_for_each(|&block| backend.clear(block));
+    clear(backend)?;
     let room = backend.context_length().min(blocks.len() * BLOCK_TOKENS);
     let largest: Vec<_> = PROMPT.into_iter().cycle().take(config.step_tokens.clamp(1, room)).collect();
-    backend.step(&[Slice { tokens: &largest, position: 0, blocks: &blocks, wanted: 1 }])?;
+    logits(backend, &[whole(&largest, &blocks)])?;
+    backend.warm_up()?;
 
     let mut text = PROMPT.to_vec();
     text.truncate(room.saturating_sub(NEW_TOKENS).max(1));
     // The cached text lies in the last blocks, the one that is read anew in the first.
     let (first, last) = blocks.split_at(blocks.len() / 2);
-    let mut logits = backend.step(&[Slice { tokens: &text, position: 0, blocks: last, wanted: 1 }])?.to_vec();
+    let mut next = logits(backend, &[whole(&text, last)])?;
+    let prompt = text.len();
     for _ in 0..NEW_TOKENS.min(room.saturating_sub(text.len())) {
-        let token = likeliest(&logits).ok_or(StartError::Wrong)?;
+        let token = likeliest(&next).ok_or(StartError::Wrong)?;
         text.push(token);
-        let cached = Slice { tokens: &[token], position: text.len() - 1, blocks: last, wanted: 1 };
-        let anew = Slice { tokens: &text, position: 0, blocks: first, wanted: 1 };
+        let cached = Slice { tokens: &[token], position: text.len() - 1, blocks: last, wanted: 1, prompt };
+        let anew = whole(&text, first);
         let batch = [cached, anew];
         let batch = if first.is_empty() { &batch[..1] } else { &batch };
-        let both = backend.step(batch)?;
+        let both = logits(backend, batch)?;
         let (cached, anew) = both.split_at(both.len() / batch.len());
         if batch.len() == 2 && !agree(cached, anew) {
             return Err(StartError::Wrong);
         }
-        logits = cached.to_vec();
+        next = cached.to_vec();
     }
-    if likeliest(&logits).is_none() {
+    if likeliest(&next).is_none() {
         return Err(StartError::Wrong);
     }
-    clear(backend);
-    Ok(())
+    Ok(clear(backend)?)
+}
+
+/// A text that is read at once.
+fn whole<'a>(tokens: &'a [TokenId], blocks: &'a [BlockId]) -> Slice<'a> {
+    Slice { tokens, position: 0, blocks, wanted: 1, prompt: tokens.len() }
+}
+
+/// The logits after the last token of each slice.
+fn logits<B: Backend>(backend: &mut B, batch: &[Slice<'_>]) -> Result<Vec<f32>, ModelError> {
+    let choices = vec![None; batch.len()];
+    let mut all = Vec::new();
+    for row in backend.step(batch, &choices)?.each(&choices) {
+        if let Row::Logits(logits) = row {
+            all.extend_from_slice(logits);
+        }
+    }
+    Ok(all)
 }
 
 /// Whether two ways to the same logits gave the same, as far as rounding allows. No NaN agrees with anything.

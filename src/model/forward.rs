@@ -33,6 +33,8 @@ pub(crate) struct Slice<'a> {
     pub(crate) blocks: &'a [BlockId],
     /// After how many of the tokens, counted from the last, the logits are wanted.
     pub(crate) wanted: usize,
+    /// How long the sequence's prompt is. What comes after it was generated or guessed.
+    pub(crate) prompt: usize,
 }
 
 /// Memory for the activations of a step, kept for the next one: rows for tokens.
@@ -76,16 +78,7 @@ impl Network {
         batch: &[Slice<'_>],
         workspace: &'w mut Workspace,
     ) -> Result<&'w [f32], ModelError> {
-        for slice in batch {
-            let end = slice.position + slice.tokens.len();
-            let known = |token: &TokenId| (token.0 as usize) < self.config.vocab_size;
-            if slice.tokens.is_empty() || !slice.tokens.iter().all(known) {
-                return Err(ModelError::Tokens);
-            }
-            if end > self.config.context_length || end > slice.blocks.len() * BLOCK_TOKENS {
-                return Err(ModelError::ContextFull);
-            }
-        }
+        self.config.check_batch(batch)?;
         // As one visit to the worker threads, unless this is one of them: a hundred would each begin with waking them.
         rayon::scope(|_| self.forward(pool, batch, workspace));
         Ok(&workspace.logits)
@@ -203,6 +196,26 @@ impl Network {
             }
             rows.truncate(wanted.len() * width);
         }
+    }
+}
+
+impl Config {
+    /// Whether a model of this shape can read `batch`.
+    ///
+    /// # Errors
+    /// A slice has no tokens, or one outside the vocabulary; or it does not fit into its blocks or the context.
+    pub(super) fn check_batch(&self, batch: &[Slice<'_>]) -> Result<(), ModelError> {
+        for slice in batch {
+            let end = slice.position + slice.tokens.len();
+            let known = |token: &TokenId| (token.0 as usize) < self.vocab_size;
+            if slice.tokens.is_empty() || !slice.tokens.iter().all(known) {
+                return Err(ModelError::Tokens);
+            }
+            if end > self.context_length || end > slice.blocks.len() * BLOCK_TOKENS {
+                return Err(ModelError::ContextFull);
+            }
+        }
+        Ok(())
     }
 }
 

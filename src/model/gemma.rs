@@ -20,6 +20,18 @@ const CONFIG: &str = "config.json";
 /// The largest `config.json` that is read, in bytes.
 const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
 
+/// The shape of the model in `files`.
+///
+/// # Errors
+/// A file is missing or malformed, or does not describe a Gemma.
+pub(super) fn read_config(files: &ModelFiles) -> Result<Config, ModelError> {
+    if let Some(config) = gguf_config(files)? {
+        return Ok(config);
+    }
+    let json = files.read(CONFIG, MAX_CONFIG_BYTES).map_err(ModelError::ReadConfig)?;
+    Config::parse(&json)
+}
+
 /// A loaded model. Sequences share its weights.
 pub struct Model {
     name: String,
@@ -70,13 +82,7 @@ impl Model {
         rounding: Rounding,
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
-        let config = match gguf_config(files)? {
-            Some(config) => config,
-            None => {
-                let json = files.read(CONFIG, MAX_CONFIG_BYTES).map_err(ModelError::ReadConfig)?;
-                Config::parse(&json)?
-            }
-        };
+        let config = read_config(files)?;
         let mut rounder = Rounder::new(rounding);
         let parameters = Parameters::load(files, &config, quantize, &mut rounder, progress)?;
         let network = Arc::new(Network::new(config, parameters));

@@ -3,6 +3,7 @@
 //! Must not touch: async runtimes, HTTP, the scheduler.
 
 mod config;
+mod device;
 mod files;
 mod forward;
 mod gemma;
@@ -18,7 +19,10 @@ mod weights;
 use std::io;
 use std::str::FromStr;
 
+use crate::kernels::cuda::DeviceError;
+
 pub use self::config::Config;
+pub(crate) use self::device::{DeviceModel, DeviceSession, StepRoom};
 pub use self::files::ModelFiles;
 pub(crate) use self::forward::{Slice, Workspace};
 pub use self::gemma::Model;
@@ -93,6 +97,12 @@ pub enum ModelError {
     /// The sequence is as long as the model or its blocks allow.
     #[error("the context is full")]
     ContextFull,
+    /// The device has no kernels for this.
+    #[error("the device has no kernels for {0}: use another one, or --device cpu")]
+    NotOnDevice(&'static str),
+    /// The device failed, or has too little memory.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The weights cannot be rounded.
     #[error("the model failed to compute")]
     Compute(#[from] candle_core::Error),

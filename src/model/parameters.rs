@@ -158,7 +158,7 @@ fn as_written(sources: impl Iterator<Item = Source>) -> Format {
 }
 
 /// The numbers that `bytes` are.
-fn numbers(source: Source, bytes: &[u8]) -> Vec<f32> {
+pub(super) fn numbers(source: Source, bytes: &[u8]) -> Vec<f32> {
     let mut numbers = vec![0.0; source.numbers(bytes.len())];
     source.read(bytes, &mut numbers);
     numbers

@@ -10,7 +10,7 @@ use super::identity;
 use super::state::{App, Loaded};
 use crate::attestation::{AttestationError, Malformed, Profile, ProfileMismatch};
 use crate::config::{ModelOrigin, ServerConfig};
-use crate::engine::{self, Engine, EngineConfig, Handle, ModelFiles, OpenError, Quantize};
+use crate::engine::{self, Engine, EngineConfig, Handle, ModelFiles, OpenError, Quantize, StartError};
 use crate::hub::{self, FetchOptions, HubError, Manifest, ManifestError, ModelSource, Progress};
 use crate::keys::{KeyError, Keys};
 use crate::telemetry::{self, Event};
@@ -33,6 +33,9 @@ pub enum ServeError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The device that the model ran on has failed.
+    #[error("{0}")]
+    DeviceFailed(String),
     /// The model thread is gone.
     #[error("the model has stopped working")]
     EngineStopped,
@@ -70,6 +73,7 @@ impl ServeError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Listen { .. } => 64,
+            Self::DeviceFailed(_) | Self::Model(OpenError::Start(StartError::Device(_))) => 69,
             Self::TokenExpired => 75,
             Self::Attestation(_) | Self::AttestationMalformed(_) | Self::Profile(_) => 78,
             _ => 70,

@@ -119,6 +119,10 @@ impl App {
     /// The reason why not: starting, draining, no attestation token, no key service.
     pub(super) fn readiness(&self) -> Result<(), ErrorCode> {
         let loaded = self.loaded()?;
+        if loaded.engine.is_stopped() {
+            // The process is about to end.
+            return Err(ErrorCode::Draining);
+        }
         if self.on_token_expiry != OnTokenExpiry::Ignore && self.lifecycle.attestation_lost() {
             return Err(ErrorCode::AttestationExpired);
         }
@@ -142,9 +146,9 @@ impl App {
         }
     }
 
-    /// Whether the model thread is gone.
-    pub(super) fn engine_stopped(&self) -> bool {
-        self.loaded.get().is_some_and(|loaded| loaded.engine.is_stopped())
+    /// The engine, once it is loaded.
+    pub(super) fn engine(&self) -> Option<&Handle> {
+        self.loaded.get().map(|loaded| &loaded.engine)
     }
 
     /// The metrics in the text format.

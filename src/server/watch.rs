@@ -26,9 +26,9 @@ pub(super) async fn watch(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut good_until = Instant::now() + GRACE;
     loop {
-        ticks.tick().await;
-        if app.engine_stopped() {
-            return ServeError::EngineStopped;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            error = engine_stopped(&app) => return error,
         }
         let lost = match tokens.token_and_life().await {
             Ok((_, remaining)) => {
@@ -49,6 +49,17 @@ pub(super) async fn watch(
             Some(_) => {}
             // Without a token there is nothing to ask the key service with.
             None => app.probe_keys().await,
+        }
+    }
+}
+
+/// Returns when the model thread is gone. An engine that is still being loaded is looked at with the next tick.
+async fn engine_stopped(app: &App) -> ServeError {
+    match app.engine() {
+        None => std::future::pending().await,
+        Some(engine) => {
+            engine.stopped().await;
+            engine.failure().map_or(ServeError::EngineStopped, ServeError::DeviceFailed)
         }
     }
 }

@@ -23,6 +23,8 @@ pub enum Event {
     AttestationRecovered,
     /// The launcher's token agrees with the profile.
     AttestationVerified,
+    /// The device that the model runs on has failed. It answers nothing any more, so the process ends.
+    DeviceFailed,
     /// The server has begun to stop.
     Draining {
         /// Requests that are still running.
@@ -86,6 +88,8 @@ pub enum Event {
         /// From the first byte of the body to the last of the answer, in milliseconds.
         milliseconds: u64,
     },
+    /// The device cannot record steps: each kernel is launched by itself, which is slower.
+    StepsNotRecorded,
     /// The process has begun.
     Starting {
         /// The package's version.
@@ -96,8 +100,11 @@ pub enum Event {
 impl Event {
     fn level(&self) -> Level {
         match self {
-            Self::GenerationFailed | Self::Panicked { .. } => Level::ERROR,
-            Self::AttestationLost { .. } | Self::KeysLost { .. } | Self::ModelNotLocked => Level::WARN,
+            Self::DeviceFailed | Self::GenerationFailed | Self::Panicked { .. } => Level::ERROR,
+            Self::AttestationLost { .. }
+            | Self::KeysLost { .. }
+            | Self::ModelNotLocked
+            | Self::StepsNotRecorded => Level::WARN,
             Self::ModelDownload { .. } | Self::ModelVerify { .. } => Level::DEBUG,
             _ => Level::INFO,
         }

@@ -1,6 +1,10 @@
 //! A device that is the emulator: memory of the exact size, full of NaN until it is written.
+//!
+//! What it has and what goes wrong is set for each thread, as is the emulator's schedule: an engine's device lives on the
+//! engine's thread.
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::cell::RefCell;
 
 use codeseal::kernels::cuda::{Arg, Buffer, Device, DeviceError, Element, Launch, Shape};
 use kernels_emu::Schedule;
@@ -10,7 +14,85 @@ const POISON: u8 = 0xff;
 
 pub(crate) struct Emulator;
 
+/// What a device has, and what goes wrong with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traits {
+    pub(crate) has_bf16: bool,
+    pub(crate) free_bytes: u64,
+    pub(crate) records: bool,
+    /// After how many launches the next one fails.
+    pub(crate) lives_for: u64,
+}
+
+impl Traits {
+    pub(crate) const SOUND: Self =
+        Self { has_bf16: true, free_bytes: 8 << 20, records: true, lives_for: u64::MAX };
+}
+
+/// What was done on the device of a thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Done {
+    /// Launches by themselves.
+    pub(crate) launches: u64,
+    pub(crate) replays: u64,
+    /// Copies to the device.
+    pub(crate) writes: u64,
+    pub(crate) recordings: u64,
+}
+
+struct Thread {
+    traits: Traits,
+    done: Done,
+    /// What is being recorded.
+    recording: Option<Vec<Recorded>>,
+}
+
+#[derive(Clone)]
+struct Recorded {
+    kernel: &'static str,
+    shape: Shape,
+    args: Vec<Arg>,
+}
+
+/// Launches, to be repeated.
+pub(crate) struct Recording(Vec<Recorded>);
+
+thread_local! {
+    static THREAD: RefCell<Thread> =
+        const { RefCell::new(Thread { traits: Traits::SOUND, done: Done { launches: 0, replays: 0, writes: 0, recordings: 0 }, recording: None }) };
+}
+
+fn with<R>(look: impl FnOnce(&mut Thread) -> R) -> R {
+    THREAD.with_borrow_mut(look)
+}
+
 impl Emulator {
+    /// The calling thread's device from now on.
+    pub(crate) fn with(traits: Traits) -> Self {
+        with(|thread| thread.traits = traits);
+        Self
+    }
+
+    /// What was done on the calling thread's device.
+    pub(crate) fn done() -> Done {
+        with(|thread| thread.done)
+    }
+
+    fn run(recorded: &Recorded) -> Result<(), DeviceError> {
+        let Recorded { kernel, shape, args } = recorded;
+        with(|thread| {
+            let lives = thread.traits.lives_for.checked_sub(1);
+            thread.traits.lives_for = lives.ok_or(DeviceError::Failed("as told".to_owned()))?;
+            Ok(())
+        })?;
+        let args: Vec<_> =
+            args.iter().map(|arg| kernels_emu::Arg { bits: arg.bits(), size: arg.bytes() }).collect();
+        // SAFETY: whoever launched it vouched for the addresses, which are of this process.
+        #[allow(unsafe_code)]
+        unsafe { kernels_emu::launch(kernel, shape.grid, [shape.threads, 1, 1], shape.shared_bytes, &args) }
+            .map_err(DeviceError::Failed)
+    }
+
     /// Runs `test` under each kind of schedule.
     pub(crate) fn under_each_schedule(seed: u64, mut test: impl FnMut(&Self)) {
         for schedule in Schedule::each(seed) {
@@ -49,16 +131,37 @@ impl Launch for Emulator {
     // SAFETY: as the caller's; launches have run when this returns.
     #[allow(unsafe_code)]
     unsafe fn launch(&self, kernel: &'static str, shape: Shape, args: &[Arg]) -> Result<(), DeviceError> {
-        let args: Vec<_> =
-            args.iter().map(|arg| kernels_emu::Arg { bits: arg.bits(), size: arg.bytes() }).collect();
-        // SAFETY: the caller vouches for the addresses, which are of this process.
-        unsafe { kernels_emu::launch(kernel, shape.grid, [shape.threads, 1, 1], shape.shared_bytes, &args) }
-            .map_err(DeviceError::Failed)
+        let recorded = Recorded { kernel, shape, args: args.to_vec() };
+        let run = with(|thread| match &mut thread.recording {
+            Some(recording) => {
+                recording.push(recorded.clone());
+                false
+            }
+            None => {
+                thread.done.launches += 1;
+                true
+            }
+        });
+        if run { Self::run(&recorded) } else { Ok(()) }
     }
 }
 
 impl Device for Emulator {
     type Memory = Memory;
+    type Mark = ();
+    type Recording = Recording;
+
+    fn name(&self) -> String {
+        "the emulator".to_owned()
+    }
+
+    fn has_bf16(&self) -> bool {
+        with(|thread| thread.traits.has_bf16)
+    }
+
+    fn free_bytes(&self) -> Result<u64, DeviceError> {
+        Ok(with(|thread| thread.traits.free_bytes))
+    }
 
     fn allocate(&self, bytes: usize) -> Result<Memory, DeviceError> {
         let layout = Layout::from_size_align(bytes.max(1), 256).unwrap();
@@ -80,6 +183,10 @@ impl Device for Emulator {
 
     fn write(&self, memory: &mut Memory, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         assert!(at + bytes.len() <= memory.layout.size());
+        with(|thread| {
+            assert!(thread.recording.is_none(), "a copy cannot be recorded");
+            thread.done.writes += 1;
+        });
         // SAFETY: it lies within the memory, which is another one than that of `bytes`.
         #[allow(unsafe_code)]
         unsafe {
@@ -90,11 +197,57 @@ impl Device for Emulator {
 
     fn read(&self, memory: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
         assert!(at + bytes.len() <= memory.layout.size());
+        with(|thread| assert!(thread.recording.is_none(), "a copy cannot be recorded"));
         // SAFETY: as for writing.
         #[allow(unsafe_code)]
         unsafe {
             memory.start.add(at).copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len());
         }
         Ok(())
+    }
+
+    /// All that was launched has run already, what was launched later too: whoever reads what a later launch has
+    /// overwritten finds out.
+    fn read_at(&self, _: &(), memory: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.read(memory, at, bytes)
+    }
+
+    fn zero(&self, memory: &mut Memory, at: usize, bytes: usize) -> Result<(), DeviceError> {
+        assert!(at + bytes <= memory.layout.size());
+        // SAFETY: as for writing.
+        #[allow(unsafe_code)]
+        unsafe {
+            memory.start.add(at).write_bytes(0, bytes);
+        }
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn record(
+        &self,
+        launches: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<Recording, DeviceError> {
+        with(|thread| {
+            assert!(thread.recording.is_none(), "it records already");
+            if !thread.traits.records {
+                return Err(DeviceError::Failed("it cannot record".to_owned()));
+            }
+            thread.recording = Some(Vec::new());
+            thread.done.recordings += 1;
+            Ok(())
+        })?;
+        let launched = launches();
+        let recorded = with(|thread| thread.recording.take()).unwrap_or_default();
+        launched.map(|()| Recording(recorded))
+    }
+
+    // SAFETY: as the caller's; launches have run when this returns.
+    #[allow(unsafe_code)]
+    unsafe fn replay(&self, recording: &Recording) -> Result<(), DeviceError> {
+        with(|thread| thread.done.replays += 1);
+        recording.0.iter().try_for_each(Self::run)
     }
 }

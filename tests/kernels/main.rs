@@ -14,10 +14,13 @@
 mod attention;
 mod device;
 mod elementwise;
+mod engine;
 mod forward;
 mod norm;
 mod numbers;
 mod pages;
 mod planted;
 mod products;
+mod runner;
 mod sampling;
+mod toy;

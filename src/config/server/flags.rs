@@ -14,7 +14,7 @@ use super::eval::EvalCommand;
 #[cfg(feature = "client")]
 use super::loadtest::LoadtestArgs;
 use crate::attestation::{OnTokenExpiry, Profile};
-use crate::engine::EngineConfig;
+use crate::engine::{DeviceChoice, EngineConfig};
 use crate::hub::ModelSource;
 use crate::keys::{KeyName, WipAudience};
 use crate::model::Quantize;
@@ -26,6 +26,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0   stopped by a signal, with every request that was running answered
   64  wrong usage or configuration
+  69  no CUDA device where one is asked for, too little memory on it, or it failed
   70  internal failure
   75  stopped because the attestation token expired (--on-token-expiry exit)
   78  this machine's attestation does not fit --profile; no port was opened
@@ -132,6 +133,11 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "CODESEAL_QUANTIZE", value_name = "TYPE", default_value = "none")]
     pub(super) quantize: Quantize,
 
+    /// What the model runs on: cpu, cuda or cuda:N (in builds with CUDA), or auto: the first CUDA device where there is
+    /// one, the processors elsewhere
+    #[arg(long, env = "CODESEAL_DEVICE", value_name = "DEVICE", default_value = "auto")]
+    pub(super) device: DeviceChoice,
+
     /// The Cloud KMS key that wraps DEKs: projects/P/locations/L/keyRings/R/cryptoKeys/K
     #[arg(long, env = "CODESEAL_KMS_KEY", value_name = "NAME")]
     pub(super) kms_key: KeyName,
@@ -213,7 +219,8 @@ pub(super) struct ServeArgs {
         value_parser = at_least_one())]
     pub(super) step_tokens: usize,
 
-    /// Memory for keys and values, in MiB; without it, a quarter of what is free, and no more than can be used
+    /// Memory for keys and values, in MiB; without it, a quarter of what is free, or nine tenths of what is free on a
+    /// CUDA device, and no more than can be used
     #[arg(long, env = "CODESEAL_KV_CACHE_MIB", value_name = "N")]
     pub(super) kv_cache_mib: Option<NonZeroU32>,
 

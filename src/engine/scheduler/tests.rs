@@ -10,7 +10,7 @@ use super::*;
 use crate::engine::Sampling;
 use crate::protocol::{Dek, Namespace};
 
-const LIMITS: Limits = Limits { step_tokens: 40, draft_tokens: 7, prefix_cache: true };
+const LIMITS: Limits = Limits { step_tokens: 40, draft_tokens: 7, prefix_cache: true, keep_generated: true };
 const STOP: TokenId = TokenId(99);
 
 /// What is asked for, and what came of it.
@@ -207,6 +207,19 @@ fn what_was_generated_is_found_by_the_prompt_that_goes_on_from_it() {
 }
 
 #[test]
+fn where_what_was_generated_is_not_kept_only_prompts_are_found() {
+    let (mut world, mine) = (World::new(Limits { keep_generated: false, ..LIMITS }, 100), namespace());
+    assert!(world.admit(Job { repeats: true, ..job(&[3; 40], 70, mine) }).is_ok());
+    let (first, _) = world.finish().remove(0);
+    let text: Vec<u32> = first.prompt.iter().chain(&first.made).map(|token| token.0).collect();
+    for hits in [32, 32 + 96] {
+        assert!(world.admit(job(&text, 1, mine)).is_ok());
+        world.finish();
+        assert_eq!(world.scheduler.counters().prefix_hits, hits);
+    }
+}
+
+#[test]
 fn guesses_that_are_right_save_steps() {
     let steps = |draft_tokens| {
         let mut world = World::new(Limits { draft_tokens, ..LIMITS }, 100);
@@ -253,10 +266,11 @@ proptest! {
         requests in prop::collection::vec(
             (prop::collection::vec(0u32..4, 1..100), 0usize..40, 0usize..3, any::<bool>(), 0usize..12), 1..12,
         ),
-        step_tokens in 1usize..80, draft_tokens in 0usize..9, prefix_cache: bool, blocks in 5usize..24,
+        step_tokens in 1usize..80, draft_tokens in 0usize..9, prefix_cache: bool, keep_generated: bool,
+        blocks in 5usize..24,
     ) {
         let namespaces = [namespace(), namespace(), namespace()];
-        let mut world = World::new(Limits { step_tokens, draft_tokens, prefix_cache }, blocks);
+        let mut world = World::new(Limits { step_tokens, draft_tokens, prefix_cache, keep_generated }, blocks);
         let mut ended = Vec::new();
         for (prompt, max_new_tokens, whose, repeats, steps) in &requests {
             let mut next = Job { repeats: *repeats, ..job(prompt, *max_new_tokens, namespaces[*whose]) };

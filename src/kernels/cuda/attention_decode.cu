@@ -13,26 +13,6 @@ __device__ __forceinline__ int split_tokens(int length, int splits) {
   return max(2 * PAGE_TOKENS, (tokens + PAGE_TOKENS - 1) / PAGE_TOKENS * PAGE_TOKENS);
 }
 
-// Each of `s` summed over the warp, for every lane. Lanes trade halves, then quarters: fewer exchanges than one sum
-// after the other.
-template <int N>
-__device__ __forceinline__ void warp_sums(float* s) {
-  int lane = threadIdx.x & 31, offset = 16;
-#pragma unroll
-  for (int n = N / 2; n; n >>= 1, offset >>= 1) {
-    bool upper = lane & offset;
-#pragma unroll
-    for (int i = 0; i < n; i++) {
-      float give = upper ? s[i] : s[i + n], keep = upper ? s[i + n] : s[i];
-      s[i] = keep + __shfl_xor_sync(ALL_LANES, give, offset);
-    }
-  }
-  for (; offset; offset >>= 1) s[0] += __shfl_xor_sync(ALL_LANES, s[0], offset);
-  float mine = s[0];
-#pragma unroll
-  for (int i = 0; i < N; i++) s[i] = __shfl_sync(ALL_LANES, mine, i * (32 / N));
-}
-
 // Of one query head, so far.
 struct Softmax {
   float largest, total;
@@ -71,7 +51,9 @@ __device__ void attend(const float* queries, const T* pool, const Paged& paged, 
 #pragma unroll
       for (int i = 0; i < PER_LANE; i++) score[g] = fmaf(q[g][i], key[i], score[g]);
     }
-    warp_sums<SHARING>(score);
+    float mine = warp_sums<SHARING>(score);
+#pragma unroll
+    for (int g = 0; g < SHARING; g++) score[g] = __shfl_sync(ALL_LANES, mine, g * (32 / SHARING));
 #pragma unroll
     for (int g = 0; g < SHARING; g++) {
       float largest = fmaxf(softmax[g].largest, score[g]);

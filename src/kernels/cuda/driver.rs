@@ -3,13 +3,16 @@
 //! The driver's library is loaded when a device is opened, so the same program starts where there is none.
 //! Must not touch: what the kernels compute.
 
+mod pinned;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
 
+use self::pinned::Pinned;
 use super::launch::{Arg, DeviceError, Launch, Shape};
 use super::memory::Device;
 
@@ -17,14 +20,22 @@ include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
 /// Shared memory that every kernel may have; what is more must be asked for.
 const SHARED_BYTES: u32 = 48 * 1024;
+/// Copies up to this size go through memory that the device reads by itself.
+const PINNED_BYTES: usize = 4 << 20;
 
 /// A CUDA device, for the thread that opened it.
 pub struct CudaDevice {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    /// Copies results while the other stream goes on.
+    copies: Arc<CudaStream>,
+    /// On the way there, and on the way back.
+    pinned: RefCell<[Pinned; 2]>,
     modules: Vec<sys::CUmodule>,
     /// Those that have run, and how much shared memory each may have.
     kernels: RefCell<HashMap<&'static str, (sys::CUfunction, u32)>>,
+    name: String,
+    has_bf16: bool,
 }
 
 /// Memory of a [`CudaDevice`].
@@ -33,7 +44,21 @@ pub struct CudaMemory {
     stream: Arc<CudaStream>,
 }
 
+/// A CUDA graph of launches.
+pub struct CudaRecording {
+    graph: sys::CUgraphExec,
+    context: Arc<CudaContext>,
+}
+
 impl CudaDevice {
+    /// Whether there are a driver and a device, as far as can be told without opening one.
+    #[allow(unsafe_code)]
+    pub fn is_there() -> bool {
+        // SAFETY: it only tries to load the driver's library.
+        let loads = unsafe { sys::is_culib_present() };
+        loads && CudaContext::device_count().is_ok_and(|count| count > 0)
+    }
+
     /// Opens the device with this number.
     ///
     /// # Errors
@@ -44,12 +69,33 @@ impl CudaDevice {
         if !unsafe { sys::is_culib_present() } {
             return Err(DeviceError::NoDevice("libcuda.so.1 is not installed".to_owned()));
         }
-        let absent = |error: DriverError| DeviceError::NoDevice(error.to_string());
+        let count = CudaContext::device_count().map_err(absent)?;
+        if i32::try_from(number).map_or(true, |number| number >= count) {
+            return Err(DeviceError::NoDevice(format!(
+                "there are {count}, and number {number} is none of them"
+            )));
+        }
         let context = CudaContext::new(number).map_err(absent)?;
-        // SAFETY: this device has one stream, in whose order memory is taken, used and given back.
+        // SAFETY: memory is taken, used and given back in the order of one stream; the other waits for events.
         unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().map_err(absent)?;
-        let mut device = Self { context, stream, modules: Vec::new(), kernels: RefCell::default() };
+        let (stream, copies) = (context.new_stream().map_err(absent)?, context.new_stream().map_err(absent)?);
+        let (major, minor) = context.compute_capability().map_err(absent)?;
+        let name = context.name().map_err(absent)?;
+        if (major, minor) < (7, 5) {
+            let reason = format!("{name} is of compute capability {major}.{minor}, and 7.5 is the least");
+            return Err(DeviceError::NoDevice(reason));
+        }
+        let pinned = [Pinned::new(&context, PINNED_BYTES)?, Pinned::new(&context, PINNED_BYTES)?];
+        let mut device = Self {
+            stream,
+            copies,
+            pinned: RefCell::new(pinned),
+            modules: Vec::new(),
+            kernels: RefCell::default(),
+            name,
+            has_bf16: major >= 8,
+            context,
+        };
         for fatbin in FATBINS {
             // The driver reads words; an included file may begin anywhere.
             let words: Vec<u64> = fatbin
@@ -61,7 +107,7 @@ impl CudaDevice {
                 })
                 .collect();
             // SAFETY: it is a whole fatbin, as nvcc wrote it, and the driver copies it.
-            let module = unsafe { result::module::load_data(words.as_ptr().cast()) }.map_err(absent)?;
+            let module = unsafe { result::module::load_data(words.as_ptr().cast()) }.map_err(unloadable)?;
             device.modules.push(module);
         }
         Ok(device)
@@ -90,12 +136,33 @@ impl CudaDevice {
         self.kernels.borrow_mut().insert(name, (kernel, shared_bytes.max(SHARED_BYTES)));
         Ok(kernel)
     }
+
+    /// Copies to `bytes` what lies at `from`, in the order of `stream`, and waits for that.
+    #[allow(unsafe_code)]
+    fn fetch(
+        &self,
+        stream: &CudaStream,
+        from: sys::CUdeviceptr,
+        bytes: &mut [u8],
+    ) -> Result<(), DeviceError> {
+        let [_, pinned] = &mut *self.pinned.borrow_mut();
+        for (number, part) in bytes.chunks_mut(PINNED_BYTES).enumerate() {
+            let from = from + (number * PINNED_BYTES) as u64;
+            let between = pinned.bytes(part.len());
+            // SAFETY: the caller vouches for what lies there; the pinned memory is nobody else's until it is read here.
+            unsafe { result::memcpy_dtoh_async(between, from, stream.cu_stream()) }.map_err(failed)?;
+            stream.synchronize().map_err(failed)?;
+            part.copy_from_slice(between);
+        }
+        Ok(())
+    }
 }
 
 impl Drop for CudaDevice {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
         self.context.record_err(self.stream.synchronize());
+        self.context.record_err(self.copies.synchronize());
         for module in &self.modules {
             // SAFETY: nothing runs any more, and nobody else has the module.
             self.context.record_err(unsafe { result::module::unload(*module) });
@@ -109,6 +176,14 @@ impl Drop for CudaMemory {
         // SAFETY: it came from this stream, and whatever uses it was launched there before.
         let freed = unsafe { result::free_async(self.address, self.stream.cu_stream()) };
         self.stream.context().record_err(freed);
+    }
+}
+
+impl Drop for CudaRecording {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: nobody else has it; a launch that still runs keeps what it needs.
+        self.context.record_err(unsafe { result::graph::exec_destroy(self.graph) });
     }
 }
 
@@ -131,6 +206,22 @@ impl Launch for CudaDevice {
 
 impl Device for CudaDevice {
     type Memory = CudaMemory;
+    type Mark = CudaEvent;
+    type Recording = CudaRecording;
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn has_bf16(&self) -> bool {
+        self.has_bf16
+    }
+
+    fn free_bytes(&self) -> Result<u64, DeviceError> {
+        self.stream.synchronize().map_err(failed)?;
+        let (free, _) = self.context.mem_get_info().map_err(failed)?;
+        Ok(free as u64)
+    }
 
     #[allow(unsafe_code)]
     fn allocate(&self, bytes: usize) -> Result<CudaMemory, DeviceError> {
@@ -146,19 +237,86 @@ impl Device for CudaDevice {
 
     #[allow(unsafe_code)]
     fn write(&self, memory: &mut CudaMemory, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
-        let (to, stream) = (memory.address + at as u64, self.stream.cu_stream());
-        // SAFETY: the memory is so large, for which the caller vouches; `bytes` stay until the copy is done.
-        unsafe { result::memcpy_htod_async(to, bytes, stream) }.map_err(failed)?;
-        self.stream.synchronize().map_err(failed)
+        let [pinned, _] = &mut *self.pinned.borrow_mut();
+        for (number, part) in bytes.chunks(PINNED_BYTES).enumerate() {
+            let to = memory.address + (at + number * PINNED_BYTES) as u64;
+            pinned.wait()?;
+            let between = pinned.bytes(part.len());
+            between.copy_from_slice(part);
+            // SAFETY: the memory is so large, for which the caller vouches; the pinned memory stays until it was read.
+            unsafe { result::memcpy_htod_async(to, between, self.stream.cu_stream()) }.map_err(failed)?;
+            pinned.mark(&self.stream)?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, memory: &CudaMemory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.fetch(&self.stream, memory.address + at as u64, bytes)
+    }
+
+    fn read_at(
+        &self,
+        mark: &CudaEvent,
+        memory: &CudaMemory,
+        at: usize,
+        bytes: &mut [u8],
+    ) -> Result<(), DeviceError> {
+        self.copies.wait(mark).map_err(failed)?;
+        self.fetch(&self.copies, memory.address + at as u64, bytes)
     }
 
     #[allow(unsafe_code)]
-    fn read(&self, memory: &CudaMemory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        let (from, stream) = (memory.address + at as u64, self.stream.cu_stream());
-        // SAFETY: as for writing.
-        unsafe { result::memcpy_dtoh_async(bytes, from, stream) }.map_err(failed)?;
-        self.stream.synchronize().map_err(failed)
+    fn zero(&self, memory: &mut CudaMemory, at: usize, bytes: usize) -> Result<(), DeviceError> {
+        let address = memory.address + at as u64;
+        // SAFETY: the memory is so large, for which the caller vouches.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }.map_err(failed)
     }
+
+    fn mark(&self) -> Result<CudaEvent, DeviceError> {
+        self.stream.record_event(None).map_err(failed)
+    }
+
+    #[allow(unsafe_code)]
+    fn record(
+        &self,
+        launches: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<CudaRecording, DeviceError> {
+        let (stream, mode) =
+            (self.stream.cu_stream(), sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+        // SAFETY: the stream is this device's own, and only this thread launches there.
+        unsafe { result::stream::begin_capture(stream, mode) }.map_err(failed)?;
+        let launched = launches();
+        // SAFETY: it captures since above; however that ended, it does not any more.
+        let graph = unsafe { result::stream::end_capture(stream) }.map_err(failed)?;
+        if graph.is_null() {
+            return Err(DeviceError::Failed("it records nothing".to_owned()));
+        }
+        let flags = sys::CUgraphInstantiate_flags(0);
+        // SAFETY: the graph is whole and is used this once.
+        let executable = unsafe {
+            let executable = launched.and_then(|()| result::graph::instantiate(graph, flags).map_err(failed));
+            result::graph::destroy(graph).map_err(failed)?;
+            executable?
+        };
+        Ok(CudaRecording { graph: executable, context: Arc::clone(&self.context) })
+    }
+
+    #[allow(unsafe_code)]
+    unsafe fn replay(&self, recording: &CudaRecording) -> Result<(), DeviceError> {
+        // SAFETY: as the caller's.
+        unsafe { result::graph::launch(recording.graph, self.stream.cu_stream()) }.map_err(failed)
+    }
+}
+
+fn absent(error: DriverError) -> DeviceError {
+    DeviceError::NoDevice(error.to_string())
+}
+
+/// The kernels are compiled for a version of CUDA that older drivers do not know.
+fn unloadable(error: DriverError) -> DeviceError {
+    DeviceError::NoDevice(format!(
+        "the driver does not load the kernels, which need version 580 or newer: {error}"
+    ))
 }
 
 fn failed(error: DriverError) -> DeviceError {

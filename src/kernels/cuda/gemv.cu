@@ -52,14 +52,10 @@ __device__ void multiply(Weights weights, const float* x, float* out, int rows, 
       }
     }
   }
-#pragma unroll
-  for (int v = 0; v < VECTORS; v++) {
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-      float sum = warp_sum(sums[v][r]);
-      if (lane == 0 && v < vectors && first + r < rows) out[static_cast<size_t>(v) * rows + first + r] = sum;
-    }
-  }
+  constexpr int ALL = VECTORS * ROWS, LANES = 32 / ALL;
+  float sum = warp_sums<ALL>(&sums[0][0]);
+  int v = lane / LANES / ROWS, row = first + lane / LANES % ROWS;
+  if (lane % LANES == 0 && v < vectors && row < rows) out[static_cast<size_t>(v) * rows + row] = sum;
 }
 
 }  // namespace

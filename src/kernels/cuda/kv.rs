@@ -3,6 +3,8 @@
 //! All that changes from step to step is in the device's memory, so the launches of a step are the same each time.
 //! Must not touch: who owns which page.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use super::launch::{Arg, DeviceError, count, require};
@@ -69,6 +71,16 @@ pub struct Places<'a> {
     pub tables: View<'a, i32>,
     /// How many pages a text can have.
     pub table_width: usize,
+}
+
+impl Places<'_> {
+    /// The rows in `range`.
+    ///
+    /// # Errors
+    /// There are not so many.
+    pub fn part(self, range: Range<usize>) -> Result<Self, DeviceError> {
+        Ok(Self { slots: self.slots.part(range.clone())?, positions: self.positions.part(range)?, ..self })
+    }
 }
 
 /// A layer of the model, for the rows of a batch.

@@ -12,6 +12,22 @@ use super::launch::{Arg, DeviceError, Launch};
 pub trait Device: Launch {
     /// A piece of its memory. Given back when dropped, after what was launched before.
     type Memory;
+    /// A place in the order of launches.
+    type Mark;
+    /// Launches that were recorded, to be repeated at once.
+    type Recording;
+
+    /// What it is called, for reports.
+    fn name(&self) -> String;
+
+    /// Whether its tensor cores multiply bf16. Where they do not, f16 takes its place.
+    fn has_bf16(&self) -> bool;
+
+    /// How many bytes of memory nobody uses.
+    ///
+    /// # Errors
+    /// The device does not say.
+    fn free_bytes(&self) -> Result<u64, DeviceError>;
 
     /// Takes `bytes` of memory, on a boundary of 256. What is in it is not known.
     ///
@@ -33,6 +49,49 @@ pub trait Device: Launch {
     /// # Errors
     /// The copy failed, or what was launched before.
     fn read(&self, memory: &Self::Memory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// As [`Device::read`], but waits for what was launched before `mark` only.
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    fn read_at(
+        &self,
+        mark: &Self::Mark,
+        memory: &Self::Memory,
+        at: usize,
+        bytes: &mut [u8],
+    ) -> Result<(), DeviceError>;
+
+    /// Overwrites `bytes` of `memory`, from its byte `at` on, with zeros, after what was launched before.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    fn zero(&self, memory: &mut Self::Memory, at: usize, bytes: usize) -> Result<(), DeviceError>;
+
+    /// Marks the place behind what has been launched.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn mark(&self) -> Result<Self::Mark, DeviceError>;
+
+    /// Records what `launches` would launch, and runs none of it. Nothing is copied meanwhile.
+    ///
+    /// # Errors
+    /// `launches` fails, or the device cannot record: it is as before, and the same launches can be made one by one.
+    fn record(
+        &self,
+        launches: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<Self::Recording, DeviceError>;
+
+    /// Launches once more what was recorded.
+    ///
+    /// # Errors
+    /// As [`Launch::launch`].
+    ///
+    /// # Safety
+    /// All memory that was named while it was recorded is still there, and nothing else writes it meanwhile.
+    #[allow(unsafe_code)]
+    unsafe fn replay(&self, recording: &Self::Recording) -> Result<(), DeviceError>;
 }
 
 /// A number that host and device write alike.
@@ -100,13 +159,56 @@ impl<D: Device, T: Element> Buffer<D, T> {
         device.write(&mut self.memory, first * T::BYTES, &bytes)
     }
 
+    /// Overwrites the numbers from `first` on with those that `bytes` are, the lowest byte of each first.
+    ///
+    /// # Errors
+    /// They are not so many, or the copy failed.
+    pub fn write_bytes(&mut self, device: &D, first: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.view().part(first..first.saturating_add(bytes.len().div_ceil(T::BYTES)))?;
+        device.write(&mut self.memory, first * T::BYTES, bytes)
+    }
+
+    /// Overwrites the numbers in `range` with zeros.
+    ///
+    /// # Errors
+    /// There are not so many, or the device failed.
+    pub fn zero(&mut self, device: &D, range: Range<usize>) -> Result<(), DeviceError> {
+        self.view().part(range.clone())?;
+        device.zero(&mut self.memory, range.start * T::BYTES, range.len() * T::BYTES)
+    }
+
     /// All numbers, when all that was launched has run.
     ///
     /// # Errors
     /// The copy failed, or what was launched before.
     pub fn read(&self, device: &D) -> Result<Vec<T>, DeviceError> {
-        let mut bytes = vec![0; self.length * T::BYTES];
-        device.read(&self.memory, 0, &mut bytes)?;
+        self.read_part(device, 0..self.length)
+    }
+
+    /// The numbers in `range`, when all that was launched has run.
+    ///
+    /// # Errors
+    /// There are not so many, or the copy failed, or what was launched before.
+    pub fn read_part(&self, device: &D, range: Range<usize>) -> Result<Vec<T>, DeviceError> {
+        self.view().part(range.clone())?;
+        let mut bytes = vec![0; range.len() * T::BYTES];
+        device.read(&self.memory, range.start * T::BYTES, &mut bytes)?;
+        Ok(bytes.chunks_exact(T::BYTES).map(T::read_from).collect())
+    }
+
+    /// As [`Buffer::read_part`], but waits for what was launched before `mark` only.
+    ///
+    /// # Errors
+    /// As [`Buffer::read_part`].
+    pub fn read_part_at(
+        &self,
+        device: &D,
+        mark: &D::Mark,
+        range: Range<usize>,
+    ) -> Result<Vec<T>, DeviceError> {
+        self.view().part(range.clone())?;
+        let mut bytes = vec![0; range.len() * T::BYTES];
+        device.read_at(mark, &self.memory, range.start * T::BYTES, &mut bytes)?;
         Ok(bytes.chunks_exact(T::BYTES).map(T::read_from).collect())
     }
 
@@ -173,6 +275,20 @@ impl<'a, T: Element> View<'a, T> {
     }
 }
 
+impl<'a> View<'a, u32> {
+    /// The same bits as signed numbers.
+    pub fn signed(self) -> View<'a, i32> {
+        View { address: self.address, length: self.length, borrowed: PhantomData }
+    }
+}
+
+impl<'a> ViewMut<'a, u32> {
+    /// The same bits as signed numbers.
+    pub fn signed(self) -> ViewMut<'a, i32> {
+        ViewMut { address: self.address, length: self.length, borrowed: PhantomData }
+    }
+}
+
 impl<'a, T: Element> ViewMut<'a, T> {
     /// Those in `range`.
     ///
@@ -181,6 +297,17 @@ impl<'a, T: Element> ViewMut<'a, T> {
     pub fn part(self, range: Range<usize>) -> Result<Self, DeviceError> {
         let (address, length) = part::<T>(self.address, self.length, range)?;
         Ok(Self { address, length, borrowed: PhantomData })
+    }
+
+    /// Those before `at`, and those from there on.
+    ///
+    /// # Errors
+    /// There are not so many.
+    pub fn split_at(self, at: usize) -> Result<(Self, Self), DeviceError> {
+        let (first, _) = part::<T>(self.address, self.length, 0..at)?;
+        let (second, rest) = part::<T>(self.address, self.length, at..self.length)?;
+        let part = |address, length| Self { address, length, borrowed: PhantomData };
+        Ok((part(first, at), part(second, rest)))
     }
 
     /// The same numbers, for a while.

@@ -8,6 +8,7 @@ mod attention;
 #[cfg(feature = "cuda")]
 mod driver;
 mod geglu;
+mod input;
 mod kv;
 mod launch;
 mod matrix;
@@ -15,6 +16,7 @@ mod memory;
 mod network;
 mod norm;
 mod rope;
+mod runner;
 mod sample;
 
 pub use self::activation::Activation;
@@ -22,11 +24,13 @@ pub use self::attention::{Partial, PrefillOutput, SPLITS, Texts, attend_decode, 
 #[cfg(feature = "cuda")]
 pub use self::driver::{CudaDevice, CudaMemory};
 pub use self::geglu::geglu;
+pub use self::input::Text;
 pub use self::kv::{HEAD, KvElement, KvLayout, Layer, PAGE_TOKENS, Places};
 pub use self::launch::{Arg, DeviceError, Launch, Shape};
 pub use self::matrix::{Matrix, quantise};
 pub use self::memory::{Buffer, Device, Element, View, ViewMut};
-pub use self::network::{Activations, Batch, Input, LayerWeights, Network};
+pub use self::network::{Activations, Input, LayerWeights, Network, Room};
 pub use self::norm::add_rms_norm;
 pub use self::rope::{angles, rope};
+pub use self::runner::{Outcome, Runner, RunnerRoom};
 pub use self::sample::{CHOICE_WORDS, Chooser, Feedback, NO_TOKEN, choose, feed_back};

@@ -1,17 +1,17 @@
-//! Gemma's forward pass as launches: a prefill of several texts, or a step of a batch that writes its own next input.
+//! Gemma's forward pass as launches, over rows that are read from prompts and rows that follow what was generated.
 //!
-//! A step reads and writes nothing but device memory at fixed places, so it can be recorded once for each size of batch
-//! and replayed. Must not touch: files, who owns which page.
+//! Attention takes two ways, which round differently: many tokens of a prompt at once, on tensor cores, or one token after
+//! a text. Which one depends on whether a token is of the prompt, and on nothing else, so that a token is the same however
+//! a text is cut into steps. Must not touch: files, who owns which page.
 
 use super::attention::{Partial, PrefillOutput, Texts, attend_decode, attend_prefill};
 use super::geglu::geglu;
 use super::kv::{HEAD, KvElement, KvLayout, Layer, Places};
 use super::launch::DeviceError;
 use super::matrix::Matrix;
-use super::memory::{Buffer, Device, View};
+use super::memory::{Buffer, Device, Element, View};
 use super::norm::add_rms_norm;
 use super::rope::rope;
-use super::sample::{CHOICE_WORDS, Chooser, Feedback, choose, feed_back};
 
 /// The weights of a layer. What is multiplied with the same activations is one matrix.
 pub struct LayerWeights<D: Device> {
@@ -45,9 +45,20 @@ pub struct Network<D: Device> {
     pub angles: Buffer<D, f32>,
 }
 
-/// Activations of so many rows, and their logits.
+/// How many rows there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// All of them.
+    pub rows: usize,
+    /// Those that are attended to by themselves at the same time; if there are more, one lot goes after the other.
+    pub decoded: usize,
+    /// Those that get logits.
+    pub scored: usize,
+}
+
+/// Activations of rows, and their logits.
 pub struct Activations<D: Device> {
-    rows: usize,
+    decoded: usize,
     stream: Buffer<D, f32>,
     normed: Buffer<D, f32>,
     queries_keys_values: Buffer<D, f32>,
@@ -61,17 +72,18 @@ pub struct Activations<D: Device> {
 }
 
 impl<D: Device> Activations<D> {
-    /// Room for `rows` rows, of which `scored` get logits.
+    /// Room for so many rows.
     ///
     /// # Errors
     /// The device has too little memory.
-    pub fn new(device: &D, network: &Network<D>, rows: usize, scored: usize) -> Result<Self, DeviceError> {
+    pub fn new(device: &D, network: &Network<D>, room: Room) -> Result<Self, DeviceError> {
+        let Room { rows, decoded, scored } = room;
         let (layout, width) = (network.layout, network.embedding.columns());
         let inner = network.layers.first().map_or(0, |layer| layer.down.columns());
         let room = |numbers: usize| Buffer::new(device, numbers);
-        let [sums, weights] = Partial::numbers(layout, rows);
+        let [sums, weights] = Partial::numbers(layout, decoded);
         Ok(Self {
-            rows,
+            decoded,
             stream: room(rows * width)?,
             normed: room(rows * width)?,
             queries_keys_values: room(rows * layout.row_numbers())?,
@@ -91,6 +103,19 @@ impl<D: Device> Activations<D> {
     }
 }
 
+impl<D: Device> Network<D> {
+    /// About how many bytes a [`super::Runner`] takes beside pages and weights.
+    pub fn step_bytes(&self, room: super::RunnerRoom) -> usize {
+        let (layout, width) = (self.layout, self.embedding.columns());
+        let inner = self.layers.first().map_or(0, |layer| layer.down.columns());
+        let row = 3 * width + layout.row_numbers() + layout.heads * HEAD + 3 * inner;
+        let batch = super::runner::largest_batch(room.batch);
+        let (scored, splits) = (room.scored.max(batch), Partial::numbers(layout, batch));
+        let splits: usize = splits.iter().sum();
+        f32::BYTES * (room.rows.max(scored) * row + splits + scored * self.embedding.rows())
+    }
+}
+
 /// The input of a forward pass.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
@@ -98,52 +123,10 @@ pub struct Input<'a> {
     pub ids: View<'a, u32>,
     /// For each row its place.
     pub places: Places<'a>,
-    /// Which rows are whose; none if each row is a text's next token.
+    /// Which of the first rows are of whose prompt, if any are.
     pub texts: Option<Texts<'a>>,
-}
-
-/// What a batch keeps on the device between its steps.
-pub struct Batch<D: Device> {
-    /// For each row the token that comes next into the model.
-    pub ids: Buffer<D, u32>,
-    /// For each row that token's position; -1 for a row that is not in use.
-    pub positions: Buffer<D, i32>,
-    /// For each row the slot of its text.
-    pub slots: Buffer<D, i32>,
-    /// For each slot the pages of its text.
-    pub tables: Buffer<D, i32>,
-    /// How many pages a text can have.
-    pub table_width: usize,
-    /// For each row how it chooses: the words of a `Choice`.
-    pub choices: Buffer<D, u32>,
-    /// What was chosen in the last steps, a row for each step, in a ring.
-    pub history: Buffer<D, u32>,
-    /// How many steps there were.
-    pub step: Buffer<D, u32>,
-    chosen: Buffer<D, u32>,
-    partial: Buffer<D, u64>,
-}
-
-impl<D: Device> Batch<D> {
-    /// A batch of `rows` that are not in use, each with a slot of its own, and a ring of `steps`.
-    ///
-    /// # Errors
-    /// The device has too little memory, or a copy failed.
-    pub fn new(device: &D, rows: usize, table_width: usize, steps: usize) -> Result<Self, DeviceError> {
-        let slots: Vec<i32> = (0..).take(rows).collect();
-        Ok(Self {
-            ids: Buffer::copied(device, &vec![0; rows])?,
-            positions: Buffer::copied(device, &vec![-1; rows])?,
-            slots: Buffer::copied(device, &slots)?,
-            tables: Buffer::copied(device, &vec![-1; rows * table_width])?,
-            table_width,
-            choices: Buffer::copied(device, &vec![0; rows * CHOICE_WORDS])?,
-            history: Buffer::new(device, rows * steps)?,
-            step: Buffer::copied(device, &[0])?,
-            chosen: Buffer::new(device, rows)?,
-            partial: Buffer::new(device, Chooser::partial_numbers(rows))?,
-        })
-    }
+    /// How many rows those are. Each of the others is attended to by itself.
+    pub read: usize,
 }
 
 impl<D: Device> Network<D> {
@@ -162,60 +145,41 @@ impl<D: Device> Network<D> {
     where
         f32: PrefillOutput<T>,
     {
-        let width = self.embedding.columns();
+        let (count, width) = (input.ids.len(), self.embedding.columns());
+        let inner = self.layers.first().map_or(0, |layer| layer.down.columns());
         let factor = (width as f32).sqrt();
         let (ids, positions) = (input.ids, input.places.positions);
-        self.embedding.embed(device, ids, positions, factor, &mut rows.stream.view_mut())?;
+        let wide = 0..count * width;
+        let projected = 0..count * self.layout.row_numbers();
+        let queries = 0..count * self.layout.heads * HEAD;
+        self.embedding.embed(
+            device,
+            ids,
+            positions,
+            factor,
+            &mut rows.stream.view_mut().part(wide.clone())?,
+        )?;
         for (number, weights) in self.layers.iter().enumerate() {
             let layer = Layer { layout: self.layout, number, places: input.places };
-            self.norm(device, &weights.input_norm, number > 0, rows)?;
-            let (normed, projected) = (rows.normed.view(), &mut rows.queries_keys_values.view_mut());
-            weights.queries_keys_values.multiply(device, normed, projected)?;
-            rope(device, &layer, self.angles.view(), projected, &mut pool.view_mut())?;
-            self.attend(device, &layer, input.texts.as_ref(), pool.view(), rows)?;
-            weights.output.multiply(device, rows.seen.view(), &mut rows.delta.view_mut())?;
-            self.norm(device, &weights.feed_forward_norm, true, rows)?;
-            weights.gate_up.multiply(device, rows.normed.view(), &mut rows.gate_up.view_mut())?;
-            geglu(device, rows.gate_up.view(), weights.down.columns(), &mut rows.inner.view_mut())?;
-            weights.down.multiply(device, rows.inner.view(), &mut rows.delta.view_mut())?;
+            self.norm(device, &weights.input_norm, number > 0, count, rows)?;
+            let normed = rows.normed.view().part(wide.clone())?;
+            let mut made = rows.queries_keys_values.view_mut().part(projected.clone())?;
+            weights.queries_keys_values.multiply(device, normed, &mut made)?;
+            rope(device, &layer, self.angles.view(), &mut made, &mut pool.view_mut())?;
+            self.attend(device, &layer, input, pool.view(), rows)?;
+            let seen = rows.seen.view().part(queries.clone())?;
+            weights.output.multiply(device, seen, &mut rows.delta.view_mut().part(wide.clone())?)?;
+            self.norm(device, &weights.feed_forward_norm, true, count, rows)?;
+            let normed = rows.normed.view().part(wide.clone())?;
+            let mut gate_up = rows.gate_up.view_mut().part(0..2 * count * inner)?;
+            weights.gate_up.multiply(device, normed, &mut gate_up)?;
+            let gate_up = rows.gate_up.view().part(0..2 * count * inner)?;
+            geglu(device, gate_up, inner, &mut rows.inner.view_mut().part(0..count * inner)?)?;
+            let activated = rows.inner.view().part(0..count * inner)?;
+            weights.down.multiply(device, activated, &mut rows.delta.view_mut().part(wide.clone())?)?;
         }
-        self.norm(device, &self.norm, !self.layers.is_empty(), rows)?;
+        self.norm(device, &self.norm, !self.layers.is_empty(), count, rows)?;
         self.score(device, scored, rows)
-    }
-
-    /// Runs a step of `batch`: what each row chooses is its input in the next.
-    ///
-    /// # Errors
-    /// The sizes do not fit, or a launch failed.
-    pub fn step<T: KvElement>(
-        &self,
-        device: &D,
-        batch: &mut Batch<D>,
-        pool: &mut Buffer<D, T>,
-        rows: &mut Activations<D>,
-    ) -> Result<(), DeviceError>
-    where
-        f32: PrefillOutput<T>,
-    {
-        let places = Places {
-            slots: batch.slots.view(),
-            positions: batch.positions.view(),
-            tables: batch.tables.view(),
-            table_width: batch.table_width,
-        };
-        let input = Input { ids: batch.ids.view(), places, texts: None };
-        let all: Vec<usize> = (0..rows.rows).collect();
-        self.forward(device, &input, &all, pool, rows)?;
-        let mut chooser = Chooser { choices: batch.choices.view(), partial: batch.partial.view_mut() };
-        let positions = batch.positions.view();
-        choose(device, rows.logits.view(), positions, &mut chooser, &mut batch.chosen.view_mut())?;
-        let mut feedback = Feedback {
-            ids: batch.ids.view_mut(),
-            positions: batch.positions.view_mut(),
-            history: batch.history.view_mut(),
-            step: batch.step.view_mut(),
-        };
-        feed_back(device, batch.chosen.view(), &mut feedback)
     }
 
     /// Adds what the last product made to the stream, if there was one, and norms it.
@@ -224,31 +188,53 @@ impl<D: Device> Network<D> {
         device: &D,
         scale: &Buffer<D, f32>,
         add: bool,
+        count: usize,
         rows: &mut Activations<D>,
     ) -> Result<(), DeviceError> {
-        let delta = add.then(|| rows.delta.view());
-        let (stream, normed) = (&mut rows.stream.view_mut(), &mut rows.normed.view_mut());
-        add_rms_norm(device, stream, delta, scale.view(), self.epsilon, normed)
+        let all = 0..count * scale.len();
+        let delta = add.then(|| rows.delta.view().part(all.clone())).transpose()?;
+        let mut stream = rows.stream.view_mut().part(all.clone())?;
+        let mut normed = rows.normed.view_mut().part(all)?;
+        add_rms_norm(device, &mut stream, delta, scale.view(), self.epsilon, &mut normed)
     }
 
     fn attend<T: KvElement>(
         &self,
         device: &D,
         layer: &Layer<'_>,
-        texts: Option<&Texts<'_>>,
+        input: &Input<'_>,
         pool: View<'_, T>,
         rows: &mut Activations<D>,
     ) -> Result<(), DeviceError>
     where
         f32: PrefillOutput<T>,
     {
-        let (queries, seen) = (rows.queries_keys_values.view(), &mut rows.seen.view_mut());
+        let (row, head) = (self.layout.row_numbers(), self.layout.heads * HEAD);
+        let queries = rows.queries_keys_values.view();
+        let mut seen = rows.seen.view_mut();
+        if let Some(texts) = &input.texts {
+            let part = 0..input.read;
+            let layer = Layer { places: layer.places.part(part.clone())?, ..*layer };
+            let queries = queries.part(0..part.end * row)?;
+            attend_prefill(
+                device,
+                &layer,
+                texts,
+                queries,
+                pool,
+                &mut seen.again().part(0..part.end * head)?,
+            )?;
+        }
         let mut partial =
             Partial { sums: rows.partial_sums.view_mut(), weights: rows.partial_weights.view_mut() };
-        match texts {
-            Some(texts) => attend_prefill(device, layer, texts, queries, pool, seen),
-            None => attend_decode(device, layer, queries, pool, &mut partial, seen),
+        for first in (input.read..input.ids.len()).step_by(rows.decoded.max(1)) {
+            let last = input.ids.len().min(first + rows.decoded);
+            let layer = Layer { places: layer.places.part(first..last)?, ..*layer };
+            let queries = queries.part(first * row..last * row)?;
+            let mut seen = seen.again().part(first * head..last * head)?;
+            attend_decode(device, &layer, queries, pool, &mut partial, &mut seen)?;
         }
+        Ok(())
     }
 
     /// Rows that follow each other are scored together: the embedding is the largest matrix.

@@ -1,0 +1,221 @@
+//! A model on a device: its weights there, and the same steps as the CPU's forward pass takes.
+//!
+//! Must not touch: who is in a batch, who owns which block.
+
+mod weights;
+
+use half::{bf16, f16};
+
+use self::weights::DeviceWeights;
+use super::config::Config;
+use super::files::ModelFiles;
+use super::forward::Slice;
+use super::gemma::read_config;
+use super::{ModelError, Quantize};
+use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
+use crate::kernels::cuda::{
+    Device, DeviceError, KvElement, KvLayout, Network, Outcome, PAGE_TOKENS, PrefillOutput, Runner,
+    RunnerRoom, Text,
+};
+use crate::kernels::sampling::Choice;
+
+const _: () = assert!(BLOCK_TOKENS == PAGE_TOKENS, "blocks and pages are the same");
+
+/// How much a step may hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StepRoom {
+    /// Tokens that are read.
+    pub(crate) rows: usize,
+    /// Sequences, and tokens after which something is chosen.
+    pub(crate) wanted: usize,
+    /// Tokens, where no prompt is read.
+    pub(crate) batch: usize,
+}
+
+/// A model's weights on a device, and nothing else yet.
+pub(crate) struct DeviceModel<D: Device> {
+    name: String,
+    config: Config,
+    network: Network<D>,
+    device: D,
+}
+
+/// A model on a device, with blocks for keys and values and memory for steps.
+pub(crate) struct DeviceSession {
+    name: String,
+    config: Config,
+    blocks: usize,
+    runner: Box<dyn Steps>,
+}
+
+/// A [`Runner`], whatever it keeps keys and values in.
+trait Steps {
+    fn step(&mut self, texts: &[Text<'_>], choices: &[Option<Choice>]) -> Result<Outcome<'_>, DeviceError>;
+    fn clear(&mut self, page: usize) -> Result<(), DeviceError>;
+    fn record(&mut self) -> Result<(), DeviceError>;
+    fn is_recorded(&self) -> bool;
+}
+
+impl<D: Device> DeviceModel<D> {
+    /// Loads the model in `files` to `device` and calls it `name`.
+    ///
+    /// # Errors
+    /// A file is missing or malformed, does not describe a Gemma, or one that there are no kernels for; or the device has
+    /// too little memory.
+    pub(crate) fn load(
+        device: D,
+        files: &ModelFiles,
+        name: &str,
+        quantize: Quantize,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
+        let config = read_config(files)?;
+        weights::check(&config, quantize)?;
+        // Whole pages: a step that was launched ahead may stand behind the last token that there can be.
+        let positions = config.context_length.next_multiple_of(PAGE_TOKENS);
+        let weights = DeviceWeights::load(&device, files, &config, quantize, positions, progress)?;
+        let network = Network {
+            layout: layout(&config),
+            epsilon: config.rms_norm_eps as f32,
+            embedding: weights.embedding,
+            layers: weights.layers,
+            norm: weights.norm,
+            angles: weights.angles,
+        };
+        Ok(Self { name: name.to_owned(), config, network, device })
+    }
+
+    /// The model's shape.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How many bytes a block of keys and values takes.
+    pub(crate) fn kv_block_bytes(&self) -> usize {
+        // Both types that it may be in take as many.
+        2 * self.network.layout.page_numbers()
+    }
+
+    /// How many bytes may be given to keys and values, if steps need room for so much.
+    ///
+    /// # Errors
+    /// The device does not say.
+    pub(crate) fn available_bytes(&self, room: StepRoom) -> Result<u64, ModelError> {
+        let steps = self.network.step_bytes(self.runner_room(room, 0)) as u64;
+        // The driver needs some for itself, and more when steps are recorded.
+        Ok((self.device.free_bytes()?.saturating_sub(steps)) / 10 * 9)
+    }
+
+    /// Takes memory for `blocks` blocks of keys and values, and for steps.
+    ///
+    /// # Errors
+    /// The device has too little memory.
+    pub(crate) fn session(self, blocks: usize, room: StepRoom) -> Result<DeviceSession, ModelError>
+    where
+        D: 'static,
+    {
+        let room = self.runner_room(room, blocks);
+        let Self { name, config, network, device, .. } = self;
+        let runner: Box<dyn Steps> = if device.has_bf16() {
+            Box::new(Runner::<D, bf16>::new(device, network, room)?)
+        } else {
+            Box::new(Runner::<D, f16>::new(device, network, room)?)
+        };
+        Ok(DeviceSession { name, config, blocks, runner })
+    }
+
+    fn runner_room(&self, room: StepRoom, pages: usize) -> RunnerRoom {
+        let table_width = self.config.context_length.div_ceil(PAGE_TOKENS);
+        RunnerRoom { pages, table_width, rows: room.rows, scored: room.wanted, batch: room.batch }
+    }
+}
+
+impl DeviceSession {
+    /// Reads what `batch` adds to its sequences, and chooses after each wanted token by its choice, or returns the
+    /// logits where there is none.
+    ///
+    /// # Errors
+    /// A slice has no tokens, or one outside the vocabulary; it does not fit into its blocks or the context; or the
+    /// device failed, after which it is of no use any more.
+    pub(crate) fn step(
+        &mut self,
+        batch: &[Slice<'_>],
+        choices: &[Option<Choice>],
+    ) -> Result<Outcome<'_>, ModelError> {
+        self.config.check_batch(batch)?;
+        let ids: Vec<Vec<u32>> =
+            batch.iter().map(|slice| slice.tokens.iter().map(|token| token.0).collect()).collect();
+        let pages: Vec<Vec<u32>> =
+            batch.iter().map(|slice| slice.blocks.iter().map(|block| block.0).collect()).collect();
+        let texts = batch.iter().zip(&ids).zip(&pages).map(|((slice, ids), pages)| Text {
+            ids,
+            position: slice.position,
+            generated: (slice.position + ids.len()).saturating_sub(slice.prompt.max(slice.position)),
+            pages,
+            wanted: slice.wanted.min(ids.len()),
+        });
+        let texts: Vec<_> = texts.collect();
+        Ok(self.runner.step(&texts, choices)?)
+    }
+
+    /// Overwrites a block with zeros.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(crate) fn clear(&mut self, block: BlockId) -> Result<(), ModelError> {
+        Ok(self.runner.clear(block.0 as usize)?)
+    }
+
+    /// Makes all steps that are always the same ready to be repeated at once.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(crate) fn record(&mut self) -> Result<(), ModelError> {
+        Ok(self.runner.record()?)
+    }
+
+    /// Whether that succeeded: if not, steps are slower, and the same.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.runner.is_recorded()
+    }
+
+    /// How many blocks there are.
+    pub(crate) fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// The model's shape.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the model is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl<D: Device, T: KvElement> Steps for Runner<D, T>
+where
+    f32: PrefillOutput<T>,
+{
+    fn step(&mut self, texts: &[Text<'_>], choices: &[Option<Choice>]) -> Result<Outcome<'_>, DeviceError> {
+        Self::step(self, texts, choices)
+    }
+
+    fn clear(&mut self, page: usize) -> Result<(), DeviceError> {
+        Self::clear(self, page)
+    }
+
+    fn record(&mut self) -> Result<(), DeviceError> {
+        Self::record(self)
+    }
+
+    fn is_recorded(&self) -> bool {
+        Self::is_recorded(self)
+    }
+}
+
+fn layout(config: &Config) -> KvLayout {
+    KvLayout { layers: config.num_layers, heads: config.num_heads, kv_heads: config.num_kv_heads }
+}
