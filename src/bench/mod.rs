@@ -4,17 +4,22 @@
 //! new one is the likeliest, as in a greedy answer. Every figure is the median of its repetitions.
 //! Must not touch: HTTP, KMS, the engine.
 
+mod check;
 mod memory;
 mod report;
+mod subject;
 
 use std::hint::black_box;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+pub use self::check::{Check, Checks, Extent, check};
 use self::report::{Decode, Report};
-use crate::kernels::cpu::{BLOCK_TOKENS, BlockId, KvPool};
-use crate::model::{Model, ModelError, ModelFiles, Quantize, Slice, Workspace};
+use self::subject::{Facts, OnCpu, OnDevice, Room, Subject};
+use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
+use crate::kernels::cuda::{CudaDevice, Device, DeviceError};
+use crate::model::{Model, ModelError, ModelFiles, Quantize, Slice};
 use crate::telemetry;
 use crate::tokenizer::TokenId;
 
@@ -38,11 +43,22 @@ pub struct BenchConfig {
     pub new_tokens: usize,
     /// How many sequences go on at once, one measurement each.
     pub batches: Vec<usize>,
+    /// The number of the device that computes; without one, the processors do.
+    pub device: Option<usize>,
     /// How many threads compute; without a number, as many as there are cores.
     pub threads: Option<usize>,
     /// How often everything is measured.
     pub repeats: usize,
     /// Whether the report is JSON rather than a table.
+    pub json: bool,
+}
+
+/// What to check.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckConfig {
+    /// The number of the CUDA device.
+    pub device: usize,
+    /// Whether the report is JSON rather than lines.
     pub json: bool,
 }
 
@@ -78,6 +94,9 @@ pub enum BenchError {
     /// There are no threads to be had.
     #[error("cannot start the threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+    /// A check failed; the report says which.
+    #[error("the device does not compute what it should: do not serve with it")]
+    WrongDevice,
     /// Nobody reads the report.
     #[error("cannot write the report: {0}")]
     Write(#[from] io::Error),
@@ -91,6 +110,7 @@ impl BenchError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoRoom { .. } | Self::ReadConfig(_) => 64,
+            Self::Model(ModelError::Device(_)) => 69,
             _ => 70,
         }
     }
@@ -101,9 +121,21 @@ impl BenchError {
 /// # Errors
 /// [`BenchError`]
 pub fn run(config: &BenchConfig, stdout: &mut impl Write) -> Result<(), BenchError> {
+    run_on(config, CudaDevice::open, stdout)
+}
+
+/// As [`run`], with devices that `open` opens by their numbers.
+///
+/// # Errors
+/// [`BenchError`]
+pub fn run_on<D: Device + 'static>(
+    config: &BenchConfig,
+    open: fn(usize) -> Result<D, DeviceError>,
+    stdout: &mut impl Write,
+) -> Result<(), BenchError> {
     let threads = config.threads.unwrap_or(0);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-    let report = pool.install(|| measure(config))?;
+    let report = pool.install(|| measure(config, open))?;
     if config.json {
         writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
@@ -112,25 +144,65 @@ pub fn run(config: &BenchConfig, stdout: &mut impl Write) -> Result<(), BenchErr
     Ok(())
 }
 
-fn measure(config: &BenchConfig) -> Result<Report, BenchError> {
+/// Checks a CUDA device, and writes the report to `stdout`. Blocks meanwhile.
+///
+/// # Errors
+/// The device cannot be opened, or a check fails.
+pub fn run_checks(config: &CheckConfig, stdout: &mut impl Write) -> Result<(), BenchError> {
+    let checks = check(|| CudaDevice::open(config.device), &Extent::DEVICE)?;
+    checks.write(config.json, stdout)?;
+    if checks.passed() { Ok(()) } else { Err(BenchError::WrongDevice) }
+}
+
+fn measure<D: Device + 'static>(
+    config: &BenchConfig,
+    open: fn(usize) -> Result<D, DeviceError>,
+) -> Result<Report, BenchError> {
     let began = Instant::now();
     let (name, files) = files(&config.weights)?;
-    let model = Model::from_files(&files, &name, config.quantize, |_, _| {})?;
-    let load_seconds = began.elapsed().as_secs_f64();
-    let limit = model.context_length();
-    let length = config.prompt_tokens + config.new_tokens + WARM_UP_STEPS;
-    if length > limit {
-        return Err(BenchError::NoRoom { limit });
+    let blocks = (config.prompt_tokens + config.new_tokens + WARM_UP_STEPS).div_ceil(BLOCK_TOKENS);
+    let batch = config.batches.iter().copied().max().unwrap_or(1);
+    let room = Room { blocks: batch * blocks, rows: PREFILL_TOKENS, batch };
+    match config.device {
+        None => {
+            let model = Model::from_files(&files, &name, config.quantize, |_, _| {})?;
+            let load_seconds = began.elapsed().as_secs_f64();
+            check_length(config, model.context_length())?;
+            let facts = OnCpu::facts(&model);
+            let mut subject = OnCpu::new(model, room);
+            figures(config, name, load_seconds, &facts, &mut subject)
+        }
+        Some(number) => {
+            let device = open(number).map_err(ModelError::from)?;
+            let (model, facts) = OnDevice::load(device, &files, &name, config.quantize)?;
+            let load_seconds = began.elapsed().as_secs_f64();
+            check_length(config, model.config().context_length)?;
+            figures(config, name, load_seconds, &facts, &mut OnDevice::new(model, room)?)
+        }
     }
+}
 
+fn check_length(config: &BenchConfig, limit: usize) -> Result<(), BenchError> {
+    let length = config.prompt_tokens + config.new_tokens + WARM_UP_STEPS;
+    if length > limit { Err(BenchError::NoRoom { limit }) } else { Ok(()) }
+}
+
+fn figures(
+    config: &BenchConfig,
+    model: String,
+    load_seconds: f64,
+    facts: &Facts,
+    subject: &mut dyn Subject,
+) -> Result<Report, BenchError> {
+    let length = config.prompt_tokens + config.new_tokens + WARM_UP_STEPS;
     let mut prefills = Vec::new();
     for _ in 0..config.repeats {
-        prefills.push(Texts::new(&model, 1, length).read(config.prompt_tokens)?);
+        prefills.push(Texts::new(&mut *subject, 1, length).read(config.prompt_tokens)?);
     }
     let prefill = median(&mut prefills).as_secs_f64();
     let mut decodes = Vec::new();
     for &batch in &config.batches {
-        let mut texts = Texts::new(&model, batch, length);
+        let mut texts = Texts::new(&mut *subject, batch, length);
         texts.read(config.prompt_tokens)?;
         let mut steps = Vec::new();
         for _ in 0..config.repeats {
@@ -145,9 +217,7 @@ fn measure(config: &BenchConfig) -> Result<Report, BenchError> {
         decodes.push((batch, median(&mut steps).as_secs_f64()));
     }
 
-    let peak_bytes = memory::peak_bytes();
-    let memory_bytes_per_second = memory::read_bandwidth();
-    let (weight_bytes, kv_bytes_per_token) = (model.bytes_per_token(), model.kv_block_bytes() / BLOCK_TOKENS);
+    let Facts { device, weight_bytes, kv_bytes_per_token, bytes_per_second } = facts.clone();
     let depth = config.prompt_tokens + WARM_UP_STEPS + config.new_tokens / 2;
     let decode = decodes.into_iter().map(|(batch, step)| {
         let bytes = (weight_bytes + batch * depth * kv_bytes_per_token) as f64;
@@ -156,13 +226,14 @@ fn measure(config: &BenchConfig) -> Result<Report, BenchError> {
             tokens_per_second: batch as f64 / step,
             step_ms: step * 1e3,
             bytes_per_token: bytes / batch as f64,
-            memory_share: bytes / step / memory_bytes_per_second,
+            memory_share: bytes / step / bytes_per_second,
         }
     });
     Ok(Report {
         version: telemetry::VERSION,
-        model: name,
+        model,
         quantize: config.quantize.as_str(),
+        device,
         threads: rayon::current_num_threads(),
         prompt_tokens: config.prompt_tokens,
         new_tokens: config.new_tokens,
@@ -170,8 +241,8 @@ fn measure(config: &BenchConfig) -> Result<Report, BenchError> {
         load_seconds,
         weight_bytes,
         kv_bytes_per_token,
-        peak_bytes,
-        memory_bytes_per_second,
+        peak_bytes: memory::peak_bytes(),
+        memory_bytes_per_second: bytes_per_second,
         prefill_tokens_per_second: config.prompt_tokens as f64 / prefill,
         ttft_ms: prefill * 1e3,
         decode: decode.collect(),
@@ -198,9 +269,7 @@ fn files(weights: &BenchWeights) -> Result<(String, ModelFiles), BenchError> {
 
 /// Texts that go on together, a token each in a step.
 struct Texts<'a> {
-    model: &'a Model,
-    pool: KvPool,
-    workspace: Workspace,
+    subject: &'a mut dyn Subject,
     /// Which blocks each has.
     tables: Vec<Vec<BlockId>>,
     /// The token that each goes on with.
@@ -210,32 +279,25 @@ struct Texts<'a> {
 
 impl<'a> Texts<'a> {
     /// So many texts of up to `length` tokens.
-    fn new(model: &'a Model, batch: usize, length: usize) -> Self {
+    fn new(subject: &'a mut dyn Subject, batch: usize, length: usize) -> Self {
         let blocks = length.div_ceil(BLOCK_TOKENS);
         let table = |text: usize| (0..blocks).map(|block| BlockId((text * blocks + block) as u32)).collect();
-        Self {
-            model,
-            pool: model.kv_pool(batch * blocks),
-            workspace: Workspace::default(),
-            tables: (0..batch).map(table).collect(),
-            last: vec![TokenId(0); batch],
-            position: 0,
-        }
+        let tables = (0..batch).map(table).collect();
+        Self { subject, tables, last: vec![TokenId(0); batch], position: 0 }
     }
 
     /// Reads a prompt into each text, one after the other. Returns how long that took.
     fn read(&mut self, length: usize) -> Result<Duration, ModelError> {
-        let vocabulary = self.model.config().vocab_size as u32;
+        let vocabulary = self.subject.vocabulary() as u32;
         let began = Instant::now();
         for (text, (blocks, last)) in self.tables.iter().zip(&mut self.last).enumerate() {
             // Different in every text, and no control tokens.
             let token = |index: usize| TokenId(108 + (7 * index + 13 * text) as u32 % (vocabulary - 107));
             let tokens: Vec<TokenId> = (0..length).map(token).collect();
             for (chunk, tokens) in tokens.chunks(PREFILL_TOKENS).enumerate() {
-                let slice =
-                    Slice { tokens, position: chunk * PREFILL_TOKENS, blocks, wanted: 1, prompt: length };
-                let logits = self.model.step(&mut self.pool, &[slice], &mut self.workspace)?;
-                *last = likeliest(logits);
+                let position = chunk * PREFILL_TOKENS;
+                let slice = Slice { tokens, position, blocks, wanted: 1, prompt: length };
+                *last = self.subject.step(&[slice])?.first().copied().unwrap_or(*last);
             }
         }
         self.position = length;
@@ -253,9 +315,7 @@ impl<'a> Texts<'a> {
             prompt: 0,
         });
         let slices: Vec<_> = slices.collect();
-        let logits = self.model.step(&mut self.pool, &slices, &mut self.workspace)?;
-        let next = logits.chunks(self.model.config().vocab_size).map(likeliest).collect();
-        self.last = black_box(next);
+        self.last = black_box(self.subject.step(&slices)?);
         self.position += 1;
         Ok(began.elapsed())
     }
@@ -264,15 +324,6 @@ impl<'a> Texts<'a> {
     fn go_back(&mut self, position: usize) {
         self.position = position;
     }
-}
-
-/// The first token of the highest score.
-fn likeliest(logits: &[f32]) -> TokenId {
-    let best = logits
-        .iter()
-        .enumerate()
-        .fold((0, f32::MIN), |best, (token, &logit)| if logit > best.1 { (token, logit) } else { best });
-    TokenId(best.0 as u32)
 }
 
 fn median(times: &mut [Duration]) -> Duration {
@@ -288,7 +339,10 @@ mod tests {
     fn a_batch_makes_the_tokens_that_its_texts_make_alone() {
         let model = Model::from_files(&ModelFiles::tiny(), "tiny", Quantize::None, |_, _| {}).unwrap();
         let tokens = |batch: usize, text: usize| {
-            let mut texts = Texts::new(&model, batch, 50);
+            let room = Room { blocks: 2 * batch, rows: 64, batch };
+            let model = Model::from_files(&ModelFiles::tiny(), "tiny", Quantize::None, |_, _| {}).unwrap();
+            let mut subject = OnCpu::new(model, room);
+            let mut texts = Texts::new(&mut subject, batch, 50);
             texts.read(40).unwrap();
             let mut made = vec![texts.last[text]];
             for _ in 0..5 {
@@ -301,9 +355,9 @@ mod tests {
         assert_eq!(tokens(1, 0), together);
         let mut sequence = model.sequence();
         let prompt: Vec<TokenId> = (0..40).map(|index| TokenId(108 + 7 * index)).collect();
-        let mut alone = vec![likeliest(&sequence.forward(&prompt).unwrap())];
+        let mut alone = vec![subject::likeliest(&sequence.forward(&prompt).unwrap())];
         for _ in 0..5 {
-            alone.push(likeliest(&sequence.forward(&[alone[alone.len() - 1]]).unwrap()));
+            alone.push(subject::likeliest(&sequence.forward(&[alone[alone.len() - 1]]).unwrap()));
         }
         assert_eq!(alone, together);
     }

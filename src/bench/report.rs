@@ -10,6 +10,9 @@ pub(super) struct Report {
     pub(super) version: &'static str,
     pub(super) model: String,
     pub(super) quantize: &'static str,
+    /// What computes, if it is not the processors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) device: Option<String>,
     pub(super) threads: usize,
     pub(super) prompt_tokens: usize,
     pub(super) new_tokens: usize,
@@ -46,11 +49,12 @@ pub(super) struct Decode {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let giga = |bytes: f64| bytes / 1e9;
-        writeln!(
-            f,
-            "{}, weights {}, {} threads; medians of {} runs",
-            self.model, self.quantize, self.threads, self.repeats
-        )?;
+        write!(f, "{}, weights {}, ", self.model, self.quantize)?;
+        match &self.device {
+            Some(device) => write!(f, "{device}")?,
+            None => write!(f, "{} threads", self.threads)?,
+        }
+        writeln!(f, "; medians of {} runs", self.repeats)?;
         write!(
             f,
             "loaded in {:.1} s, {:.2} GB a step; memory gives {:.1} GB/s",

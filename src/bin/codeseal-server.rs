@@ -60,6 +60,8 @@ fn run(args: ServerArgs) -> Result<(), Failure> {
         Action::Serve(config) => runtime.block_on(serve(*config)),
         Action::Bench(config) => bench::run(&config, &mut std::io::stdout())
             .map_err(|error| (error.exit_code(), error.to_string())),
+        Action::KernelsCheck(config) => bench::run_checks(&config, &mut std::io::stdout())
+            .map_err(|error| (error.exit_code(), error.to_string())),
         Action::EvalFim(config) => runtime.block_on(eval_fim(config)),
         #[cfg(feature = "client")]
         Action::Loadtest(config) => runtime.block_on(loadtest(*config)),

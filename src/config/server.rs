@@ -16,7 +16,7 @@ use self::eval::EvalCommand;
 pub use self::flags::{ModelsCommand, ServerArgs};
 use self::flags::{ServeArgs, ServerCommand};
 use crate::attestation::{OnTokenExpiry, Profile};
-use crate::bench::BenchConfig;
+use crate::bench::{BenchConfig, CheckConfig};
 use crate::engine::EngineConfig;
 use crate::eval::FimConfig;
 use crate::hub::ModelSource;
@@ -34,6 +34,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 pub enum Action {
     /// Measure how fast a model is.
     Bench(BenchConfig),
+    /// Check a CUDA device.
+    KernelsCheck(CheckConfig),
     /// Serve.
     Serve(Box<ServerConfig>),
     /// Measure how a model fills holes.
@@ -162,6 +164,7 @@ impl ServerArgs {
     pub fn resolve(self) -> Result<Action, ConfigError> {
         match (self.command, self.serve) {
             (Some(ServerCommand::Bench(args)), _) => Ok(Action::Bench(args.resolve())),
+            (Some(ServerCommand::KernelsCheck(args)), _) => Ok(Action::KernelsCheck(args.resolve())),
             (Some(ServerCommand::Eval(EvalCommand::Fim(args))), _) => Ok(Action::EvalFim(args.resolve())),
             #[cfg(feature = "client")]
             (Some(ServerCommand::Loadtest(args)), _) => args.resolve().map(Box::new).map(Action::Loadtest),

@@ -2,13 +2,8 @@
 //!
 //! Must not touch: where the files come from.
 
-#[cfg(feature = "cuda")]
-use super::start_on;
-use super::{DeviceChoice, Engine, EngineConfig, Handle, StartError, start};
-#[cfg(feature = "cuda")]
+use super::{DeviceChoice, Engine, EngineConfig, Handle, StartError, start, start_on};
 use crate::kernels::cuda::CudaDevice;
-#[cfg(not(feature = "cuda"))]
-use crate::kernels::cuda::DeviceError;
 use crate::model::{Model, ModelError, ModelFiles, Quantize};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
@@ -31,16 +26,8 @@ fn device(choice: DeviceChoice) -> Option<usize> {
     match choice {
         DeviceChoice::Cpu => None,
         DeviceChoice::Cuda(number) => Some(number),
-        #[cfg(feature = "cuda")]
         DeviceChoice::Auto => CudaDevice::is_there().then_some(0),
-        #[cfg(not(feature = "cuda"))]
-        DeviceChoice::Auto => None,
     }
-}
-
-#[cfg(not(feature = "cuda"))]
-fn no_cuda() -> DeviceError {
-    DeviceError::NoDevice("this program was built without CUDA".to_owned())
 }
 
 /// Loads the model in `files`, quantised as `quantize` says, calls it `name`, and starts an engine for it. Blocks for as long as that takes.
@@ -55,10 +42,7 @@ pub fn open(
 ) -> Result<(Handle, Engine, Tokenizer), OpenError> {
     let tokenizer = Tokenizer::from_files(files)?;
     let (handle, engine) = match device(config.device) {
-        #[cfg(feature = "cuda")]
         Some(number) => start_on(move || CudaDevice::open(number), files.clone(), name, quantize, config)?,
-        #[cfg(not(feature = "cuda"))]
-        Some(_) => return Err(StartError::from(no_cuda()).into()),
         None => start(Model::from_files(files, name, quantize, |_, _| {})?, config)?,
     };
     Ok((handle, engine, tokenizer))

@@ -22,6 +22,7 @@ mod docs;
 mod eval;
 mod faults;
 mod golden;
+mod gpu_check;
 mod harness;
 mod hub;
 mod isolation;

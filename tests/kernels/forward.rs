@@ -85,9 +85,9 @@ where
 #[test]
 fn logits_are_those_of_the_cpu() {
     kernels_emu::schedule(kernels_emu::Schedule::WarpPriority(1), 0);
-    // Keys and values are rounded to 8 and 11 bits here, and to 24 there.
-    check::<f16>(&Emulator, Quantize::None, 4e-3);
-    check::<bf16>(&Emulator, Quantize::None, 3e-2);
+    // Keys, values and what a prompt is multiplied with are rounded to 8 and 11 bits here, and to 24 there.
+    check::<f16>(&Emulator, Quantize::None, 1e-2);
+    check::<bf16>(&Emulator, Quantize::None, 6e-2);
     // And there, eight-bit weights meet activations of eight bits.
     check::<f16>(&Emulator, Quantize::Q8_0, 5e-2);
 }

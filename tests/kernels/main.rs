@@ -12,6 +12,7 @@
 )]
 
 mod attention;
+mod bench;
 mod device;
 mod elementwise;
 mod engine;

@@ -1,6 +1,6 @@
 //! Products against the textbook, and with each other: a batch must give the bits of its members.
 
-use codeseal::kernels::cuda::{DeviceError, Matrix, quantise};
+use codeseal::kernels::cuda::{DeviceError, KvElement, Matrix, quantise};
 use half::{bf16, f16};
 
 use crate::device::Emulator;
@@ -69,6 +69,63 @@ fn a_batch_gives_the_bits_of_its_members() {
             );
         }
     }
+}
+
+fn multiply_many<T: KvElement>(device: &Emulator, matrix: &Matrix<Emulator>, x: &[f32]) -> Vec<f32> {
+    let (x, mut out) = (device.put(x), device.room(x.len() / matrix.columns() * matrix.rows()));
+    matrix.multiply_many::<T>(device, x.view(), &mut out.view_mut()).unwrap();
+    out.read(device).unwrap()
+}
+
+#[test]
+fn products_with_many_vectors_are_those_of_the_textbook() {
+    for round in 0..3 {
+        Emulator::under_each_schedule(round, |device| {
+            let mut numbers = Numbers::new(100 + round);
+            let (rows, vectors) = (numbers.between(1, 140), numbers.between(1, 140));
+            let columns = numbers.pick(&[8, 32, 64, 200, 288]);
+            // Vectors that need no rounding, so that what is left is the order of a sum.
+            let x: Vec<f32> = numbers
+                .normals(vectors * columns, 1.0)
+                .into_iter()
+                .map(|number| bf16::from_f32((number * 16.0).round() / 16.0).to_f32())
+                .collect();
+            for (matrix, weights) in matrices(device, &numbers.normals(rows * columns, 1.0), columns) {
+                let mut expected = Vec::new();
+                for x in x.chunks(columns) {
+                    let product =
+                        |row: &[f32]| row.iter().zip(x).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+                    expected.extend(weights.chunks(columns).map(product).collect::<Vec<f64>>());
+                }
+                // Quantised weights are rounded to bf16 or f16 on their way.
+                let size = (columns as f64).sqrt();
+                assert_close(&multiply_many::<bf16>(device, &matrix, &x), &expected, 8e-3, size);
+                assert_close(&multiply_many::<f16>(device, &matrix, &x), &expected, 1e-3, size);
+            }
+        });
+    }
+}
+
+#[test]
+fn many_vectors_give_the_bits_of_each() {
+    let (device, mut numbers) = (&Emulator, Numbers::new(9));
+    let (rows, columns, vectors) = (70, 96, 67);
+    let x = numbers.normals(vectors * columns, 1.0);
+    for (matrix, _) in matrices(device, &numbers.normals(rows * columns, 1.0), columns) {
+        let together = multiply_many::<bf16>(device, &matrix, &x);
+        for (vector, expected) in
+            [0, 1, 31, 63, 64, 66].map(|at| (&x[at * columns..][..columns], &together[at * rows..][..rows]))
+        {
+            assert!(multiply_many::<bf16>(device, &matrix, vector) == expected);
+        }
+    }
+}
+
+#[test]
+fn vectors_too_large_for_f16_become_its_largest_number() {
+    let matrix = Matrix::f16(Emulator.put(&[f16::ONE; 64]), 64).unwrap();
+    let out = multiply_many::<f16>(&Emulator, &matrix, &[1e6; 64]);
+    assert!((out[0] / (65504.0 * 64.0) - 1.0).abs() < 1e-5, "{}", out[0]);
 }
 
 #[test]

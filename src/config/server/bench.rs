@@ -7,7 +7,8 @@ use clap::builder::RangedU64ValueParser;
 
 use super::eval::model;
 use super::flags::at_least_one;
-use crate::bench::{BenchConfig, BenchWeights};
+use crate::bench::{BenchConfig, BenchWeights, CheckConfig};
+use crate::engine::{DeviceChoice, UnknownDevice};
 use crate::model::Quantize;
 
 /// What to measure, as typed.
@@ -43,6 +44,10 @@ pub(super) struct BenchArgs {
         value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     batch: Vec<usize>,
 
+    /// What computes: cpu, cuda or cuda:N (in builds with CUDA)
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = parse_device)]
+    device: BenchDevice,
+
     /// Threads that compute [default: one for each core]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     threads: Option<usize>,
@@ -55,6 +60,41 @@ pub(super) struct BenchArgs {
     /// Report in JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What to check, as typed.
+#[derive(Args)]
+pub(super) struct CheckArgs {
+    /// The device: cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = parse_cuda)]
+    device: usize,
+
+    /// Report in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl CheckArgs {
+    pub(super) fn resolve(self) -> CheckConfig {
+        CheckConfig { device: self.device, json: self.json }
+    }
+}
+
+/// The number of a CUDA device, or none for the processors.
+#[derive(Clone, Copy)]
+pub(super) struct BenchDevice(Option<usize>);
+
+/// Here nothing is chosen for whoever measures.
+fn parse_device(name: &str) -> Result<BenchDevice, UnknownDevice> {
+    match name.parse()? {
+        DeviceChoice::Cpu => Ok(BenchDevice(None)),
+        DeviceChoice::Cuda(number) => Ok(BenchDevice(Some(number))),
+        DeviceChoice::Auto => Err(UnknownDevice),
+    }
+}
+
+fn parse_cuda(name: &str) -> Result<usize, UnknownDevice> {
+    parse_device(name)?.0.ok_or(UnknownDevice)
 }
 
 impl BenchArgs {
@@ -73,6 +113,7 @@ impl BenchArgs {
             prompt_tokens: self.prompt_tokens,
             new_tokens: self.new_tokens,
             batches: self.batch,
+            device: self.device.0,
             threads: self.threads,
             repeats: self.repeats,
             json: self.json,

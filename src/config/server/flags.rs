@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
-use super::bench::BenchArgs;
+use super::bench::{BenchArgs, CheckArgs};
 use super::eval::EvalCommand;
 #[cfg(feature = "client")]
 use super::loadtest::LoadtestArgs;
@@ -66,6 +66,9 @@ pub struct ServerArgs {
 pub(super) enum ServerCommand {
     /// Measure how fast a model is on this machine: needs neither keys nor attestation
     Bench(BenchArgs),
+
+    /// Check that a CUDA device computes what this machine's processors do: needs neither a model nor keys
+    KernelsCheck(CheckArgs),
 
     /// Measure a model: needs neither keys nor attestation
     #[command(subcommand)]

@@ -1,9 +1,10 @@
-//! Matrices of weights on the device, and launches of what reads them: products (`gemv.cu`) and embedding (`embed.cu`).
+//! Matrices of weights on the device, and launches of what reads them: products (`gemv.cu`, `gemm.cu`) and embedding (`embed.cu`).
 //!
 //! Must not touch: files.
 
 use half::{bf16, f16};
 
+use super::kv::KvElement;
 use super::launch::{Arg, DeviceError, Shape, count, require};
 use super::memory::{Buffer, Device, Element, View, ViewMut};
 
@@ -15,6 +16,9 @@ const WARPS: u32 = 4;
 const VECTORS: [(usize, u32); 4] = [(1, 2), (2, 2), (4, 4), (8, 4)];
 /// The most vectors of one launch.
 const MOST_VECTORS: usize = 8;
+
+/// Rows of the matrix, and vectors, that a block works on where there are many.
+const TILE: u32 = 64;
 
 /// A matrix of weights, row after row.
 pub struct Matrix<D: Device> {
@@ -93,6 +97,40 @@ impl<D: Device> Matrix<D> {
             self.multiply_few(device, last - first, x, &mut out)?;
         }
         Ok(())
+    }
+
+    /// As [`Matrix::multiply`], for many rows at once, on tensor cores: each row is rounded to the weights' type, or to
+    /// `T` where weights are quantised. A row's result does not depend on the others.
+    ///
+    /// # Errors
+    /// The sizes do not fit, or the launch failed.
+    pub fn multiply_many<T: KvElement>(
+        &self,
+        device: &D,
+        x: View<'_, f32>,
+        out: &mut ViewMut<'_, f32>,
+    ) -> Result<(), DeviceError> {
+        let kernel = match &self.weights {
+            Weights::Bf16(_) => "gemm_bf16",
+            Weights::F16(_) => "gemm_f16",
+            Weights::Q8_0 { .. } => T::GEMM_Q8_0,
+        };
+        let vectors = x.len() / self.columns;
+        require(x.len() == vectors * self.columns, kernel, "the vectors are not whole")?;
+        require(out.len() == vectors * self.rows, kernel, "the result is of another size")?;
+        let (rows, vectors) = (count(kernel, self.rows)?, count(kernel, vectors)?);
+        if rows == 0 || vectors == 0 {
+            return Ok(());
+        }
+        let mut args = self.weights.args();
+        args.extend_from_slice(&[x.arg(), out.arg(), rows.into()]);
+        args.extend_from_slice(&[count(kernel, self.columns)?.into(), vectors.into()]);
+        let grid = [rows.div_ceil(TILE), vectors.div_ceil(TILE), 1];
+        // SAFETY: weights, vectors and results are of these sizes, as was checked.
+        #[allow(unsafe_code)]
+        unsafe {
+            device.launch(kernel, Shape { grid, threads: 128, shared_bytes: 0 }, &args)
+        }
     }
 
     fn multiply_few(

@@ -68,6 +68,12 @@ pub trait Device: Launch {
     /// It cannot be started.
     fn zero(&self, memory: &mut Self::Memory, at: usize, bytes: usize) -> Result<(), DeviceError>;
 
+    /// Copies the first `bytes` of `from` to `to`, after what was launched before.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    fn copy(&self, from: &Self::Memory, to: &mut Self::Memory, bytes: usize) -> Result<(), DeviceError>;
+
     /// Marks the place behind what has been launched.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 
 mod activation;
 mod attention;
-#[cfg(feature = "cuda")]
+#[cfg_attr(not(feature = "cuda"), path = "no_driver.rs")]
 mod driver;
 mod geglu;
 mod input;
@@ -21,8 +21,7 @@ mod sample;
 
 pub use self::activation::Activation;
 pub use self::attention::{Partial, PrefillOutput, SPLITS, Texts, attend_decode, attend_prefill};
-#[cfg(feature = "cuda")]
-pub use self::driver::{CudaDevice, CudaMemory};
+pub use self::driver::CudaDevice;
 pub use self::geglu::geglu;
 pub use self::input::Text;
 pub use self::kv::{HEAD, KvElement, KvLayout, Layer, PAGE_TOKENS, Places};

@@ -9,7 +9,7 @@ use super::geglu::geglu;
 use super::kv::{HEAD, KvElement, KvLayout, Layer, Places};
 use super::launch::DeviceError;
 use super::matrix::Matrix;
-use super::memory::{Buffer, Device, Element, View};
+use super::memory::{Buffer, Device, Element, View, ViewMut};
 use super::norm::add_rms_norm;
 use super::rope::rope;
 
@@ -164,19 +164,31 @@ impl<D: Device> Network<D> {
             self.norm(device, &weights.input_norm, number > 0, count, rows)?;
             let normed = rows.normed.view().part(wide.clone())?;
             let mut made = rows.queries_keys_values.view_mut().part(projected.clone())?;
-            weights.queries_keys_values.multiply(device, normed, &mut made)?;
+            product::<D, T>(device, &weights.queries_keys_values, input.read, normed, &mut made)?;
             rope(device, &layer, self.angles.view(), &mut made, &mut pool.view_mut())?;
             self.attend(device, &layer, input, pool.view(), rows)?;
             let seen = rows.seen.view().part(queries.clone())?;
-            weights.output.multiply(device, seen, &mut rows.delta.view_mut().part(wide.clone())?)?;
+            product::<D, T>(
+                device,
+                &weights.output,
+                input.read,
+                seen,
+                &mut rows.delta.view_mut().part(wide.clone())?,
+            )?;
             self.norm(device, &weights.feed_forward_norm, true, count, rows)?;
             let normed = rows.normed.view().part(wide.clone())?;
             let mut gate_up = rows.gate_up.view_mut().part(0..2 * count * inner)?;
-            weights.gate_up.multiply(device, normed, &mut gate_up)?;
+            product::<D, T>(device, &weights.gate_up, input.read, normed, &mut gate_up)?;
             let gate_up = rows.gate_up.view().part(0..2 * count * inner)?;
             geglu(device, gate_up, inner, &mut rows.inner.view_mut().part(0..count * inner)?)?;
             let activated = rows.inner.view().part(0..count * inner)?;
-            weights.down.multiply(device, activated, &mut rows.delta.view_mut().part(wide.clone())?)?;
+            product::<D, T>(
+                device,
+                &weights.down,
+                input.read,
+                activated,
+                &mut rows.delta.view_mut().part(wide.clone())?,
+            )?;
         }
         self.norm(device, &self.norm, !self.layers.is_empty(), count, rows)?;
         self.score(device, scored, rows)
@@ -251,4 +263,21 @@ impl<D: Device> Network<D> {
         }
         Ok(())
     }
+}
+
+/// Products with rows of which the first `read` are of prompts. These go through tensor cores, however few they are, and
+/// the others do not: which way a token is computed must not depend on how a text is cut into steps.
+fn product<D: Device, T: KvElement>(
+    device: &D,
+    matrix: &Matrix<D>,
+    read: usize,
+    x: View<'_, f32>,
+    out: &mut ViewMut<'_, f32>,
+) -> Result<(), DeviceError> {
+    let (columns, rows) = (matrix.columns(), matrix.rows());
+    let all = x.len() / columns.max(1);
+    let mut many = out.again().part(0..read * rows)?;
+    matrix.multiply_many::<T>(device, x.part(0..read * columns)?, &mut many)?;
+    let mut few = out.again().part(read * rows..all * rows)?;
+    matrix.multiply(device, x.part(read * columns..all * columns)?, &mut few)
 }

@@ -37,6 +37,7 @@ pub(crate) struct DeviceModel<D: Device> {
     name: String,
     config: Config,
     network: Network<D>,
+    weight_bytes: usize,
     device: D,
 }
 
@@ -82,7 +83,7 @@ impl<D: Device> DeviceModel<D> {
             norm: weights.norm,
             angles: weights.angles,
         };
-        Ok(Self { name: name.to_owned(), config, network, device })
+        Ok(Self { name: name.to_owned(), config, network, weight_bytes: weights.bytes, device })
     }
 
     /// The model's shape.
@@ -94,6 +95,16 @@ impl<D: Device> DeviceModel<D> {
     pub(crate) fn kv_block_bytes(&self) -> usize {
         // Both types that it may be in take as many.
         2 * self.network.layout.page_numbers()
+    }
+
+    /// How many bytes of weights are read to make one token.
+    pub(crate) fn bytes_per_token(&self) -> usize {
+        self.weight_bytes
+    }
+
+    /// What the device is called.
+    pub(crate) fn device_name(&self) -> String {
+        self.device.name()
     }
 
     /// How many bytes may be given to keys and values, if steps need room for so much.

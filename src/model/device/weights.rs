@@ -51,6 +51,8 @@ pub(super) struct DeviceWeights<D: Device> {
     pub(super) layers: Vec<LayerWeights<D>>,
     pub(super) norm: Buffer<D, f32>,
     pub(super) angles: Buffer<D, f32>,
+    /// How many bytes are read to make one token: all matrices once.
+    pub(super) bytes: usize,
 }
 
 impl<D: Device> DeviceWeights<D> {
@@ -124,6 +126,10 @@ impl<D: Device> DeviceWeights<D> {
             let numbers: Vec<f32> = numbers.into_iter().map(|number| number - above).collect();
             Buffer::copied(device, &numbers)
         };
+        let matrices = layers
+            .iter()
+            .flat_map(|layer| [&layer.queries_keys_values, &layer.output, &layer.gate_up, &layer.down]);
+        let bytes = matrices.chain([&embedding]).map(FillingMatrix::bytes).sum();
         let filled = layers.into_iter().map(|layer| {
             Ok(LayerWeights {
                 input_norm: vector(layer.input_norm)?,
@@ -139,6 +145,7 @@ impl<D: Device> DeviceWeights<D> {
             layers: filled.collect::<Result<_, DeviceError>>()?,
             norm: vector(norm)?,
             angles: Buffer::copied(device, &angles(config.rope_theta as f32, positions))?,
+            bytes,
         })
     }
 }
@@ -236,6 +243,14 @@ impl<D: Device> FillingMatrix<D> {
             Filling::Bf16(numbers) => Matrix::bf16(numbers, self.columns),
             Filling::F16(numbers) => Matrix::f16(numbers, self.columns),
             Filling::Q8_0 { quants, scales } => Matrix::q8_0(quants, scales, self.columns),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.numbers {
+            Filling::Bf16(numbers) => 2 * numbers.len(),
+            Filling::F16(numbers) => 2 * numbers.len(),
+            Filling::Q8_0 { quants, scales } => quants.len() + 2 * scales.len(),
         }
     }
 }

@@ -1,0 +1,327 @@
+//! Whether a device computes what the processors do, and the same however it is asked: before anyone relies on it.
+//!
+//! Small models in the shapes of the kernels, with random weights, go through the very steps that the engine takes.
+//! Must not touch: HTTP, KMS, the engine.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::BenchError;
+use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
+use crate::kernels::cuda::{Device, DeviceError, NO_TOKEN};
+use crate::kernels::sampling::{Choice, SamplingParams, sample};
+use crate::model::{DeviceModel, DeviceSession, Model, ModelError, ModelFiles, Quantize, Slice, StepRoom};
+use crate::tokenizer::TokenId;
+
+/// How large the models and how long the texts are.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+    /// The width of the residual stream.
+    pub width: usize,
+    /// The width of the feed-forward part.
+    pub inner: usize,
+    /// Prompts of so many tokens, read together.
+    pub prompts: &'static [usize],
+}
+
+impl Extent {
+    /// Seconds on a device: pages' edges, several splits, more rows than a block of any kernel has.
+    pub const DEVICE: Self =
+        Self { vocabulary: 8192, width: 512, inner: 1024, prompts: &[1, 31, 32, 33, 64, 257, 700, 1500] };
+    /// As little as shows something, for the emulator.
+    pub const EMULATOR: Self = Self { vocabulary: 120, width: 64, inner: 64, prompts: &[1, 33, 40] };
+}
+
+/// What was checked.
+#[derive(Debug, Serialize)]
+pub struct Checks {
+    /// What the device is called.
+    pub device: String,
+    /// All of them, in their order.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that was checked.
+#[derive(Debug, Serialize)]
+pub struct Check {
+    /// The model and what was looked at.
+    pub name: String,
+    /// What is wrong; nothing if all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+impl Checks {
+    /// Whether all is well.
+    pub fn passed(&self) -> bool {
+        self.checks.iter().all(|check| check.failure.is_none())
+    }
+
+    /// Writes them as lines or as JSON.
+    ///
+    /// # Errors
+    /// Nobody reads it.
+    pub fn write(&self, json: bool, out: &mut impl Write) -> Result<(), BenchError> {
+        if json {
+            writeln!(out, "{}", serde_json::to_string_pretty(self)?)?;
+            return Ok(());
+        }
+        writeln!(out, "{}", self.device)?;
+        for Check { name, failure } in &self.checks {
+            match failure {
+                None => writeln!(out, "ok      {name}")?,
+                Some(failure) => writeln!(out, "FAILED  {name}: {failure}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The heads of a model: how many there are, and how many of them ask the same key.
+const HEADS: [(usize, usize); 4] = [(8, 8), (4, 4), (2, 2), (2, 1)];
+/// How far a logit may be from the processors', in root mean squares of all: keys, values and activations are rounded to
+/// eight bits on either side.
+const TOLERANCE: f32 = 0.08;
+/// Tokens that follow each prompt.
+const FOLLOW: usize = 3;
+
+/// Checks the device that `open` opens, anew for every model.
+///
+/// # Errors
+/// The device cannot be opened, or the processors' model cannot be made. What is wrong with the device's is in the result.
+pub fn check<D: Device + 'static>(
+    open: impl Fn() -> Result<D, DeviceError>,
+    extent: &Extent,
+) -> Result<Checks, BenchError> {
+    let mut all = Checks { device: open().map_err(ModelError::from)?.name(), checks: Vec::new() };
+    for (heads, sharing) in HEADS {
+        for quantize in [Quantize::None, Quantize::Q8_0] {
+            let name = format!("{heads} heads, {sharing} for a key, weights {}", quantize.as_str());
+            let files = ModelFiles::random(config(extent, heads, heads / sharing).into_bytes())?;
+            let cpu = Model::from_files(&files, "check", quantize, |_, _| {})?;
+            let device = open().map_err(ModelError::from)?;
+            let rig = DeviceModel::load(device, &files, "check", quantize, |_, _| {})
+                .and_then(|model| Rig::new(model, extent));
+            let mut note = |what: &str, result: Result<Option<String>, ModelError>| {
+                let failure = result.unwrap_or_else(|error| Some(error.to_string()));
+                all.checks.push(Check { name: format!("{name}: {what}"), failure });
+            };
+            match rig {
+                Err(error) => note("loads", Err(error)),
+                Ok(mut rig) => {
+                    note("logits are the processors'", rig.logits(&cpu));
+                    note("a prompt is the same in pieces", rig.pieces());
+                    note("a batch is the same as its members", rig.batch());
+                    note("guessed tokens are the same as those that come one by one", rig.guesses());
+                    note("a replayed step is the same as one that is launched", rig.replay());
+                    note("tokens are chosen as the processors choose them", rig.choices());
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn config(extent: &Extent, heads: usize, kv_heads: usize) -> String {
+    let Extent { vocabulary, width, inner, prompts } = extent;
+    let context = prompts.iter().max().unwrap_or(&0) + 32;
+    format!(
+        r#"{{"model_type": "gemma", "vocab_size": {vocabulary}, "hidden_size": {width}, "intermediate_size": {inner},
+        "num_hidden_layers": 2, "num_attention_heads": {heads}, "num_key_value_heads": {kv_heads}, "head_dim": 256,
+        "max_position_embeddings": {context}}}"#
+    )
+}
+
+/// A model on a device, and texts for it.
+struct Rig {
+    session: DeviceSession,
+    texts: Vec<Vec<TokenId>>,
+    tables: Vec<Vec<BlockId>>,
+}
+
+type Found = Result<Option<String>, ModelError>;
+
+impl Rig {
+    fn new<D: Device + 'static>(model: DeviceModel<D>, extent: &Extent) -> Result<Self, ModelError> {
+        let count = extent.prompts.len();
+        let texts = extent.prompts.iter().enumerate().map(|(number, length)| {
+            let token = |index: usize| TokenId(((index * 31 + number * 17 + 5) % extent.vocabulary) as u32);
+            (0..length + FOLLOW).map(token).collect::<Vec<_>>()
+        });
+        let texts: Vec<_> = texts.collect();
+        let mut block = 0;
+        let tables = texts.iter().map(|text| {
+            let first = block;
+            block += text.len().div_ceil(BLOCK_TOKENS) + 1;
+            // Backwards: a block's number must not stand for its place.
+            (first..block).rev().map(|block| BlockId(block as u32)).collect::<Vec<_>>()
+        });
+        let tables: Vec<_> = tables.collect();
+        let rows = texts.iter().map(Vec::len).sum();
+        let room = StepRoom { rows, wanted: 8.max(count), batch: 8.max(count) };
+        Ok(Self { session: model.session(block, room)?, texts, tables })
+    }
+
+    /// The tokens of a text's prompt.
+    fn prompt(&self, text: usize) -> usize {
+        self.texts[text].len() - FOLLOW
+    }
+
+    /// Reads tokens of texts, and returns the logits after the `wanted` last of each.
+    fn read(&mut self, pieces: &[(usize, std::ops::Range<usize>, usize)]) -> Result<Vec<f32>, ModelError> {
+        let slices: Vec<_> = pieces
+            .iter()
+            .map(|(text, range, wanted)| Slice {
+                tokens: &self.texts[*text][range.clone()],
+                position: range.start,
+                blocks: &self.tables[*text],
+                wanted: *wanted,
+                prompt: self.texts[*text].len() - FOLLOW,
+            })
+            .collect();
+        let wanted = pieces.iter().map(|(_, _, wanted)| wanted).sum();
+        Ok(self.session.step(&slices, &vec![None; wanted])?.logits.to_vec())
+    }
+
+    /// All prompts at once, then what follows, against the processors'.
+    fn logits(&mut self, cpu: &Model) -> Found {
+        let texts = 0..self.texts.len();
+        let pieces: Vec<_> = texts.clone().map(|text| (text, 0..self.prompt(text), 1)).collect();
+        let mut found = vec![self.read(&pieces)?];
+        for step in 0..FOLLOW {
+            let place = |text| self.prompt(text) + step;
+            let pieces: Vec<_> = texts.clone().map(|text| (text, place(text)..place(text) + 1, 1)).collect();
+            found.push(self.read(&pieces)?);
+        }
+        let vocabulary = cpu.config().vocab_size;
+        for text in texts {
+            let mut sequence = cpu.sequence();
+            let prompt = self.prompt(text);
+            for (step, found) in found.iter().enumerate() {
+                let tokens = match step {
+                    0 => &self.texts[text][..prompt],
+                    _ => &self.texts[text][prompt + step - 1..prompt + step],
+                };
+                let expected = sequence.forward(tokens)?;
+                let found = found.get(text * vocabulary..(text + 1) * vocabulary).unwrap_or_default();
+                if let Some(failure) = far(found, &expected) {
+                    return Ok(Some(format!("{failure}, {step} after a prompt of {prompt}")));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The longest prompt whole, and cut.
+    fn pieces(&mut self) -> Found {
+        let text = self.longest();
+        let length = self.prompt(text);
+        let whole = self.read(&[(text, 0..length, 1)])?;
+        for piece in [BLOCK_TOKENS, 7, length - 1] {
+            let (mut start, mut last) = (0, Vec::new());
+            while start < length {
+                let end = length.min(start + piece);
+                last = self.read(&[(text, start..end, 1)])?;
+                start = end;
+            }
+            if last != whole {
+                return Ok(Some(format!("pieces of {piece} change the logits")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The token after each prompt by itself, and of all together.
+    fn batch(&mut self) -> Found {
+        let texts = 0..self.texts.len();
+        let next = |rig: &Self, text| (text, rig.prompt(text)..rig.prompt(text) + 1, 1);
+        let together: Vec<_> = texts.clone().map(|text| next(self, text)).collect();
+        let together = self.read(&together)?;
+        let mut alone = Vec::new();
+        for text in texts {
+            let piece = next(self, text);
+            alone.extend(self.read(&[piece])?);
+        }
+        Ok((together != alone).then(|| "the logits differ".to_owned()))
+    }
+
+    /// What follows a prompt at once, and one by one.
+    fn guesses(&mut self) -> Found {
+        let text = self.longest();
+        let prompt = self.prompt(text);
+        let mut one_by_one = Vec::new();
+        for place in prompt..prompt + FOLLOW {
+            one_by_one.extend(self.read(&[(text, place..place + 1, 1)])?);
+        }
+        let at_once = self.read(&[(text, prompt..prompt + FOLLOW, FOLLOW)])?;
+        Ok((at_once != one_by_one).then(|| "the logits differ".to_owned()))
+    }
+
+    /// A step of a size that has not been there is launched, and recorded then.
+    fn replay(&mut self) -> Found {
+        let next = |rig: &Self, text| (text, rig.prompt(text)..rig.prompt(text) + 1, 1);
+        let pieces = [next(self, 0), next(self, self.longest())];
+        let first = self.read(&pieces)?;
+        let again = self.read(&pieces)?;
+        self.session.record()?;
+        if !self.session.is_recorded() {
+            return Ok(Some("the device does not record: steps will be slower".to_owned()));
+        }
+        Ok((first != again).then(|| "the logits differ".to_owned()))
+    }
+
+    /// The likeliest token, and tokens by chance.
+    fn choices(&mut self) -> Found {
+        let text = self.longest();
+        let prompt = self.prompt(text);
+        let warm = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
+        for (seed, params) in [
+            SamplingParams::GREEDY,
+            warm,
+            SamplingParams { top_k: 40, ..warm },
+            SamplingParams { top_p: 0.9, ..warm },
+            SamplingParams { temperature: 0.6, top_k: 50, top_p: 0.95, min_p: 0.02 },
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let seed = seed as u64;
+            let logits = self.read(&[(text, prompt..prompt + 1, 1)])?;
+            let slice = Slice {
+                tokens: &self.texts[text][prompt..prompt + 1],
+                position: prompt,
+                blocks: &self.tables[text],
+                wanted: 1,
+                prompt,
+            };
+            let outcome = self.session.step(&[slice], &[Some(Choice::new(&params, seed))])?;
+            let chosen = outcome.chosen.first().copied().filter(|token| *token != NO_TOKEN);
+            if chosen.is_none() || chosen != sample(&logits, &params, seed, prompt as u64) {
+                return Ok(Some(format!("another token is chosen with {params:?}")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The longest text.
+    fn longest(&self) -> usize {
+        (0..self.texts.len()).max_by_key(|text| self.texts[*text].len()).unwrap_or(0)
+    }
+}
+
+/// How logits are too far from what they should be, if they are.
+fn far(found: &[f32], expected: &[f32]) -> Option<String> {
+    if found.len() != expected.len() {
+        return Some(format!("{} logits instead of {}", found.len(), expected.len()));
+    }
+    let size = (expected.iter().map(|logit| logit * logit).sum::<f32>() / expected.len() as f32).sqrt();
+    let off = |(found, expected): (&f32, &f32)| (found - expected).abs() / size;
+    let worst = found.iter().zip(expected).map(off).fold(0.0f32, |worst, off| {
+        // A NaN is as far as can be.
+        if off.is_nan() { f32::INFINITY } else { worst.max(off) }
+    });
+    (worst > TOLERANCE).then(|| format!("a logit is off by {worst:.3} of their size"))
+}

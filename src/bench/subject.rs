@@ -1,0 +1,126 @@
+//! What is measured: a model on the processors, or on a device.
+//!
+//! Must not touch: what is measured of it.
+
+use super::memory;
+use crate::kernels::cpu::{BLOCK_TOKENS, KvPool};
+use crate::kernels::cuda::Device;
+use crate::kernels::sampling::{Choice, SamplingParams};
+use crate::model::{
+    DeviceModel, DeviceSession, Model, ModelError, ModelFiles, Quantize, Slice, StepRoom, Workspace,
+};
+use crate::tokenizer::TokenId;
+
+/// For how much there must be room.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Blocks for keys and values.
+    pub(super) blocks: usize,
+    /// Tokens of a prompt that are read in one step.
+    pub(super) rows: usize,
+    /// Texts that go on together.
+    pub(super) batch: usize,
+}
+
+/// What moves, however it is computed.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// What the device is called; none for the processors.
+    pub(super) device: Option<String>,
+    pub(super) weight_bytes: usize,
+    pub(super) kv_bytes_per_token: usize,
+    /// What the memory gives.
+    pub(super) bytes_per_second: f64,
+}
+
+/// A model that takes steps, and always chooses the likeliest token.
+pub(super) trait Subject {
+    /// A step: the token after each slice.
+    fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError>;
+
+    fn vocabulary(&self) -> usize;
+}
+
+/// A model on the processors.
+pub(super) struct OnCpu {
+    model: Model,
+    pool: KvPool,
+    workspace: Workspace,
+}
+
+impl OnCpu {
+    pub(super) fn new(model: Model, room: Room) -> Self {
+        Self { pool: model.kv_pool(room.blocks), model, workspace: Workspace::default() }
+    }
+
+    /// Measured by itself: what is measured takes memory.
+    pub(super) fn facts(model: &Model) -> Facts {
+        Facts {
+            device: None,
+            weight_bytes: model.bytes_per_token(),
+            kv_bytes_per_token: model.kv_block_bytes() / BLOCK_TOKENS,
+            bytes_per_second: memory::read_bandwidth(),
+        }
+    }
+}
+
+impl Subject for OnCpu {
+    fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError> {
+        let logits = self.model.step(&mut self.pool, batch, &mut self.workspace)?;
+        Ok(logits.chunks(self.model.config().vocab_size).map(likeliest).collect())
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.model.config().vocab_size
+    }
+}
+
+/// A model on a device, whose tokens are chosen there.
+pub(super) struct OnDevice(DeviceSession);
+
+impl OnDevice {
+    /// The model in `files` on `device`, and what moves there.
+    pub(super) fn load<D: Device + 'static>(
+        device: D,
+        files: &ModelFiles,
+        name: &str,
+        quantize: Quantize,
+    ) -> Result<(DeviceModel<D>, Facts), ModelError> {
+        let bytes_per_second = memory::device_bandwidth(&device)?;
+        let model = DeviceModel::load(device, files, name, quantize, |_, _| {})?;
+        let facts = Facts {
+            device: Some(model.device_name()),
+            weight_bytes: model.bytes_per_token(),
+            kv_bytes_per_token: model.kv_block_bytes() / BLOCK_TOKENS,
+            bytes_per_second,
+        };
+        Ok((model, facts))
+    }
+
+    pub(super) fn new<D: Device + 'static>(model: DeviceModel<D>, room: Room) -> Result<Self, ModelError> {
+        let steps = StepRoom { rows: room.rows.max(room.batch), wanted: room.batch, batch: room.batch };
+        let mut session = model.session(room.blocks, steps)?;
+        session.record()?;
+        Ok(Self(session))
+    }
+}
+
+impl Subject for OnDevice {
+    fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError> {
+        let greedy = vec![Some(Choice::new(&SamplingParams::GREEDY, 0)); batch.len()];
+        Ok(self.0.step(batch, &greedy)?.chosen.iter().copied().map(TokenId).collect())
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.0.config().vocab_size
+    }
+}
+
+/// The first token of the highest score.
+pub(super) fn likeliest(logits: &[f32]) -> TokenId {
+    let best = logits
+        .iter()
+        .enumerate()
+        .fold((0, f32::MIN), |best, (token, &logit)| if logit > best.1 { (token, logit) } else { best });
+    TokenId(best.0 as u32)
+}
