@@ -98,7 +98,7 @@ async fn answer<D: Dialect>(
         let choices = Choices::start(opened.loaded, job, dek.namespace(), &mut observation)?;
         let heading = Heading::new::<D>(id, opened.loaded.engine.model_name());
         if stream || accepts_events {
-            return Ok(Begun::Stream(choices, heading));
+            return Ok(Begun::Stream(Box::new(choices), heading));
         }
         let choices = choices.collect(&mut observation).await?;
         let body = D::answer(&heading, &choices, &opened.loaded.tokenizer, observation.usage());
@@ -106,7 +106,7 @@ async fn answer<D: Dialect>(
     };
     match reply.await {
         Ok(Begun::Stream(choices, heading)) => {
-            let events = EventStream::new(choices, heading, id, dek, opened.slot, observation, app.shaping);
+            let events = EventStream::new(*choices, heading, id, dek, opened.slot, observation, app.shaping);
             sse::respond::<D>(events)
         }
         Ok(Begun::Whole(reply)) => {
@@ -125,7 +125,7 @@ async fn answer<D: Dialect>(
 }
 
 enum Begun {
-    Stream(Choices, Heading),
+    Stream(Box<Choices>, Heading),
     Whole(SealedReply),
 }
 

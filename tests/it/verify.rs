@@ -522,7 +522,7 @@ mod session {
     ) -> (http::StatusCode, String) {
         let (parts, body) = request.into_parts();
         let tag = parts.headers.get(SESSION_HEADER).unwrap().to_str().unwrap();
-        let server = &servers[usize::from_str_radix(&tag[..2], 16).unwrap() % 2];
+        let server = &servers[usize::from_str_radix(tag.get(..2).unwrap(), 16).unwrap() % 2];
         let mut headers = parts.headers.clone();
         headers.remove(http::header::HOST);
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
