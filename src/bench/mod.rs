@@ -292,7 +292,7 @@ impl<'a> Texts<'a> {
         let began = Instant::now();
         for (text, (blocks, last)) in self.tables.iter().zip(&mut self.last).enumerate() {
             // Different in every text, and no control tokens.
-            let token = |index: usize| TokenId(108 + (7 * index + 13 * text) as u32 % (vocabulary - 107));
+            let token = |index: usize| TokenId(108 + (7 * index + 13 * text) as u32 % (vocabulary - 108));
             let tokens: Vec<TokenId> = (0..length).map(token).collect();
             for (chunk, tokens) in tokens.chunks(PREFILL_TOKENS).enumerate() {
                 let position = chunk * PREFILL_TOKENS;
