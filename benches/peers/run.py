@@ -1,7 +1,7 @@
 """Our engine and its peers on the same weights, on this machine, in one run: one table of ratios.
 
     run.py [--work DIR] [--shape 2b|tiny|CONFIG.json]... [--threads N] [--prompt N] [--new N] [--batch N,N]
-           [--repeats N] [--transformers] [--server FILE] [--wrap COMMAND] [--results DIR]
+           [--repeats N] [--transformers] [--candle] [--server FILE] [--wrap COMMAND] [--results DIR]
 
 What is missing is made in --work (20 GB for 2b): a virtual environment with the packages of packages.txt, llama.cpp
 from the source package of llama-cpp-python, random weights, and their GGUF files. Everything is kept for the next run.
@@ -9,7 +9,7 @@ from the source package of llama-cpp-python, random weights, and their GGUF file
 Ours is `codeseal-server bench`, llama.cpp is its own llama-bench and llama-batched-bench; both read a prompt of
 the same length and make tokens at the same depth. --transformers adds the Python package of that name (5 GB of
 packages). --wrap runs every measurement under a command, such as one that keeps other programs off the machine.
-Stock candle-transformers is measured beside ours by `cargo bench --bench forward`.
+--candle adds stock candle-transformers, which takes some seconds for a token.
 """
 
 import argparse
@@ -98,10 +98,6 @@ class Peers:
 
 
 def ours(server, source, quantize, options):
-    """None if this build does not know the type."""
-    known = output(server, "bench", "--help")
-    if quantize == "q4k" and "q4k" not in known:
-        return None
     command = [server, "bench", "--model", source, "--quantize", quantize, "--json"]
     command += ["--threads", options.threads, "--prompt-tokens", options.prompt, "--new-tokens", options.new]
     command += ["--batch", options.batch, "--repeats", options.repeats]
@@ -139,6 +135,12 @@ def batched_speeds(command, expected):
 def transformers(peers, source, options):
     peers.environment(TRANSFORMERS_PACKAGES)
     return {"transformers bf16": run_peer([peers.bin / "python", HERE / "transformers_peer.py", source], options)}
+
+
+def candle(source, options):
+    sh("cargo", "build", "--release", "--locked", "--quiet", "--example", "candle_peer", cwd=ROOT)
+    program = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "examples" / "candle_peer"
+    return {"candle-transformers bf16": run_peer([program, source], options)}
 
 
 def run_peer(command, options):
@@ -192,6 +194,7 @@ def main():
     parser.add_argument("--batch", default="1,8")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--transformers", action="store_true")
+    parser.add_argument("--candle", action="store_true")
     parser.add_argument("--server", help="a codeseal-server that is built already")
     parser.add_argument("--wrap", default="", type=shlex.split)
     parser.add_argument("--results", default=ROOT / "benches" / "results")
@@ -210,15 +213,13 @@ def main():
         mine = {}
         for quantize in options.type or TYPES:
             mine[quantize] = ours(server, source, quantize, options)
-            if mine[quantize] is None:
-                print(f"{quantize}: this build does not have it", file=sys.stderr)
-                continue
             kind = TYPES[quantize]
             peer = llama(programs, directory / f"{kind}.gguf", options)
             versions["llama.cpp"] = peer.pop("build")
             reports[f"{shape} {quantize}"] = mine[quantize].pop("report")
             rows += compare(shape, quantize, mine[quantize], f"llama.cpp {kind}", peer)
         others = transformers(peers, source, options) if options.transformers else {}
+        others |= candle(source, options) if options.candle else {}
         for name, peer in others.items():
             if mine.get("none"):
                 rows += compare(shape, "none", mine["none"], name, peer)

@@ -218,6 +218,8 @@ fn figures(
     }
 
     let Facts { device, weight_bytes, kv_bytes_per_token, bytes_per_second } = facts.clone();
+    let peak_bytes = memory::peak_bytes();
+    let bytes_per_second = bytes_per_second.unwrap_or_else(memory::read_bandwidth);
     let depth = config.prompt_tokens + WARM_UP_STEPS + config.new_tokens / 2;
     let decode = decodes.into_iter().map(|(batch, step)| {
         let bytes = (weight_bytes + batch * depth * kv_bytes_per_token) as f64;
@@ -241,7 +243,7 @@ fn figures(
         load_seconds,
         weight_bytes,
         kv_bytes_per_token,
-        peak_bytes: memory::peak_bytes(),
+        peak_bytes,
         memory_bytes_per_second: bytes_per_second,
         prefill_tokens_per_second: config.prompt_tokens as f64 / prefill,
         ttft_ms: prefill * 1e3,

@@ -29,8 +29,8 @@ pub(super) struct Facts {
     pub(super) device: Option<String>,
     pub(super) weight_bytes: usize,
     pub(super) kv_bytes_per_token: usize,
-    /// What the memory gives.
-    pub(super) bytes_per_second: f64,
+    /// What the memory gives; none for the processors: what is measured takes memory, so it is measured last.
+    pub(super) bytes_per_second: Option<f64>,
 }
 
 /// A model that takes steps, and always chooses the likeliest token.
@@ -53,13 +53,12 @@ impl OnCpu {
         Self { pool: model.kv_pool(room.blocks), model, workspace: Workspace::default() }
     }
 
-    /// Measured by itself: what is measured takes memory.
     pub(super) fn facts(model: &Model) -> Facts {
         Facts {
             device: None,
             weight_bytes: model.bytes_per_token(),
             kv_bytes_per_token: model.kv_block_bytes() / BLOCK_TOKENS,
-            bytes_per_second: memory::read_bandwidth(),
+            bytes_per_second: None,
         }
     }
 }
@@ -92,7 +91,7 @@ impl OnDevice {
             device: Some(model.device_name()),
             weight_bytes: model.bytes_per_token(),
             kv_bytes_per_token: model.kv_block_bytes() / BLOCK_TOKENS,
-            bytes_per_second,
+            bytes_per_second: Some(bytes_per_second),
         };
         Ok((model, facts))
     }
