@@ -3,14 +3,14 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod stock;
+
 use std::hint::black_box;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{Activation, VarBuilder};
 use candle_transformers::models::gemma;
-use codeseal::model::{Config, Model, ModelFiles, Quantize, Sequence};
+use codeseal::model::{Model, ModelFiles, Quantize, Sequence};
 use codeseal::tokenizer::TokenId;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
@@ -91,29 +91,6 @@ impl Forward for Ours<'_> {
 
 struct Stock(gemma::Model);
 
-impl Stock {
-    fn load(dir: &Path, config: &Config, dtype: DType) -> Self {
-        let tensors = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap();
-        let config = gemma::Config {
-            attention_bias: config.attention_bias,
-            head_dim: config.head_dim,
-            hidden_act: None,
-            hidden_activation: Some(Activation::GeluPytorchTanh),
-            hidden_size: config.hidden_size,
-            intermediate_size: config.intermediate_size,
-            num_attention_heads: config.num_heads,
-            num_hidden_layers: config.num_layers,
-            num_key_value_heads: config.num_kv_heads,
-            rms_norm_eps: config.rms_norm_eps,
-            rope_theta: config.rope_theta,
-            vocab_size: config.vocab_size,
-            max_position_embeddings: config.context_length,
-        };
-        let weights = VarBuilder::from_tensors(tensors, dtype, &Device::Cpu);
-        Self(gemma::Model::new(false, &config, weights).unwrap())
-    }
-}
-
 impl Forward for Stock {
     fn restart(&mut self) {
         self.0.clear_kv_cache();
@@ -170,11 +147,10 @@ fn forward(criterion: &mut Criterion) {
         bytes = model.bytes_per_token();
         measure(criterion, name, bytes, &mut Ours(&model, model.sequence()));
     }
-    let config = Config::parse(&std::fs::read(dir.path().join("config.json")).unwrap()).unwrap();
-    let mut stock = Stock::load(dir.path(), &config, DType::F32);
-    measure(criterion, "candle-transformers f32", 2 * bytes, &mut stock);
-    let mut stock = Stock::load(dir.path(), &config, DType::BF16);
-    measure(criterion, "candle-transformers bf16", bytes, &mut stock);
+    let mut theirs = Stock(stock::load(dir.path(), DType::F32));
+    measure(criterion, "candle-transformers f32", 2 * bytes, &mut theirs);
+    let mut theirs = Stock(stock::load(dir.path(), DType::BF16));
+    measure(criterion, "candle-transformers bf16", bytes, &mut theirs);
 
     let memory = vec![1u64; bytes / 8];
     let mut group = criterion.benchmark_group("memory");
