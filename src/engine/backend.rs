@@ -55,8 +55,8 @@ pub(super) struct Rows<'a> {
     chosen: &'a [u32],
 }
 
-/// What a step says of a wanted token.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What a step says of a wanted token. Not to be printed: token ids are text.
+#[derive(Clone, Copy, PartialEq)]
 pub(super) enum Row<'a> {
     /// One logit for each of the vocabulary.
     Logits(&'a [f32]),

@@ -88,7 +88,7 @@ pub enum Event {
 }
 
 /// A token that was generated.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Token {
     /// Which one.
     pub id: TokenId,
@@ -267,10 +267,26 @@ impl EngineConfig {
     }
 }
 
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Token ids are text.
+        f.write_str("Token([redacted])")
+    }
+}
+
 impl fmt::Debug for Logprobs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The likeliest tokens say what the text is about.
         f.write_str("Logprobs([redacted])")
+    }
+}
+
+impl Drop for Logprobs {
+    fn drop(&mut self) {
+        for (id, logprob) in &mut self.likeliest {
+            id.zeroize();
+            logprob.zeroize();
+        }
     }
 }
 

@@ -448,3 +448,11 @@ fn a_model_that_is_wrong_is_not_served() {
 fn a_request_shows_nothing_of_its_prompt() {
     assert_eq!(format!("{:?}", request(&[77], 5)), "GenerationRequest { max_new_tokens: 5, .. }");
 }
+
+#[test]
+fn what_was_generated_is_not_printed() {
+    let logprobs = Logprobs { chosen: -4.25, likeliest: vec![(TokenId(31_337), -4.25)] };
+    let token = Token { id: TokenId(31_337), logprobs: Some(Box::new(logprobs)) };
+    let printed = format!("{:?} {token:?} {:?}", Event::Token(token.clone()), token.logprobs);
+    assert!(!printed.contains("31337") && !printed.contains("4.25"), "{printed}");
+}

@@ -19,8 +19,7 @@ use crate::protocol::{ErrorCode, Namespace};
 use crate::secret::Secret;
 use crate::tokenizer::{TokenId, Tokenizer};
 
-/// What is to be generated.
-#[derive(Debug)]
+/// What is to be generated. Not to be printed: token ids are text.
 pub(super) struct Job {
     /// Control tokens included.
     pub(super) prompt: Vec<TokenId>,
@@ -30,7 +29,6 @@ pub(super) struct Job {
 }
 
 /// A whole answer.
-#[derive(Debug)]
 pub(super) struct Choice {
     pub(super) text: Secret<String>,
     /// How likely its tokens were, if that was asked for.
@@ -129,6 +127,11 @@ impl Choices {
     pub(super) fn take(&mut self, index: usize) -> Option<Vec<ScoredToken>> {
         let answer = self.answers.get_mut(index).and_then(Option::take)?;
         self.template.request.logprobs.map(|_| answer.into_scored())
+    }
+
+    /// Stops the model's work on what is left: an error has ended all of it.
+    pub(super) fn stop(&mut self) {
+        self.answers.clear();
     }
 
     /// Whether nothing follows.

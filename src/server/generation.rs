@@ -31,7 +31,6 @@ pub(super) struct Answer {
 }
 
 /// A token of an answer, how likely it was, and where in the answer it begins, in characters.
-#[derive(Debug)]
 pub(super) struct ScoredToken {
     pub(super) id: TokenId,
     pub(super) logprobs: Box<Logprobs>,

@@ -150,6 +150,8 @@ impl EventStream {
             Ok(None) => self.ended = true,
             Err(error) => {
                 self.ended = true;
+                // Fillers may follow for a while, and the other answers need not be made meanwhile.
+                self.choices.stop();
                 self.observation.failed(error.code());
                 self.ends.push(to_raw_value(&error.body())?);
             }

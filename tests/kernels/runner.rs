@@ -219,7 +219,7 @@ fn steps_that_do_not_fit_are_refused() {
         Text { ids: &[5; 41], position: 0, pages: &[0, 1, 2, 3], ..text },
     ] {
         let choices = vec![None; bad.wanted];
-        assert!(runner.step(&[bad], &choices).is_err(), "{bad:?}");
+        assert!(runner.step(&[bad], &choices).is_err(), "{} tokens at {}", bad.ids.len(), bad.position);
     }
     assert!(runner.step(&[text], &[]).is_err(), "nothing is chosen for the wanted row");
     assert!(runner.step(&[text; 6], &[None; 6]).is_err());

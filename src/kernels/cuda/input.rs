@@ -12,8 +12,8 @@ use crate::kernels::sampling::Choice;
 /// A position that is none, or a page: all bits, as the kernels know it.
 const NONE: u32 = u32::MAX;
 
-/// What a text adds in a step.
-#[derive(Clone, Copy, Debug)]
+/// What a text adds in a step. Not to be printed, like all here that holds token ids: they are text.
+#[derive(Clone, Copy)]
 pub struct Text<'a> {
     /// The tokens.
     pub ids: &'a [u32],
@@ -99,7 +99,7 @@ impl Layout {
 }
 
 /// The words of a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Words {
     pub(super) layout: Layout,
     pub(super) words: Vec<u32>,

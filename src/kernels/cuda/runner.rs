@@ -85,8 +85,8 @@ struct Flight<D: Device> {
     mark: D::Mark,
 }
 
-/// What came of a step.
-#[derive(Clone, Copy, Debug)]
+/// What came of a step. Not to be printed: token ids are text.
+#[derive(Clone, Copy)]
 pub struct Outcome<'a> {
     /// For each wanted row the token that was chosen; [`super::NO_TOKEN`] if its logits were not all finite.
     pub chosen: &'a [u32],

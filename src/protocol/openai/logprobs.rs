@@ -1,6 +1,6 @@
 //! How likely each token of an answer was, in the two forms that OpenAI's API has for it.
 //!
-//! Written by the server only. Texts are borrowed from the vocabulary, so that no copy has to be wiped.
+//! Written by the server only, and not to be printed. Texts are borrowed from the vocabulary, so that no copy has to be wiped.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub enum LogprobsWanted {
 }
 
 /// `logprobs` of a choice of `/v1/completions`: four lists of the same length.
-#[derive(Debug, Default, Serialize)]
+#[derive(Default, Serialize)]
 pub struct CompletionLogprobs<'a> {
     /// What each token stands for.
     pub tokens: Vec<Cow<'a, str>>,
@@ -34,14 +34,14 @@ pub struct CompletionLogprobs<'a> {
 }
 
 /// `logprobs` of a choice of `/v1/chat/completions`.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub struct ChatLogprobs<'a> {
     /// One for each token.
     pub content: Vec<ChatToken<'a>>,
 }
 
 /// A token and the likeliest ones in its place.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub struct ChatToken<'a> {
     /// The token itself.
     #[serde(flatten)]
@@ -51,7 +51,7 @@ pub struct ChatToken<'a> {
 }
 
 /// A token and how likely it was.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub struct TokenLogprob<'a> {
     /// What it stands for; U+FFFD where that is part of a character only.
     pub token: Cow<'a, str>,
