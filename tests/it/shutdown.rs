@@ -53,7 +53,9 @@ async fn sigterm_lets_running_requests_finish_and_takes_no_new_ones() {
     world.sandbox.faults().clear();
     let stream = running.await.unwrap().text().await.unwrap();
     let frames = employee.open_stream(sealed.id, &stream);
-    assert!(frames.iter().any(|frame| !frame.events.is_empty()));
+    let end = frames.iter().flat_map(|frame| &frame.events).next_back().unwrap();
+    let end: Value = serde_json::from_str(end.get()).unwrap();
+    assert_eq!(end["usage"]["completion_tokens"], 100, "it was cut short: {end}");
     let remains = process.remains().await;
     assert_eq!(remains.code, Some(0), "{}{}", remains.stdout, remains.stderr);
     assert!(remains.stdout.contains(" drained cancelled=0"), "{}", remains.stdout);
