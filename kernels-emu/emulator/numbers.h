@@ -74,6 +74,13 @@ inline float __uint_as_float(unsigned u) { return emu::bits<float>(u); }
 inline int __popc(unsigned u) { return __builtin_popcount(u); }
 inline int __ffs(int u) { return __builtin_ffs(u); }
 inline int __clz(int u) { return u ? __builtin_clz(static_cast<unsigned>(u)) : 32; }
+// Four bytes among the eight of both: a digit of `which` for each, none of them above 7.
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned which) {
+  uint64_t both = low | static_cast<uint64_t>(high) << 32;
+  unsigned result = 0;
+  for (int i = 0; i < 4; i++) result |= static_cast<unsigned>(both >> (which >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return result;
+}
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((static_cast<uint64_t>(a) * b) >> 32); }
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
   return static_cast<unsigned long long>((static_cast<unsigned __int128>(a) * b) >> 64);

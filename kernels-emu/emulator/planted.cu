@@ -1,10 +1,10 @@
 // Kernels with one mistake each, and a few that only look wrong: the checkers must tell them apart.
-#include "portable.cuh"
+#include "copies.cuh"
 
 // The sum over a block, with the mistake that `Bug` says.
 enum Bug { NONE, NO_BARRIER, NO_BARRIER_BEFORE_REUSE, PAST_SHARED };
 template <Bug bug>
-static __device__ float block_sum(float v) {
+static __device__ float sum_over_block(float v) {
   SHARED(float, partial, [32]);
   for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(~0u, v, o);
   if (bug != NO_BARRIER_BEFORE_REUSE) {
@@ -22,19 +22,49 @@ static __device__ float block_sum(float v) {
 // Two sums in a row: of the numbers, and of their distances from the mean.
 template <Bug bug>
 static __device__ void spread(const float* x, float* out) {
-  float mean = block_sum<bug>(x[threadIdx.x]) / blockDim.x;
-  float sum = block_sum<bug>(fabsf(x[threadIdx.x] - mean));
+  float mean = sum_over_block<bug>(x[threadIdx.x]) / blockDim.x;
+  float sum = sum_over_block<bug>(fabsf(x[threadIdx.x] - mean));
+  if (threadIdx.x == 0) *out = sum;
+}
+
+// Three times the sum of all numbers: each warp adds up tiles that are copied while the one before is read.
+enum CopyBug { COPIED, NOT_WAITED_FOR, NOT_MET, INTO_WHAT_IS_READ };
+template <CopyBug bug>
+static __device__ void sum_of_copies(const float* x, float* out) {
+  SHARED(uint4, tiles, [2][8]);
+  Copies copies;
+  auto copy = [&](unsigned tile, int to) {
+    if (tile < blockDim.x / 32 && threadIdx.x < 8) {
+      copies.start(&tiles[to][threadIdx.x], x + tile * 32 + threadIdx.x * 4, true);
+    }
+    copies.commit();
+  };
+  float sum = 0;
+  copy(0, 0);
+  for (unsigned tile = 0; tile < blockDim.x / 32; tile++) {
+    if (bug != NOT_WAITED_FOR) copies.wait<0>();
+    if (bug != NOT_MET) {
+      __syncthreads();
+    }
+    copy(tile + 1, (tile + (bug != INTO_WHAT_IS_READ)) % 2);
+    sum += reinterpret_cast<const float*>(tiles[tile % 2])[threadIdx.x % 32];
+  }
+  sum = sum_over_block<NONE>(sum);
   if (threadIdx.x == 0) *out = sum;
 }
 
 extern "C" {
+__global__ void planted_copies(const float* x, float* out) { sum_of_copies<COPIED>(x, out); }
+__global__ void planted_copies_not_waited_for(const float* x, float* out) { sum_of_copies<NOT_WAITED_FOR>(x, out); }
+__global__ void planted_copies_not_met(const float* x, float* out) { sum_of_copies<NOT_MET>(x, out); }
+__global__ void planted_copies_into_what_is_read(const float* x, float* out) { sum_of_copies<INTO_WHAT_IS_READ>(x, out); }
 __global__ void planted_none(const float* x, float* out) { spread<NONE>(x, out); }
 __global__ void planted_no_barrier(const float* x, float* out) { spread<NO_BARRIER>(x, out); }
 __global__ void planted_no_barrier_before_reuse(const float* x, float* out) { spread<NO_BARRIER_BEFORE_REUSE>(x, out); }
 __global__ void planted_past_shared(const float* x, float* out) { spread<PAST_SHARED>(x, out); }
 
 __global__ void planted_past_global(const float* x, float* out) {
-  float sum = block_sum<NONE>(x[threadIdx.x + (threadIdx.x == blockDim.x - 1)]);
+  float sum = sum_over_block<NONE>(x[threadIdx.x + (threadIdx.x == blockDim.x - 1)]);
   if (threadIdx.x == 0) *out = sum;
 }
 __global__ void planted_misaligned(const float* x, float* out) {
@@ -96,6 +126,10 @@ __global__ void planted_trap(const float* x, float* out) {
   if (threadIdx.x == 0) *out = x[0];
 }
 }
+EXPORT(planted_copies)
+EXPORT(planted_copies_not_waited_for)
+EXPORT(planted_copies_not_met)
+EXPORT(planted_copies_into_what_is_read)
 EXPORT(planted_none)
 EXPORT(planted_no_barrier)
 EXPORT(planted_no_barrier_before_reuse)

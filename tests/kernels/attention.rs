@@ -1,8 +1,7 @@
 //! Attention of one token and of many, over pages, against the textbook.
 
 use codeseal::kernels::cuda::{
-    Activation, HEAD, KvElement, KvLayout, PAGE_TOKENS, Partial, PrefillOutput, Texts as Parts,
-    attend_decode, attend_prefill,
+    HEAD, KvLayout, Narrow, PAGE_TOKENS, Partial, Texts as Parts, attend_decode, attend_prefill,
 };
 use half::{bf16, f16};
 
@@ -17,7 +16,7 @@ fn length(numbers: &mut Numbers, longest: usize) -> usize {
     numbers.pick(&[edge.min(longest), any])
 }
 
-fn decode<T: KvElement + From32, A: Activation + From32>(
+fn decode<T: Narrow + From32>(
     device: &Emulator,
     numbers: &mut Numbers,
     layout: KvLayout,
@@ -36,11 +35,11 @@ fn decode<T: KvElement + From32, A: Activation + From32>(
     let [sums, weights] = Partial::numbers(layout, batch + 1);
     let (mut sums, mut weights) = (device.room(sums), device.room(weights));
     let mut partial = Partial { sums: sums.view_mut(), weights: weights.view_mut() };
-    let mut out = device.room::<A>((batch + 1) * layout.heads * HEAD);
+    let mut out = device.room::<T>((batch + 1) * layout.heads * HEAD);
     let (activations, pool) = (activations.view(), pool.view());
     attend_decode(device, &rows.layer(layer), activations, pool, &mut partial, &mut out.view_mut()).unwrap();
 
-    let out: Vec<f32> = out.read(device).unwrap().into_iter().map(A::to32).collect();
+    let out: Vec<f32> = out.read(device).unwrap().into_iter().map(T::to32).collect();
     let (seen, unused) = out.split_at(batch * layout.heads * HEAD);
     assert!(unused.iter().all(|&number| number == 0.0));
     for (index, seen) in seen.chunks(HEAD).enumerate() {
@@ -65,13 +64,13 @@ fn one_token_sees_its_text() {
             let batch = numbers.between(1, 33);
             let lengths: Vec<usize> = (0..batch).map(|_| length(&mut numbers, 200)).collect();
             let mqa = KvLayout { layers: 2, heads: 8, kv_heads: 1 };
-            decode::<bf16, f32>(device, &mut numbers, mqa, &lengths, 1e-4);
+            decode::<bf16>(device, &mut numbers, mqa, &lengths, 5e-3);
             let mha = KvLayout { layers: 1, heads: 3, kv_heads: 3 };
-            decode::<f16, f16>(device, &mut numbers, mha, &lengths[..1], 1e-3);
+            decode::<f16>(device, &mut numbers, mha, &lengths[..1], 1e-3);
             let grouped = KvLayout { layers: 2, heads: 4, kv_heads: 2 };
-            decode::<f16, f32>(device, &mut numbers, grouped, &lengths[..batch.min(3)], 1e-4);
+            decode::<f16>(device, &mut numbers, grouped, &lengths[..batch.min(3)], 1e-3);
             let fours = KvLayout { layers: 1, heads: 8, kv_heads: 2 };
-            decode::<bf16, bf16>(device, &mut numbers, fours, &lengths[..1], 1e-2);
+            decode::<bf16>(device, &mut numbers, fours, &lengths[..1], 5e-3);
         });
     }
 }
@@ -82,7 +81,7 @@ fn a_text_longer_than_all_least_splits_is_split_further() {
     let mut numbers = Numbers::new(5);
     for tokens in [2048, 2049, 2500] {
         let layout = KvLayout { layers: 1, heads: 2, kv_heads: 1 };
-        decode::<bf16, f32>(&Emulator, &mut numbers, layout, &[tokens], 1e-4);
+        decode::<f16>(&Emulator, &mut numbers, layout, &[tokens], 1e-3);
     }
 }
 
@@ -97,7 +96,7 @@ fn a_table_that_is_wrong_stops_the_device() {
         let [sums, weights] = Partial::numbers(layout, 1).map(|numbers| device.room(numbers));
         let (mut sums, mut weights) = (sums, weights);
         let mut partial = Partial { sums: sums.view_mut(), weights: weights.view_mut() };
-        let mut out = device.room::<f32>(HEAD);
+        let mut out = device.room::<bf16>(HEAD);
         let (queries, pool) = (queries.view(), pool.view());
         attend_decode(device, &rows.layer(0), queries, pool, &mut partial, &mut out.view_mut())
     };
@@ -110,7 +109,7 @@ fn a_table_that_is_wrong_stops_the_device() {
     assert!(attend(&texts, 0, 32).unwrap_err().to_string().contains("__trap"));
 }
 
-fn prefill<T: KvElement + From32, A: PrefillOutput<T> + From32>(
+fn prefill<T: Narrow + From32>(
     device: &Emulator,
     numbers: &mut Numbers,
     layout: KvLayout,
@@ -134,7 +133,7 @@ fn prefill<T: KvElement + From32, A: PrefillOutput<T> + From32>(
         .collect();
     let rows = Rows::new(device, &texts, &slots, &positions);
     let (activations, pool, begin) = (device.put(&queries), device.put(&texts.pool), device.put(&starts));
-    let mut out = device.room::<A>(slots.len() * layout.heads * HEAD);
+    let mut out = device.room::<T>(slots.len() * layout.heads * HEAD);
     let (activations, pool) = (activations.view(), pool.view());
     attend_prefill(
         device,
@@ -146,7 +145,7 @@ fn prefill<T: KvElement + From32, A: PrefillOutput<T> + From32>(
     )
     .unwrap();
 
-    let out: Vec<f32> = out.read(device).unwrap().into_iter().map(A::to32).collect();
+    let out: Vec<f32> = out.read(device).unwrap().into_iter().map(T::to32).collect();
     for (index, seen) in out.chunks(HEAD).enumerate() {
         let (row, head) = (index / layout.heads, index % layout.heads);
         let query = &queries[row * layout.row_numbers() + head * HEAD..][..HEAD];
@@ -162,12 +161,12 @@ fn many_tokens_see_their_texts_as_far_as_themselves() {
     Emulator::under_each_schedule(3, |device| {
         let mut numbers = Numbers::new(3);
         let mqa = KvLayout { layers: 2, heads: 8, kv_heads: 1 };
-        prefill::<bf16, f32>(device, &mut numbers, mqa, &[(0, 1), (33, 9), (0, 33)], 1e-2);
+        prefill::<bf16>(device, &mut numbers, mqa, &[(0, 1), (33, 9), (0, 33)], 1e-2);
         let mha = KvLayout { layers: 1, heads: 2, kv_heads: 2 };
-        prefill::<f16, f16>(device, &mut numbers, mha, &[(0, 70), (31, 1)], 2e-3);
+        prefill::<f16>(device, &mut numbers, mha, &[(0, 70), (31, 1)], 2e-3);
         let grouped = KvLayout { layers: 1, heads: 3, kv_heads: 1 };
-        prefill::<f16, f32>(device, &mut numbers, grouped, &[(5, 22), (64, 10)], 2e-3);
-        prefill::<bf16, bf16>(device, &mut numbers, grouped, &[(0, 2)], 2e-2);
+        prefill::<f16>(device, &mut numbers, grouped, &[(5, 22), (64, 10)], 2e-3);
+        prefill::<bf16>(device, &mut numbers, grouped, &[(0, 2)], 2e-2);
     });
 }
 
@@ -184,7 +183,7 @@ fn a_prompt_in_pieces_gives_the_bits_of_the_whole() {
         let rows = Rows::new(device, &texts, &vec![0; to - from], &positions);
         let (starts, part) =
             (device.put(&[0, (to - from) as i32]), device.put(&queries[from * width..to * width]));
-        let mut out = device.room::<f32>((to - from) * layout.heads * HEAD);
+        let mut out = device.room::<bf16>((to - from) * layout.heads * HEAD);
         let texts = Parts { starts: starts.view(), longest: to - from };
         attend_prefill(device, &rows.layer(0), &texts, part.view(), pool.view(), &mut out.view_mut())
             .unwrap();

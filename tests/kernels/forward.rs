@@ -1,8 +1,7 @@
 //! The whole forward pass of a small model, launch by launch, against the CPU's.
 
 use codeseal::kernels::cuda::{
-    Activations, Input, KvElement, Matrix, NO_TOKEN, Places, PrefillOutput, Room, Runner, RunnerRoom, Text,
-    Texts,
+    Activations, Input, NO_TOKEN, Narrow, Places, Room, Runner, RunnerRoom, Text, Texts,
 };
 use codeseal::model::{Model, Quantize};
 use codeseal::tokenizer::TokenId;
@@ -10,7 +9,8 @@ use half::{bf16, f16};
 
 use crate::device::Emulator;
 use crate::numbers::Numbers;
-use crate::toy::{INNER, LAYOUT, TABLE_WIDTH, VOCABULARY, WIDTH, Weights};
+use crate::pages::From32;
+use crate::toy::{LAYOUT, TABLE_WIDTH, VOCABULARY, Weights};
 
 fn tokens(numbers: &mut Numbers, count: usize) -> Vec<u32> {
     (0..count).map(|_| numbers.between(0, VOCABULARY - 1) as u32).collect()
@@ -39,12 +39,9 @@ fn tables(texts: usize) -> Vec<i32> {
 }
 
 /// Reads two prompts at once, then a token of each, and holds all logits against the CPU's.
-fn check<T: KvElement>(device: &Emulator, quantize: Quantize, tolerance: f32)
-where
-    f32: PrefillOutput<T>,
-{
+fn check<T: Narrow + From32>(device: &Emulator, quantize: Quantize, tolerance: f32) {
     let weights = Weights::random(1);
-    let (model, network) = (weights.on_cpu(quantize), weights.on(device, quantize));
+    let (model, network) = (weights.on_cpu(quantize), weights.on::<T>(device, quantize));
     let mut numbers = Numbers::new(6);
     let prompts = [tokens(&mut numbers, 33), tokens(&mut numbers, 5)];
     let next = tokens(&mut numbers, 2);
@@ -103,18 +100,9 @@ fn f16_weights_that_make_large_activations_make_no_nan() {
             }
         }
     }
-    let network = weights.on(device, Quantize::None);
-    let narrow = |name: &str, columns| {
-        let numbers: Vec<f16> = weights.numbers(name).into_iter().map(f16::from_f32).collect();
-        Matrix::f16(device.put(&numbers), columns).unwrap()
-    };
-    let mut network = network;
-    network.embedding = narrow("model.embed_tokens.weight", WIDTH);
-    for (layer, weights) in network.layers.iter_mut().enumerate() {
-        weights.down = narrow(&format!("model.layers.{layer}.mlp.down_proj.weight"), INNER);
-    }
+    let network = weights.on::<f16>(device, Quantize::None);
     let room = RunnerRoom { pages: 1, table_width: 1, rows: 1, scored: 1, batch: 1 };
-    let mut runner = Runner::<_, f16>::new(Emulator, network, room).unwrap();
+    let mut runner = Runner::new(Emulator, network, room).unwrap();
     let text = Text { ids: &[7], position: 0, generated: 1, pages: &[0], wanted: 1 };
     let outcome = runner.step(&[text], &[None]).unwrap();
     assert_eq!(outcome.logits.len(), VOCABULARY);

@@ -25,3 +25,4 @@ mod products;
 mod runner;
 mod sampling;
 mod toy;
+mod weights;

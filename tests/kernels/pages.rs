@@ -1,6 +1,6 @@
 //! A pool of pages whose unused numbers are NaN, and texts in it, in pages drawn at random.
 
-use codeseal::kernels::cuda::{Buffer, HEAD, KvElement, KvLayout, Layer, PAGE_TOKENS, Places};
+use codeseal::kernels::cuda::{Buffer, HEAD, KvLayout, Layer, Narrow, PAGE_TOKENS, Places};
 
 use crate::device::Emulator;
 use crate::numbers::Numbers;
@@ -13,7 +13,7 @@ pub(crate) struct Texts<T> {
     pub(crate) pool: Vec<T>,
 }
 
-impl<T: KvElement + From32> Texts<T> {
+impl<T: Narrow + From32> Texts<T> {
     /// As many texts as `lengths`, whose keys and values are drawn for one layer, up to their lengths.
     pub(crate) fn new(layout: KvLayout, layer: usize, lengths: &[usize], numbers: &mut Numbers) -> Self {
         let table_width = lengths.iter().max().unwrap().div_ceil(PAGE_TOKENS).max(1);
@@ -137,14 +137,5 @@ impl From32 for half::f16 {
     }
     fn to32(self) -> f32 {
         self.to_f32()
-    }
-}
-
-impl From32 for f32 {
-    fn from32(value: f32) -> Self {
-        value
-    }
-    fn to32(self) -> f32 {
-        self
     }
 }

@@ -41,6 +41,8 @@ fn what_is_right_passes() {
     for schedule in schedules() {
         let sum = run("planted_none", schedule, 1, &x).unwrap();
         assert!((sum - spread(&x)).abs() < 1e-3, "{schedule:?}: {sum}");
+        let sum = run("planted_copies", schedule, 1, &x).unwrap();
+        assert!((sum - 3.0 * x.iter().sum::<f32>()).abs() < 1e-3, "{schedule:?}: {sum}");
         assert_eq!(run("planted_syncwarp", schedule, 3, &x), Ok(x[1]));
         let sum = run("planted_last_block", schedule, 5, &x).unwrap();
         assert!((sum - x[..5].iter().sum::<f32>()).abs() < 1e-5, "{schedule:?}: {sum}");
@@ -85,6 +87,24 @@ fn missing_barriers_show_in_the_result_or_as_races() {
                     MODE != "race" && (sum.is_nan() || (sum - spread(&x)).abs() > 1e-3),
                     "{kernel} {schedule:?} gives {sum}"
                 ),
+                Err(error) => assert!(error.contains("race on shared memory"), "{error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn copies_that_are_used_too_early_show_in_the_result_or_as_races() {
+    let x = Numbers::new(4).normals(THREADS, 1.0);
+    let whole = 3.0 * x.iter().sum::<f32>();
+    for kernel in
+        ["planted_copies_not_waited_for", "planted_copies_not_met", "planted_copies_into_what_is_read"]
+    {
+        for schedule in schedules() {
+            match run(kernel, schedule, 1, &x) {
+                Ok(sum) => {
+                    assert!(sum.is_nan() || (sum - whole).abs() > 1e-3, "{kernel} {schedule:?} gives {sum}");
+                }
                 Err(error) => assert!(error.contains("race on shared memory"), "{error}"),
             }
         }

@@ -1,6 +1,6 @@
 //! Steps that feed themselves: what is copied, recorded and launched, and that it changes nothing.
 
-use codeseal::kernels::cuda::{KvElement, NO_TOKEN, PrefillOutput, Runner, RunnerRoom, Text};
+use codeseal::kernels::cuda::{NO_TOKEN, Narrow, Runner, RunnerRoom, Text};
 use codeseal::kernels::sampling::{Choice, SamplingParams, sample};
 use codeseal::model::Quantize;
 use codeseal::tokenizer::TokenId;
@@ -8,6 +8,7 @@ use half::{bf16, f16};
 
 use crate::device::{Done, Emulator, Traits};
 use crate::forward::assert_near;
+use crate::pages::From32;
 use crate::toy::{TABLE_WIDTH, VOCABULARY, Weights};
 
 const WARM: SamplingParams = SamplingParams { temperature: 1.0, top_k: 20, top_p: 0.9, min_p: 0.02 };
@@ -33,20 +34,14 @@ impl Going {
     }
 }
 
-fn runner<T: KvElement>(weights: &Weights, traits: Traits) -> Runner<Emulator, T>
-where
-    f32: PrefillOutput<T>,
-{
+fn runner<T: Narrow + From32>(weights: &Weights, traits: Traits) -> Runner<Emulator, T> {
     let network = weights.on(&Emulator, Quantize::None);
     let room = RunnerRoom { pages: 5 * TABLE_WIDTH, table_width: TABLE_WIDTH, rows: 40, scored: 5, batch: 5 };
     Runner::new(Emulator::with(traits), network, room).unwrap()
 }
 
 /// A step of all `texts`.
-fn step<T: KvElement>(runner: &mut Runner<Emulator, T>, texts: &mut [Going])
-where
-    f32: PrefillOutput<T>,
-{
+fn step<T: Narrow>(runner: &mut Runner<Emulator, T>, texts: &mut [Going]) {
     let choices: Vec<_> = texts.iter().map(|text| Some(text.choice)).collect();
     let views: Vec<_> = texts.iter().map(Going::text).collect();
     let chosen = runner.step(&views, &choices).unwrap().chosen.to_vec();

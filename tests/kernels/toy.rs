@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use codeseal::kernels::cuda::{HEAD, KvLayout, LayerWeights, Matrix, Network, PAGE_TOKENS, angles, quantise};
+use codeseal::kernels::cuda::{HEAD, KvLayout, LayerWeights, Narrow, Network, PAGE_TOKENS, angles, quantise};
 use codeseal::model::{Model, ModelFiles, Quantize};
 use half::bf16;
 use safetensors::tensor::{Dtype, TensorView};
@@ -11,6 +11,8 @@ use serde_json::json;
 
 use crate::device::Emulator;
 use crate::numbers::Numbers;
+use crate::pages::From32;
+use crate::weights::{plain, q8_0};
 
 pub(crate) const VOCABULARY: usize = 120;
 pub(crate) const WIDTH: usize = 64;
@@ -86,16 +88,17 @@ impl Weights {
         self.0[name].1.iter().map(|weight| weight.to_f32()).collect()
     }
 
-    /// The device's model of them; bf16 unless they are to be quantised.
-    pub(crate) fn on(&self, device: &Emulator, quantize: Quantize) -> Network<Emulator> {
+    /// The device's model of them; as they are unless they are to be quantised.
+    pub(crate) fn on<T: Narrow + From32>(
+        &self,
+        device: &Emulator,
+        quantize: Quantize,
+    ) -> Network<Emulator, T> {
         let matrix = |names: &[String], columns| {
             let weights: Vec<f32> = names.iter().flat_map(|name| self.numbers(name)).collect();
-            if quantize == Quantize::Q8_0 {
-                let (quants, scales) = quantise(&weights);
-                Matrix::q8_0(device.put(&quants), device.put(&scales), columns).unwrap()
-            } else {
-                let weights: Vec<bf16> = weights.into_iter().map(bf16::from_f32).collect();
-                Matrix::bf16(device.put(&weights), columns).unwrap()
+            match quantize {
+                Quantize::Q8_0 => q8_0(device, &quantise(&weights), columns),
+                _ => plain(device, &weights, columns),
             }
         };
         let layers = (0..LAYOUT.layers).map(|layer| {

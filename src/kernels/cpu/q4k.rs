@@ -5,7 +5,9 @@
 #![allow(unsafe_code, reason = "plain numbers at an alignment of their own")]
 
 use half::f16;
+use rayon::prelude::*;
 
+use super::Level;
 use super::ggml::FourBits;
 use super::memory::Plain;
 use super::simd::{Kernel, LANES, Lane, Simd};
@@ -43,6 +45,15 @@ pub(super) struct FourBitBlock {
 unsafe impl Plain for FourBitBlock {}
 
 impl FourBitBlock {
+    /// All zeros.
+    const EMPTY: Self = Self {
+        unit: [0; LANES],
+        minimum_unit: [0; LANES],
+        scales: [[0; LANES]; GROUPS],
+        minima: [[0; LANES]; GROUPS],
+        quants: [[[[0; 4]; LANES]; GROUP / 4]; GROUPS / 2],
+    };
+
     /// The numbers of the row `lane`, times `factor`.
     pub(super) fn read(&self, lane: usize, factor: f32, to: &mut [f32]) {
         let [unit, minimum] =
@@ -72,6 +83,23 @@ impl FourBitBlock {
         }
     }
 
+    /// The row `lane` as a block of a file.
+    fn write(&self, lane: usize) -> Vec<u8> {
+        let (mut packed, mut quants) = ([0; 12], Vec::with_capacity(COLUMNS / 2));
+        for at in 0..GROUPS / 2 {
+            let [scales, minima] =
+                [&self.scales, &self.minima].map(|all| [all[at][lane], all[at + GROUPS / 2][lane]]);
+            packed[at] = scales[0] | scales[1] >> 4 << 6;
+            packed[at + 4] = minima[0] | minima[1] >> 4 << 6;
+            packed[at + 8] = scales[1] & 15 | minima[1] << 4;
+        }
+        for four in self.quants.as_flattened() {
+            quants.extend_from_slice(&four[lane]);
+        }
+        let units = [self.unit[lane], self.minimum_unit[lane]].map(u16::to_le_bytes);
+        [units.as_flattened(), &packed, &quants].concat()
+    }
+
     /// Takes over the rows from `first` on, `count` of them, of `other`.
     pub(super) fn merge(&mut self, other: &Self, first: usize, count: usize) {
         if count == LANES {
@@ -90,6 +118,21 @@ impl FourBitBlock {
             }
         }
     }
+}
+
+/// Whole blocks of `numbers` as [`super::Source::Q4K`] has them in a file.
+pub(crate) fn quantise_q4k(numbers: &[f32]) -> Vec<u8> {
+    let level = Level::best();
+    let sixteen = numbers.par_chunks(LANES * COLUMNS).map(|blocks| {
+        let mut lanes = [[0.0; LANES]; COLUMNS];
+        for (lane, block) in blocks.chunks_exact(COLUMNS).enumerate() {
+            lanes.iter_mut().zip(block).for_each(|(to, number)| to[lane] = *number);
+        }
+        let mut chosen = FourBitBlock::EMPTY;
+        level.run(Quantise { numbers: &lanes, to: &mut chosen });
+        (0..blocks.len() / COLUMNS).flat_map(|lane| chosen.write(lane)).collect::<Vec<_>>()
+    });
+    sixteen.collect::<Vec<_>>().concat()
 }
 
 /// Chooses a block for sixteen rows at once.

@@ -2,12 +2,10 @@
 //!
 //! Must not touch: what the tokens are.
 
-use half::{bf16, f16};
-
-use super::activation::Activation;
-use super::kv::{HEAD, KvElement, KvLayout, Layer};
+use super::kv::{HEAD, KvLayout, Layer};
 use super::launch::{DeviceError, Launch, Shape, count, require};
-use super::memory::{Element, View, ViewMut};
+use super::memory::{Element as _, View, ViewMut};
+use super::narrow::Narrow;
 
 /// Into how many splits a text is cut at most while decoding. A constant: a text must be cut alike in every batch.
 pub const SPLITS: usize = 32;
@@ -37,13 +35,13 @@ impl Partial<'_> {
 ///
 /// # Errors
 /// The sizes do not fit, or a launch failed.
-pub fn attend_decode<T: KvElement, A: Activation>(
+pub fn attend_decode<T: Narrow>(
     device: &impl Launch,
     layer: &Layer<'_>,
     rows: View<'_, f32>,
     pool: View<'_, T>,
     partial: &mut Partial<'_>,
-    out: &mut ViewMut<'_, A>,
+    out: &mut ViewMut<'_, T>,
 ) -> Result<(), DeviceError> {
     let layout = layer.layout;
     let sharing = layout.heads.checked_div(layout.kv_heads).unwrap_or(0);
@@ -88,30 +86,8 @@ pub fn attend_decode<T: KvElement, A: Activation>(
     // SAFETY: as above; what is read was written by the launch before.
     #[allow(unsafe_code)]
     unsafe {
-        device.launch(A::COMBINE, shape, &args)
+        device.launch(T::COMBINE, shape, &args)
     }
-}
-
-/// A type that the prefill can write, beside keys and values of type `T`.
-pub trait PrefillOutput<T>: Element {
-    /// The kernel.
-    const ATTEND: &str;
-}
-
-impl PrefillOutput<bf16> for f32 {
-    const ATTEND: &str = "prefill_bf16_f32";
-}
-
-impl PrefillOutput<bf16> for bf16 {
-    const ATTEND: &str = "prefill_bf16_bf16";
-}
-
-impl PrefillOutput<f16> for f32 {
-    const ATTEND: &str = "prefill_f16_f32";
-}
-
-impl PrefillOutput<f16> for f16 {
-    const ATTEND: &str = "prefill_f16_f16";
 }
 
 /// Which rows are whose, where a text has many.
@@ -127,15 +103,15 @@ pub struct Texts<'a> {
 ///
 /// # Errors
 /// The sizes do not fit, or the launch failed.
-pub fn attend_prefill<T: KvElement, A: PrefillOutput<T>>(
+pub fn attend_prefill<T: Narrow>(
     device: &impl Launch,
     layer: &Layer<'_>,
     texts: &Texts<'_>,
     rows: View<'_, f32>,
     pool: View<'_, T>,
-    out: &mut ViewMut<'_, A>,
+    out: &mut ViewMut<'_, T>,
 ) -> Result<(), DeviceError> {
-    let (kernel, layout) = (A::ATTEND, layer.layout);
+    let (kernel, layout) = (T::PREFILL, layer.layout);
     let Texts { starts, longest } = *texts;
     let paged = layer.args(kernel, pool.len())?;
     require(rows.len() == layer.rows() * layout.row_numbers(), kernel, "the rows are of another size")?;

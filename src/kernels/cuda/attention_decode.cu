@@ -135,6 +135,5 @@ ATTEND(attend_f16_8, f16, 8)
     combine(partial_sums, partial_weights, positions, out, splits);                                                \
   }                                                                                                                \
   EXPORT(name)
-COMBINE(combine_f32, float)
 COMBINE(combine_bf16, bf16)
 COMBINE(combine_f16, f16)

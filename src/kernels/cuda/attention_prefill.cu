@@ -13,8 +13,8 @@ __device__ __forceinline__ int place(int row, int chunk) { return row * CHUNKS +
 
 // Blocks: [64 queries][key head][text]. Query r of a text is its token r / sharing, head r % sharing of those that
 // share the key head. The rows of text t are from starts[t] to starts[t + 1], at consecutive positions.
-template <class T, class Out>
-__device__ void attend(const float* queries, const T* pool, const Paged& paged, const int* starts, Out* out, int rows,
+template <class T>
+__device__ void attend(const float* queries, const T* pool, const Paged& paged, const int* starts, T* out, int rows,
                        int heads, int kv_heads, float scale) {
   int kv_head = blockIdx.y, sharing = heads / kv_heads, thread = threadIdx.x, warp = thread / 32, lane = thread & 31;
   int first = starts[blockIdx.z], beyond = starts[blockIdx.z + 1];
@@ -131,25 +131,23 @@ __device__ void attend(const float* queries, const T* pool, const Paged& paged, 
     weight += __shfl_xor_sync(ALL_LANES, weight, 1);
     weight += __shfl_xor_sync(ALL_LANES, weight, 2);
     if (query[i] >= total) continue;
-    Out* to = out + row_of(query[i]) * HEAD + lane % 4 * 2;
+    T* to = out + row_of(query[i]) * HEAD + lane % 4 * 2;
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
-      to[c * 8] = from_float<Out>(sums[c][2 * i] / weight);
-      to[c * 8 + 1] = from_float<Out>(sums[c][2 * i + 1] / weight);
+      to[c * 8] = from_float<T>(sums[c][2 * i] / weight);
+      to[c * 8 + 1] = from_float<T>(sums[c][2 * i + 1] / weight);
     }
   }
 }
 
 }  // namespace
 
-#define ATTEND(name, T, Out)                                                                                    \
+#define ATTEND(name, T)                                                                                         \
   extern "C" __global__ void __launch_bounds__(128) name(const float* queries, const T* pool, PAGED_PARAMETERS, \
-                                                         const int* starts, Out* out, int rows, int heads,      \
+                                                         const int* starts, T* out, int rows, int heads,        \
                                                          int kv_heads, float scale) {                           \
-    attend<T, Out>(queries, pool, PAGED_ARGUMENTS, starts, out, rows, heads, kv_heads, scale);                  \
+    attend<T>(queries, pool, PAGED_ARGUMENTS, starts, out, rows, heads, kv_heads, scale);                       \
   }                                                                                                             \
   EXPORT(name)
-ATTEND(prefill_bf16_f32, bf16, float)
-ATTEND(prefill_bf16_bf16, bf16, bf16)
-ATTEND(prefill_f16_f32, f16, float)
-ATTEND(prefill_f16_f16, f16, f16)
+ATTEND(prefill_bf16, bf16)
+ATTEND(prefill_f16, f16)

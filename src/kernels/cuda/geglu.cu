@@ -30,6 +30,5 @@ __device__ void geglu(const float* gate_up, Out* out, int width) {
     geglu(gate_up, out, width);                                                                             \
   }                                                                                                         \
   EXPORT(name)
-GEGLU(geglu_f32, float)
 GEGLU(geglu_bf16, bf16)
 GEGLU(geglu_f16, f16)

@@ -2,9 +2,9 @@
 //!
 //! Must not touch: the products before and after it.
 
-use super::activation::Activation;
 use super::launch::{DeviceError, Launch, Shape, count, require};
 use super::memory::{View, ViewMut};
+use super::narrow::Narrow;
 
 /// Threads of a block, each for eight numbers.
 const THREADS: u32 = 128;
@@ -13,13 +13,13 @@ const THREADS: u32 = 128;
 ///
 /// # Errors
 /// The sizes do not fit, or the launch failed.
-pub fn geglu<A: Activation>(
+pub fn geglu<T: Narrow>(
     device: &impl Launch,
     gate_up: View<'_, f32>,
     width: usize,
-    out: &mut ViewMut<'_, A>,
+    out: &mut ViewMut<'_, T>,
 ) -> Result<(), DeviceError> {
-    let kernel = A::GEGLU;
+    let kernel = T::GEGLU;
     require(width > 0 && width.is_multiple_of(8), kernel, "rows are not whole groups of 8")?;
     require(out.len().is_multiple_of(width), kernel, "the result is not whole rows")?;
     require(gate_up.len() == 2 * out.len(), kernel, "there are not as many gates and ups as results")?;

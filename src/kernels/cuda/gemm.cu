@@ -1,96 +1,115 @@
-// Products of a matrix with many vectors, on tensor cores: what reading a prompt is. Vectors are rounded to the weights'
-// type, or to `Rounded` where weights are quantised; sums are f32, from the first column to the last, whatever else is in
-// the batch.
+// Products of a matrix with many vectors, which is what reading a prompt is: tensor cores, fed from tiles in shared memory
+// that are filled while others are worked on. Quantised weights are rounded to the vectors' type on their way. Sums are
+// f32, from the first column to the last, whatever else is in the batch and however large the tiles are.
+#include "copies.cuh"
 #include "mma.cuh"
+#include "weights.cuh"
 
 namespace {
 
-constexpr int TILE = 64, WARPS = 4, DEPTH = 64, CHUNKS = DEPTH / 8;  // a chunk is 16 bytes
-constexpr int EACH = TILE * CHUNKS / (WARPS * 32);                   // chunks of a tile for each thread
+constexpr int WARPS = 8, THREADS = WARPS * 32, STAGES = 3;
 
-// Chunks of eight rows must not lie in the same banks.
-__device__ __forceinline__ int place(int row, int chunk) { return row * CHUNKS + (chunk ^ (row & 7)); }
+// How a tile's rows of weights get into shared memory, a group of columns at a time.
+template <class T, class Weights, int ROWS>
+struct Relay {
+  static constexpr int EACH = ROWS * 4 / THREADS;  // quarters of a group for each thread
+  Weights weights;
+  int first_row, rows, columns;
+  typename Weights::Slice slices[EACH];
 
-// Eight numbers of a row of weights, as the tensor cores take them.
-template <class T>
-struct Plain {
-  const T* numbers;
-  __device__ __forceinline__ uint4 read(size_t at) const { return *reinterpret_cast<const uint4*>(numbers + at); }
-};
-template <class T>
-struct Quantised {
-  const signed char* quants;
-  const f16* scales;
-  __device__ __forceinline__ uint4 read(size_t at) const {
-    uint2 eight = *reinterpret_cast<const uint2*>(quants + at);
-    float scale = to_float(scales[at / 32]), numbers[8];
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-      unsigned word = i < 4 ? eight.x : eight.y;
-      numbers[i] = scale * static_cast<float>(static_cast<signed char>(word >> i % 4 * 8 & 0xff));
-    }
-    return make_uint4(pack2<T>(numbers[0], numbers[1]), pack2<T>(numbers[2], numbers[3]),
-                      pack2<T>(numbers[4], numbers[5]), pack2<T>(numbers[6], numbers[7]));
-  }
-};
-
-// Blocks: [64 rows of the matrix][64 vectors]. Each of the four warps makes a quarter of the tile, 32 by 32.
-template <class T, class Weights>
-__device__ void multiply_many(Weights weights, const float* x, float* out, int rows, int columns, int vectors) {
-  SHARED(uint4, left, [TILE * CHUNKS]);   // vectors
-  SHARED(uint4, right, [TILE * CHUNKS]);  // rows
-  int thread = threadIdx.x, warp = thread / 32, lane = thread & 31;
-  int first_row = blockIdx.x * TILE, first_vector = blockIdx.y * TILE;
-  int vector_part = warp / 2 * 32, row_part = warp % 2 * 32;
-  float sums[2][4][4] = {};
-  for (int begin = 0; begin < columns; begin += DEPTH) {
-    __syncthreads();  // the tiles before have been read
+  __device__ __forceinline__ void read(int slice) {
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-      int index = thread + i * WARPS * 32, row = index / CHUNKS, chunk = index % CHUNKS, column = begin + chunk * 8;
-      uint4 numbers = make_uint4(0, 0, 0, 0);
-      if (first_vector + row < vectors && column < columns) {
-        float eight[8];
-        load8(x + static_cast<size_t>(first_vector + row) * columns + column, eight);
-        numbers = make_uint4(pack2<T>(eight[0], eight[1]), pack2<T>(eight[2], eight[3]), pack2<T>(eight[4], eight[5]),
-                             pack2<T>(eight[6], eight[7]));
-      }
-      left[place(row, chunk)] = numbers;
-      numbers = make_uint4(0, 0, 0, 0);
-      if (first_row + row < rows && column < columns) {
-        numbers = weights.read(static_cast<size_t>(first_row + row) * columns + column);
-      }
-      right[place(row, chunk)] = numbers;
+      int at = threadIdx.x + i * THREADS;
+      slices[i] = weights.read(min(first_row + at / 4, rows - 1), columns, slice, at % 4);
     }
-    __syncthreads();
+  }
+  __device__ __forceinline__ void write(uint4* to, int slice, int group) const {
 #pragma unroll
-    for (int step = 0; step < DEPTH / 16; step++) {
-      unsigned a[2][4], b[2][4];
+    for (int i = 0; i < EACH; i++) {
+      float eight[8];
+      read8<T, Weights>(slices[i], group, slice, eight);
+      to[threadIdx.x + i * THREADS] = make_uint4(pack2<T>(eight[0], eight[1]), pack2<T>(eight[2], eight[3]),
+                                                 pack2<T>(eight[4], eight[5]), pack2<T>(eight[6], eight[7]));
+    }
+  }
+};
+
+// Numbers as they are need no registers on their way.
+template <class T, int COUNT>
+__device__ __forceinline__ void copy(Copies& copies, uint4* to, const T* from, int first, int rows, int columns, int group) {
 #pragma unroll
-      for (int m = 0; m < 2; m++) {
-        load_matrices<false>(a[m], left + place(vector_part + m * 16 + (lane & 15), step * 2 + lane / 16));
-      }
+  for (int i = 0; i < COUNT * 4 / THREADS; i++) {
+    int at = threadIdx.x + i * THREADS, row = first + at / 4, column = group * GROUP + at % 4 * 8;
+    bool is_there = row < rows && column < columns;
+    copies.start(to + at, is_there ? from + static_cast<size_t>(row) * columns + column : from, is_there);
+  }
+}
+
+// Blocks: [SIDE vectors][SIDE rows of the matrix], so that those that run at the same time share rows. The warps make two
+// rows of four parts of the tile.
+template <class T, class Weights, int SIDE>
+__device__ void multiply_many(Weights weights, const T* x, float* out, int rows, int columns, int vectors) {
+  constexpr int GROUPS = Weights::GROUPS, TILES = SIDE / 2 / 16, EIGHTS = SIDE / 4 / 8;
+  SHARED(uint4, left, [STAGES][SIDE * 4]);   // rows, [row][quarter]
+  SHARED(uint4, right, [STAGES][SIDE * 4]);  // vectors
+  int lane = threadIdx.x & 31, warp = threadIdx.x / 32, place = lane / 4;
+  int first_vector = blockIdx.x * SIDE, first_row = blockIdx.y * SIDE;
+  int row_part = warp / 4 * (SIDE / 2), vector_part = warp % 4 * (SIDE / 4);
+  int groups = (columns + GROUP - 1) / GROUP;
+  Copies copies;
+  Relay<T, Weights, SIDE> relay{weights, first_row, rows, columns, {}};
+
+  // Fills the stage that `group` belongs to. `part` is its place in its slice, which the compiler knows.
+  auto fill = [&](int group, int part) {
+    int stage = group % STAGES;
+    if constexpr (Weights::SCALED) {
+      if (part == 0) relay.read(group / GROUPS);
+      relay.write(left[stage], group / GROUPS, part);
+    } else {
+      copy<T, SIDE>(copies, left[stage], weights.numbers, first_row, rows, columns, group);
+    }
+    copy<T, SIDE>(copies, right[stage], x, first_vector, vectors, columns, group);
+  };
+
+  float sums[TILES][EIGHTS][4] = {};
 #pragma unroll
-      for (int n = 0; n < 2; n++) {
-        int row = row_part + n * 16 + lane / 16 * 8 + (lane & 7);
-        load_matrices<false>(b[n], right + place(row, step * 2 + (lane / 8 & 1)));
-      }
+  for (int group = 0; group < STAGES - 1; group++) {
+    fill(group, group % GROUPS);
+    copies.commit();
+  }
+  for (int first = 0; first < groups; first += GROUPS) {
 #pragma unroll
-      for (int m = 0; m < 2; m++) {
+    for (int part = 0; part < GROUPS; part++) {
+      int group = first + part, stage = group % STAGES;
+      if (group >= groups) break;
+      copies.wait<STAGES - 2>();
+      __syncthreads();  // this stage is full, and the one before has been read
+      if (group + STAGES - 1 < groups) fill(group + STAGES - 1, (part + STAGES - 1) % GROUPS);
+      copies.commit();
+
+      uint4 vector[EIGHTS];
 #pragma unroll
-        for (int n = 0; n < 4; n++) multiply<T>(sums[m][n], a[m], b[n / 2] + n % 2 * 2);
+      for (int v = 0; v < EIGHTS; v++) vector[v] = right[stage][(vector_part + v * 8) * 4 + lane];
+#pragma unroll
+      for (int m = 0; m < TILES; m++) {
+        uint4 upper = left[stage][(row_part + m * 16) * 4 + lane], lower = left[stage][(row_part + m * 16 + 8) * 4 + lane];
+        const unsigned a[2][4] = {{upper.x, upper.y, upper.z, upper.w}, {lower.x, lower.y, lower.z, lower.w}};
+#pragma unroll
+        for (int v = 0; v < EIGHTS; v++) multiply_group<T>(sums[m][v], a[0], a[1], vector[v]);
       }
     }
   }
+
 #pragma unroll
-  for (int m = 0; m < 2; m++) {
+  for (int m = 0; m < TILES; m++) {
 #pragma unroll
-    for (int n = 0; n < 4; n++) {
+    for (int v = 0; v < EIGHTS; v++) {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        int vector = first_vector + vector_part + m * 16 + lane / 4 + i / 2 * 8;
-        int row = first_row + row_part + n * 8 + lane % 4 * 2 + i % 2;
-        if (vector < vectors && row < rows) out[static_cast<size_t>(vector) * rows + row] = sums[m][n][i];
+        int row = first_row + row_part + m * 16 + i / 2 * 8 + place;
+        int vector = first_vector + vector_part + v * 8 + lane % 4 * 2 + i % 2;
+        if (vector < vectors && row < rows) out[static_cast<size_t>(vector) * rows + row] = sums[m][v][i];
       }
     }
   }
@@ -98,20 +117,18 @@ __device__ void multiply_many(Weights weights, const float* x, float* out, int r
 
 }  // namespace
 
-#define GEMM_PLAIN(name, T)                                                                                      \
-  extern "C" __global__ void __launch_bounds__(128) name(const T* weights, const float* x, float* out, int rows, \
-                                                         int columns, int vectors) {                             \
-    multiply_many<T>(Plain<T>{weights}, x, out, rows, columns, vectors);                                         \
-  }                                                                                                              \
+#define GEMM(name, T, Weights, SIDE)                                                                                 \
+  extern "C" __global__ void __launch_bounds__(256) name(const void* numbers, const void* scales, const T* x,        \
+                                                         float* out, int rows, int columns, int vectors) {           \
+    multiply_many<T, Weights<T>, SIDE>(Weights<T>(numbers, scales), x, out, rows, columns, vectors);                 \
+  }                                                                                                                  \
   EXPORT(name)
-#define GEMM_QUANTISED(name, T)                                                                              \
-  extern "C" __global__ void __launch_bounds__(128) name(const signed char* quants, const f16* scales,       \
-                                                         const float* x, float* out, int rows, int columns,  \
-                                                         int vectors) {                                      \
-    multiply_many<T>(Quantised<T>{quants, scales}, x, out, rows, columns, vectors);                          \
-  }                                                                                                          \
-  EXPORT(name)
-GEMM_PLAIN(gemm_bf16, bf16)
-GEMM_PLAIN(gemm_f16, f16)
-GEMM_QUANTISED(gemm_q8_0_bf16, bf16)
-GEMM_QUANTISED(gemm_q8_0_f16, f16)
+#define GEMMS(name, T, Weights)   \
+  GEMM(name##_64, T, Weights, 64) \
+  GEMM(name##_128, T, Weights, 128)
+GEMMS(gemm_plain_bf16, bf16, Plain)
+GEMMS(gemm_plain_f16, f16, Plain)
+GEMMS(gemm_q8_0_bf16, bf16, EightBits)
+GEMMS(gemm_q8_0_f16, f16, EightBits)
+GEMMS(gemm_q4k_bf16, bf16, FourBits)
+GEMMS(gemm_q4k_f16, f16, FourBits)

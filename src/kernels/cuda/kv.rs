@@ -5,37 +5,13 @@
 
 use std::ops::Range;
 
-use half::{bf16, f16};
-
 use super::launch::{Arg, DeviceError, count, require};
-use super::memory::{Element, View};
+use super::memory::View;
 
 /// Tokens of a page.
 pub const PAGE_TOKENS: usize = 32;
 /// Numbers of a head: Gemma's only size.
 pub const HEAD: usize = 256;
-
-/// A type that keys and values are kept in, and the kernels for it.
-pub trait KvElement: Element {
-    /// The kernel of [`super::rope`].
-    const ROPE: &str;
-    /// The kernel for products of many vectors that are rounded to this type, with weights in q8_0.
-    const GEMM_Q8_0: &str;
-    /// The kernels of [`super::attend_decode`] for 1, 2, 4 and 8 queries that share a key.
-    const ATTEND: [&str; 4];
-}
-
-impl KvElement for bf16 {
-    const ROPE: &str = "rope_bf16";
-    const GEMM_Q8_0: &str = "gemm_q8_0_bf16";
-    const ATTEND: [&str; 4] = ["attend_bf16_1", "attend_bf16_2", "attend_bf16_4", "attend_bf16_8"];
-}
-
-impl KvElement for f16 {
-    const ROPE: &str = "rope_f16";
-    const GEMM_Q8_0: &str = "gemm_q8_0_f16";
-    const ATTEND: [&str; 4] = ["attend_f16_1", "attend_f16_2", "attend_f16_4", "attend_f16_8"];
-}
 
 /// The heads and layers that pages are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

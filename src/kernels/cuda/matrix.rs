@@ -1,69 +1,91 @@
-//! Matrices of weights on the device, and launches of what reads them: products (`gemv.cu`, `gemm.cu`) and embedding (`embed.cu`).
+//! Matrices of weights on the device, and launches of what reads them: products (`skinny.cu`, `gemm.cu`) and embedding
+//! (`embed.cu`).
 //!
 //! Must not touch: files.
 
-use half::{bf16, f16};
-
-use super::kv::KvElement;
 use super::launch::{Arg, DeviceError, Shape, count, require};
-use super::memory::{Buffer, Device, Element, View, ViewMut};
+use super::memory::{Buffer, Device, View, ViewMut};
+use super::narrow::Narrow;
+use super::quants::{BLOCK, GROUP, q4k_words, q8_0_words};
 
-/// Columns that share a scale when weights are quantised.
-const GROUP: usize = 32;
-/// Warps of a block of a product.
-const WARPS: u32 = 4;
-/// For how many vectors products are made, and how many rows a warp then works on.
-const VECTORS: [(usize, u32); 4] = [(1, 2), (2, 2), (4, 4), (8, 4)];
-/// The most vectors of one launch.
-const MOST_VECTORS: usize = 8;
+/// For how many vectors there are products, and how many rows a block then makes.
+const SKINNY: [(usize, u32); 4] = [(8, 16), (16, 16), (32, 32), (64, 32)];
+/// The most vectors of one launch of those.
+const MOST_VECTORS: usize = 64;
+/// Threads of a block of a product.
+const THREADS: u32 = 256;
+/// Blocks that are enough for the largest device.
+const MANY_BLOCKS: u32 = 256;
 
-/// Rows of the matrix, and vectors, that a block works on where there are many.
-const TILE: u32 = 64;
+/// How large a part of a result a block makes, where there are many vectors. The result does not depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tile {
+    /// 64 vectors and rows: more blocks.
+    Small,
+    /// 128 vectors and rows: fewer reads.
+    Large,
+}
 
-/// A matrix of weights, row after row.
-pub struct Matrix<D: Device> {
-    weights: Weights<D>,
+impl Tile {
+    /// The largest of which there are enough for the whole device.
+    fn of(rows: u32, vectors: u32) -> Self {
+        let blocks = u64::from(rows.div_ceil(128)) * u64::from(vectors.div_ceil(128));
+        if blocks < u64::from(MANY_BLOCKS) { Self::Small } else { Self::Large }
+    }
+
+    fn side(self) -> u32 {
+        match self {
+            Self::Small => 64,
+            Self::Large => 128,
+        }
+    }
+}
+
+/// A matrix of weights, row after row, that is multiplied with vectors of `T`.
+pub struct Matrix<D: Device, T> {
+    weights: Weights<D, T>,
     rows: usize,
     columns: usize,
 }
 
-enum Weights<D: Device> {
-    Bf16(Buffer<D, bf16>),
-    F16(Buffer<D, f16>),
-    Q8_0 { quants: Buffer<D, i8>, scales: Buffer<D, f16> },
+enum Weights<D: Device, T> {
+    Plain(Buffer<D, T>),
+    Q8_0 { quants: Buffer<D, u32>, scales: Buffer<D, u32> },
+    Q4K { quants: Buffer<D, u32>, heads: Buffer<D, u32> },
 }
 
-impl<D: Device> Matrix<D> {
-    /// A matrix of bf16.
+impl<D: Device, T: Narrow> Matrix<D, T> {
+    /// A matrix of numbers as they are multiplied.
     ///
     /// # Errors
     /// The sizes do not fit.
-    pub fn bf16(weights: Buffer<D, bf16>, columns: usize) -> Result<Self, DeviceError> {
-        Self::new(weights.len(), columns, 8, Weights::Bf16(weights))
+    pub fn plain(weights: Buffer<D, T>, columns: usize) -> Result<Self, DeviceError> {
+        let [kernel, ..] = T::EMBED;
+        require(columns > 0 && columns.is_multiple_of(8), kernel, "rows are not whole groups")?;
+        require(weights.len().is_multiple_of(columns), kernel, "the matrix is not whole rows")?;
+        Ok(Self { rows: weights.len() / columns, weights: Weights::Plain(weights), columns })
     }
 
-    /// A matrix of f16.
+    /// A matrix of eight bits each and a scale for every 32 of a row, as [`super::arrange_q8_0`] makes it.
     ///
     /// # Errors
     /// The sizes do not fit.
-    pub fn f16(weights: Buffer<D, f16>, columns: usize) -> Result<Self, DeviceError> {
-        Self::new(weights.len(), columns, 8, Weights::F16(weights))
+    pub fn q8_0(quants: Buffer<D, u32>, scales: Buffer<D, u32>, columns: usize) -> Result<Self, DeviceError> {
+        let [_, kernel, _] = T::EMBED;
+        require(columns > 0 && columns.is_multiple_of(GROUP), kernel, "rows are not whole groups")?;
+        let rows = whole_rows(kernel, [quants.len(), scales.len()], q8_0_words(columns))?;
+        Ok(Self { weights: Weights::Q8_0 { quants, scales }, rows, columns })
     }
 
-    /// A matrix of eight bits each, and a scale for every 32 of a row.
+    /// A matrix of four bits each, and a scale and a minimum for every 32 of a row, as [`super::arrange_q4k`] makes it.
     ///
     /// # Errors
     /// The sizes do not fit.
-    pub fn q8_0(quants: Buffer<D, i8>, scales: Buffer<D, f16>, columns: usize) -> Result<Self, DeviceError> {
-        require(scales.len() * GROUP == quants.len(), "gemv_q8_0_1", "there is not a scale for every 32")?;
-        Self::new(quants.len(), columns, GROUP, Weights::Q8_0 { quants, scales })
-    }
-
-    fn new(numbers: usize, columns: usize, group: usize, weights: Weights<D>) -> Result<Self, DeviceError> {
-        let [kernel, ..] = weights.products();
-        require(columns > 0 && columns.is_multiple_of(group), kernel, "rows are not whole groups")?;
-        require(numbers.is_multiple_of(columns), kernel, "the matrix is not whole rows")?;
-        Ok(Self { weights, rows: numbers / columns, columns })
+    pub fn q4k(quants: Buffer<D, u32>, heads: Buffer<D, u32>, columns: usize) -> Result<Self, DeviceError> {
+        let [_, _, kernel] = T::EMBED;
+        require(columns > 0 && columns.is_multiple_of(BLOCK), kernel, "rows are not whole blocks")?;
+        let rows = whole_rows(kernel, [quants.len(), heads.len()], q4k_words(columns))?;
+        Ok(Self { weights: Weights::Q4K { quants, heads }, rows, columns })
     }
 
     /// How many rows it has: as many numbers has a product.
@@ -76,88 +98,104 @@ impl<D: Device> Matrix<D> {
         self.columns
     }
 
-    /// Writes the product with each row of `x` into a row of `out`.
+    /// Writes the product with each row of `x` into a row of `out`. A row's result does not depend on the others.
     ///
     /// # Errors
     /// The sizes do not fit, or a launch failed.
     pub fn multiply(
         &self,
         device: &D,
-        x: View<'_, f32>,
+        x: View<'_, T>,
         out: &mut ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
-        let [kernel, ..] = self.weights.products();
-        let vectors = x.len() / self.columns;
-        require(x.len() == vectors * self.columns, kernel, "the vectors are not whole")?;
-        require(out.len() == vectors * self.rows, kernel, "the result is of another size")?;
+        let kernels = self.weights.of(T::SKINNY);
+        let vectors = self.vectors(kernels[0], x, out)?;
         for first in (0..vectors).step_by(MOST_VECTORS) {
             let last = vectors.min(first + MOST_VECTORS);
             let x = x.part(first * self.columns..last * self.columns)?;
             let mut out = out.again().part(first * self.rows..last * self.rows)?;
-            self.multiply_few(device, last - first, x, &mut out)?;
+            let fits = SKINNY.into_iter().zip(kernels).find(|((most, _), _)| last - first <= *most);
+            let Some(((_, together), kernel)) = fits else { continue };
+            let rows = count(kernel, self.rows)?;
+            self.product(device, kernel, [rows.div_ceil(together), 1, 1], x, &mut out)?;
         }
         Ok(())
     }
 
-    /// As [`Matrix::multiply`], for many rows at once, on tensor cores: each row is rounded to the weights' type, or to
-    /// `T` where weights are quantised. A row's result does not depend on the others.
+    /// As [`Matrix::multiply`], for many rows at once; it adds up in another order. Weights that are quantised are rounded
+    /// to `T` first.
     ///
     /// # Errors
     /// The sizes do not fit, or the launch failed.
-    pub fn multiply_many<T: KvElement>(
+    pub fn multiply_many(
         &self,
         device: &D,
-        x: View<'_, f32>,
+        x: View<'_, T>,
         out: &mut ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
-        let kernel = match &self.weights {
-            Weights::Bf16(_) => "gemm_bf16",
-            Weights::F16(_) => "gemm_f16",
-            Weights::Q8_0 { .. } => T::GEMM_Q8_0,
-        };
+        let [kernel, _] = self.weights.of(T::GEMM);
+        let tile = Tile::of(count(kernel, self.rows)?, count(kernel, x.len() / self.columns)?);
+        self.multiply_in_tiles(device, tile, x, out)
+    }
+
+    /// As [`Matrix::multiply_many`], in tiles of a size.
+    ///
+    /// # Errors
+    /// The sizes do not fit, or the launch failed.
+    pub fn multiply_in_tiles(
+        &self,
+        device: &D,
+        tile: Tile,
+        x: View<'_, T>,
+        out: &mut ViewMut<'_, f32>,
+    ) -> Result<(), DeviceError> {
+        let [small, large] = self.weights.of(T::GEMM);
+        let kernel = if tile == Tile::Small { small } else { large };
+        let vectors = count(kernel, self.vectors(kernel, x, out)?)?;
+        let rows = count(kernel, self.rows)?;
+        self.product(device, kernel, [vectors, rows, 1].map(|side| side.div_ceil(tile.side())), x, out)
+    }
+
+    /// Of how many vectors `x` is, if `out` has room for the product with each.
+    fn vectors(
+        &self,
+        kernel: &'static str,
+        x: View<'_, T>,
+        out: &ViewMut<'_, f32>,
+    ) -> Result<usize, DeviceError> {
         let vectors = x.len() / self.columns;
         require(x.len() == vectors * self.columns, kernel, "the vectors are not whole")?;
         require(out.len() == vectors * self.rows, kernel, "the result is of another size")?;
-        let (rows, vectors) = (count(kernel, self.rows)?, count(kernel, vectors)?);
-        if rows == 0 || vectors == 0 {
-            return Ok(());
-        }
-        let mut args = self.weights.args();
-        args.extend_from_slice(&[x.arg(), out.arg(), rows.into()]);
-        args.extend_from_slice(&[count(kernel, self.columns)?.into(), vectors.into()]);
-        let grid = [rows.div_ceil(TILE), vectors.div_ceil(TILE), 1];
-        // SAFETY: weights, vectors and results are of these sizes, as was checked.
-        #[allow(unsafe_code)]
-        unsafe {
-            device.launch(kernel, Shape { grid, threads: 128, shared_bytes: 0 }, &args)
-        }
+        Ok(vectors)
     }
 
-    fn multiply_few(
+    fn product(
         &self,
         device: &D,
-        vectors: usize,
-        x: View<'_, f32>,
+        kernel: &'static str,
+        grid: [u32; 3],
+        x: View<'_, T>,
         out: &mut ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
-        let kernels = VECTORS.into_iter().zip(self.weights.products());
-        let Some(((_, together), kernel)) = kernels.into_iter().find(|((most, _), _)| vectors <= *most)
-        else {
-            return Ok(());
-        };
-        let rows = count(kernel, self.rows)?;
-        if rows == 0 {
+        let vectors = self.vectors(kernel, x, out)?;
+        if grid.contains(&0) {
             return Ok(());
         }
-        let mut args = self.weights.args();
-        args.extend_from_slice(&[x.arg(), out.arg(), rows.into()]);
-        args.extend_from_slice(&[count(kernel, self.columns)?.into(), count(kernel, vectors)?.into()]);
-        let shape =
-            Shape { grid: [rows.div_ceil(WARPS * together), 1, 1], threads: WARPS * 32, shared_bytes: 0 };
+        let [numbers, scales] = self.weights.args();
+        let [rows, columns] = [count(kernel, self.rows)?, count(kernel, self.columns)?];
+        let args = [
+            numbers,
+            scales,
+            x.arg(),
+            out.arg(),
+            rows.into(),
+            columns.into(),
+            count(kernel, vectors)?.into(),
+        ];
         // SAFETY: weights, vectors and results are of these sizes, as was checked.
         #[allow(unsafe_code)]
         unsafe {
-            device.launch(kernel, shape, &args)
+            device.launch(kernel, Shape { grid, threads: THREADS, shared_bytes: 0 }, &args)
         }
     }
 
@@ -173,21 +211,19 @@ impl<D: Device> Matrix<D> {
         factor: f32,
         out: &mut ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
-        let kernel = match &self.weights {
-            Weights::Bf16(_) => "embed_bf16",
-            Weights::F16(_) => "embed_f16",
-            Weights::Q8_0 { .. } => "embed_q8_0",
-        };
+        let kernel = self.weights.of(T::EMBED);
         require(ids.len() == positions.len(), kernel, "ids and positions differ in number")?;
         require(out.len() == ids.len() * self.columns, kernel, "the result is of another size")?;
         let (batch, columns) = (count(kernel, ids.len())?, count(kernel, self.columns)?);
         if batch == 0 {
             return Ok(());
         }
-        let mut args = self.weights.args();
-        args.extend_from_slice(&[ids.arg(), positions.arg(), out.arg(), count(kernel, self.rows)?.into()]);
-        args.extend_from_slice(&[columns.into(), factor.into()]);
-        let threads = columns.next_multiple_of(32).min(1024);
+        let [numbers, scales] = self.weights.args();
+        let rows = count(kernel, self.rows)?.into();
+        let args =
+            [numbers, scales, ids.arg(), positions.arg(), out.arg(), rows, columns.into(), factor.into()];
+        // Each takes eight columns at least.
+        let threads = columns.div_ceil(8).next_multiple_of(32).min(1024);
         // SAFETY: table and result are of these sizes, as was checked; ids the kernel checks itself.
         #[allow(unsafe_code)]
         unsafe {
@@ -196,38 +232,29 @@ impl<D: Device> Matrix<D> {
     }
 }
 
-impl<D: Device> Weights<D> {
-    fn products(&self) -> [&'static str; 4] {
+impl<D: Device, T: Narrow> Weights<D, T> {
+    /// The kernels for these.
+    fn of<K>(&self, [plain, q8_0, q4k]: [K; 3]) -> K {
         match self {
-            Self::Bf16(_) => ["gemv_bf16_1", "gemv_bf16_2", "gemv_bf16_4", "gemv_bf16_8"],
-            Self::F16(_) => ["gemv_f16_1", "gemv_f16_2", "gemv_f16_4", "gemv_f16_8"],
-            Self::Q8_0 { .. } => ["gemv_q8_0_1", "gemv_q8_0_2", "gemv_q8_0_4", "gemv_q8_0_8"],
+            Self::Plain(_) => plain,
+            Self::Q8_0 { .. } => q8_0,
+            Self::Q4K { .. } => q4k,
         }
     }
 
-    fn args(&self) -> Vec<Arg> {
+    fn args(&self) -> [Arg; 2] {
         match self {
-            Self::Bf16(weights) => vec![weights.view().arg()],
-            Self::F16(weights) => vec![weights.view().arg()],
-            Self::Q8_0 { quants, scales } => vec![quants.view().arg(), scales.view().arg()],
+            Self::Plain(weights) => [weights.view().arg(), Arg::address(0)],
+            Self::Q8_0 { quants, scales: other } | Self::Q4K { quants, heads: other } => {
+                [quants.view().arg(), other.view().arg()]
+            }
         }
     }
 }
 
-/// Weights as q8_0: the nearest of 255 equidistant numbers for each of a group, and the group's scale. What is not
-/// finite makes a scale that is not: it must not turn into a plausible weight.
-pub fn quantise(weights: &[f32]) -> (Vec<i8>, Vec<f16>) {
-    let mut quants = Vec::with_capacity(weights.len());
-    let mut scales = Vec::with_capacity(weights.len() / GROUP);
-    for group in weights.chunks(GROUP) {
-        let largest = group.iter().fold(0.0f32, |largest, weight| {
-            if weight.is_finite() { largest.max(weight.abs()) } else { f32::INFINITY }
-        });
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        scales.push(f16::from_f32(largest / 127.0));
-        quants.extend(group.iter().map(|weight| (weight * inverse).round() as i8));
-    }
-    (quants, scales)
+/// How many rows so many words are, if a row takes `each` of them.
+fn whole_rows(kernel: &'static str, words: [usize; 2], each: [usize; 2]) -> Result<usize, DeviceError> {
+    let [rows, others] = [words[0] / each[0], words[1] / each[1]];
+    let whole = rows == others && words == [rows * each[0], rows * each[1]];
+    require(whole, kernel, "quants and scales are not of the same whole rows").map(|()| rows)
 }
-
-const _: () = assert!(f16::BYTES == 2 && bf16::BYTES == 2);

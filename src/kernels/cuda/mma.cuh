@@ -105,3 +105,21 @@ __device__ __forceinline__ void multiply<f16>(float* sum, const unsigned* a, con
 #endif
 }
 #endif
+
+// The number one, twice.
+template <class T>
+constexpr unsigned TWO_ONES = 0;
+template <>
+constexpr unsigned TWO_ONES<bf16> = 0x3f803f80u;
+template <>
+constexpr unsigned TWO_ONES<f16> = 0x3c003c00u;
+
+// sum[16][8] += a[16][32] * b[32][8], where each lane has eight columns of row lane / 4 of a, of the row eight below, and of
+// vector lane / 4.
+template <class T>
+__device__ __forceinline__ void multiply_group(float* sum, const unsigned* upper, const unsigned* lower, uint4 vector) {
+  const unsigned a[2][4] = {{upper[0], lower[0], upper[1], lower[1]}, {upper[2], lower[2], upper[3], lower[3]}};
+  const unsigned b[2][2] = {{vector.x, vector.y}, {vector.z, vector.w}};
+  multiply<T>(sum, a[0], b[0]);
+  multiply<T>(sum, a[1], b[1]);
+}

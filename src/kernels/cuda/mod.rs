@@ -3,7 +3,6 @@
 //! Launchers check every size and are safe to call; what a kernel reads from tables, it checks itself and stops the
 //! device if it is out of bounds. Must not touch: requests, files.
 
-mod activation;
 mod attention;
 #[cfg_attr(not(feature = "cuda"), path = "no_driver.rs")]
 mod driver;
@@ -13,23 +12,26 @@ mod kv;
 mod launch;
 mod matrix;
 mod memory;
+mod narrow;
 mod network;
 mod norm;
+mod quants;
 mod rope;
 mod runner;
 mod sample;
 
-pub use self::activation::Activation;
-pub use self::attention::{Partial, PrefillOutput, SPLITS, Texts, attend_decode, attend_prefill};
+pub use self::attention::{Partial, SPLITS, Texts, attend_decode, attend_prefill};
 pub use self::driver::CudaDevice;
 pub use self::geglu::geglu;
 pub use self::input::Text;
-pub use self::kv::{HEAD, KvElement, KvLayout, Layer, PAGE_TOKENS, Places};
+pub use self::kv::{HEAD, KvLayout, Layer, PAGE_TOKENS, Places};
 pub use self::launch::{Arg, DeviceError, Launch, Shape};
-pub use self::matrix::{Matrix, quantise};
+pub use self::matrix::{Matrix, Tile};
 pub use self::memory::{Buffer, Device, Element, View, ViewMut};
+pub use self::narrow::Narrow;
 pub use self::network::{Activations, Input, LayerWeights, Network, Room};
 pub use self::norm::add_rms_norm;
+pub use self::quants::{BLOCK, GROUP, arrange_q4k, arrange_q8_0, q4k_words, q8_0_words, quantise};
 pub use self::rope::{angles, rope};
 pub use self::runner::{Outcome, Runner, RunnerRoom};
 pub use self::sample::{CHOICE_WORDS, Chooser, Feedback, NO_TOKEN, choose, feed_back};

@@ -4,41 +4,42 @@
 //! a text. Which one depends on whether a token is of the prompt, and on nothing else, so that a token is the same however
 //! a text is cut into steps. Must not touch: files, who owns which page.
 
-use super::attention::{Partial, PrefillOutput, Texts, attend_decode, attend_prefill};
+use super::attention::{Partial, Texts, attend_decode, attend_prefill};
 use super::geglu::geglu;
-use super::kv::{HEAD, KvElement, KvLayout, Layer, Places};
+use super::kv::{HEAD, KvLayout, Layer, Places};
 use super::launch::DeviceError;
 use super::matrix::Matrix;
-use super::memory::{Buffer, Device, Element, View, ViewMut};
+use super::memory::{Buffer, Device, Element as _, View, ViewMut};
+use super::narrow::Narrow;
 use super::norm::add_rms_norm;
 use super::rope::rope;
 
 /// The weights of a layer. What is multiplied with the same activations is one matrix.
-pub struct LayerWeights<D: Device> {
+pub struct LayerWeights<D: Device, T> {
     /// By how much the scale of the first norm is more than 1.
     pub input_norm: Buffer<D, f32>,
     /// Queries, keys and values, in this order.
-    pub queries_keys_values: Matrix<D>,
+    pub queries_keys_values: Matrix<D, T>,
     /// What becomes of the heads' results.
-    pub output: Matrix<D>,
+    pub output: Matrix<D, T>,
     /// By how much the scale of the second norm is more than 1.
     pub feed_forward_norm: Buffer<D, f32>,
     /// Gates and then ups.
-    pub gate_up: Matrix<D>,
+    pub gate_up: Matrix<D, T>,
     /// The feed-forward's second step.
-    pub down: Matrix<D>,
+    pub down: Matrix<D, T>,
 }
 
 /// A model on a device.
-pub struct Network<D: Device> {
+pub struct Network<D: Device, T> {
     /// Its heads and layers.
     pub layout: KvLayout,
     /// What keeps norms from dividing by zero.
     pub epsilon: f32,
     /// A row for each token: what it means at the bottom, and what it is scored by at the top.
-    pub embedding: Matrix<D>,
+    pub embedding: Matrix<D, T>,
     /// As many as the layout says.
-    pub layers: Vec<LayerWeights<D>>,
+    pub layers: Vec<LayerWeights<D, T>>,
     /// By how much the scale of the last norm is more than 1.
     pub norm: Buffer<D, f32>,
     /// See [`super::angles`].
@@ -57,39 +58,40 @@ pub struct Room {
 }
 
 /// Activations of rows, and their logits.
-pub struct Activations<D: Device> {
+pub struct Activations<D: Device, T> {
     decoded: usize,
     stream: Buffer<D, f32>,
-    normed: Buffer<D, f32>,
+    normed: Buffer<D, T>,
     queries_keys_values: Buffer<D, f32>,
-    seen: Buffer<D, f32>,
+    seen: Buffer<D, T>,
     gate_up: Buffer<D, f32>,
-    inner: Buffer<D, f32>,
+    inner: Buffer<D, T>,
     delta: Buffer<D, f32>,
     partial_sums: Buffer<D, f32>,
     partial_weights: Buffer<D, f32>,
     logits: Buffer<D, f32>,
 }
 
-impl<D: Device> Activations<D> {
+impl<D: Device, T: Narrow> Activations<D, T> {
     /// Room for so many rows.
     ///
     /// # Errors
     /// The device has too little memory.
-    pub fn new(device: &D, network: &Network<D>, room: Room) -> Result<Self, DeviceError> {
+    pub fn new(device: &D, network: &Network<D, T>, room: Room) -> Result<Self, DeviceError> {
         let Room { rows, decoded, scored } = room;
         let (layout, width) = (network.layout, network.embedding.columns());
         let inner = network.layers.first().map_or(0, |layer| layer.down.columns());
         let room = |numbers: usize| Buffer::new(device, numbers);
+        let narrow = |numbers: usize| Buffer::new(device, numbers);
         let [sums, weights] = Partial::numbers(layout, decoded);
         Ok(Self {
             decoded,
             stream: room(rows * width)?,
-            normed: room(rows * width)?,
+            normed: narrow(rows * width)?,
             queries_keys_values: room(rows * layout.row_numbers())?,
-            seen: room(rows * layout.heads * HEAD)?,
+            seen: narrow(rows * layout.heads * HEAD)?,
             gate_up: room(rows * 2 * inner)?,
-            inner: room(rows * inner)?,
+            inner: narrow(rows * inner)?,
             delta: room(rows * width)?,
             partial_sums: room(sums)?,
             partial_weights: room(weights)?,
@@ -103,16 +105,17 @@ impl<D: Device> Activations<D> {
     }
 }
 
-impl<D: Device> Network<D> {
+impl<D: Device, T: Narrow> Network<D, T> {
     /// About how many bytes a [`super::Runner`] takes beside pages and weights.
     pub fn step_bytes(&self, room: super::RunnerRoom) -> usize {
         let (layout, width) = (self.layout, self.embedding.columns());
         let inner = self.layers.first().map_or(0, |layer| layer.down.columns());
-        let row = 3 * width + layout.row_numbers() + layout.heads * HEAD + 3 * inner;
+        let wide = 2 * width + layout.row_numbers() + 2 * inner;
+        let row = f32::BYTES * wide + T::BYTES * (width + layout.heads * HEAD + inner);
         let batch = super::runner::largest_batch(room.batch);
         let (scored, splits) = (room.scored.max(batch), Partial::numbers(layout, batch));
         let splits: usize = splits.iter().sum();
-        f32::BYTES * (room.rows.max(scored) * row + splits + scored * self.embedding.rows())
+        room.rows.max(scored) * row + f32::BYTES * (splits + scored * self.embedding.rows())
     }
 }
 
@@ -129,22 +132,19 @@ pub struct Input<'a> {
     pub read: usize,
 }
 
-impl<D: Device> Network<D> {
+impl<D: Device, T: Narrow> Network<D, T> {
     /// Runs the model over `input`, writes its keys and values into the pool, and scores the rows `scored`.
     ///
     /// # Errors
     /// The sizes do not fit, or a launch failed.
-    pub fn forward<T: KvElement>(
+    pub fn forward(
         &self,
         device: &D,
         input: &Input<'_>,
         scored: &[usize],
         pool: &mut Buffer<D, T>,
-        rows: &mut Activations<D>,
-    ) -> Result<(), DeviceError>
-    where
-        f32: PrefillOutput<T>,
-    {
+        rows: &mut Activations<D, T>,
+    ) -> Result<(), DeviceError> {
         let (count, width) = (input.ids.len(), self.embedding.columns());
         let inner = self.layers.first().map_or(0, |layer| layer.down.columns());
         let factor = (width as f32).sqrt();
@@ -164,11 +164,11 @@ impl<D: Device> Network<D> {
             self.norm(device, &weights.input_norm, number > 0, count, rows)?;
             let normed = rows.normed.view().part(wide.clone())?;
             let mut made = rows.queries_keys_values.view_mut().part(projected.clone())?;
-            product::<D, T>(device, &weights.queries_keys_values, input.read, normed, &mut made)?;
+            product(device, &weights.queries_keys_values, input.read, normed, &mut made)?;
             rope(device, &layer, self.angles.view(), &mut made, &mut pool.view_mut())?;
             self.attend(device, &layer, input, pool.view(), rows)?;
             let seen = rows.seen.view().part(queries.clone())?;
-            product::<D, T>(
+            product(
                 device,
                 &weights.output,
                 input.read,
@@ -178,11 +178,11 @@ impl<D: Device> Network<D> {
             self.norm(device, &weights.feed_forward_norm, true, count, rows)?;
             let normed = rows.normed.view().part(wide.clone())?;
             let mut gate_up = rows.gate_up.view_mut().part(0..2 * count * inner)?;
-            product::<D, T>(device, &weights.gate_up, input.read, normed, &mut gate_up)?;
+            product(device, &weights.gate_up, input.read, normed, &mut gate_up)?;
             let gate_up = rows.gate_up.view().part(0..2 * count * inner)?;
             geglu(device, gate_up, inner, &mut rows.inner.view_mut().part(0..count * inner)?)?;
             let activated = rows.inner.view().part(0..count * inner)?;
-            product::<D, T>(
+            product(
                 device,
                 &weights.down,
                 input.read,
@@ -201,7 +201,7 @@ impl<D: Device> Network<D> {
         scale: &Buffer<D, f32>,
         add: bool,
         count: usize,
-        rows: &mut Activations<D>,
+        rows: &mut Activations<D, T>,
     ) -> Result<(), DeviceError> {
         let all = 0..count * scale.len();
         let delta = add.then(|| rows.delta.view().part(all.clone())).transpose()?;
@@ -210,17 +210,14 @@ impl<D: Device> Network<D> {
         add_rms_norm(device, &mut stream, delta, scale.view(), self.epsilon, &mut normed)
     }
 
-    fn attend<T: KvElement>(
+    fn attend(
         &self,
         device: &D,
         layer: &Layer<'_>,
         input: &Input<'_>,
         pool: View<'_, T>,
-        rows: &mut Activations<D>,
-    ) -> Result<(), DeviceError>
-    where
-        f32: PrefillOutput<T>,
-    {
+        rows: &mut Activations<D, T>,
+    ) -> Result<(), DeviceError> {
         let (row, head) = (self.layout.row_numbers(), self.layout.heads * HEAD);
         let queries = rows.queries_keys_values.view();
         let mut seen = rows.seen.view_mut();
@@ -250,7 +247,7 @@ impl<D: Device> Network<D> {
     }
 
     /// Rows that follow each other are scored together: the embedding is the largest matrix.
-    fn score(&self, device: &D, scored: &[usize], rows: &mut Activations<D>) -> Result<(), DeviceError> {
+    fn score(&self, device: &D, scored: &[usize], rows: &mut Activations<D, T>) -> Result<(), DeviceError> {
         let (width, vocabulary) = (self.embedding.columns(), self.embedding.rows());
         let mut done = 0;
         for run in scored.chunk_by(|a, b| a + 1 == *b) {
@@ -267,17 +264,17 @@ impl<D: Device> Network<D> {
 
 /// Products with rows of which the first `read` are of prompts. These go through tensor cores, however few they are, and
 /// the others do not: which way a token is computed must not depend on how a text is cut into steps.
-fn product<D: Device, T: KvElement>(
+fn product<D: Device, T: Narrow>(
     device: &D,
-    matrix: &Matrix<D>,
+    matrix: &Matrix<D, T>,
     read: usize,
-    x: View<'_, f32>,
+    x: View<'_, T>,
     out: &mut ViewMut<'_, f32>,
 ) -> Result<(), DeviceError> {
     let (columns, rows) = (matrix.columns(), matrix.rows());
     let all = x.len() / columns.max(1);
     let mut many = out.again().part(0..read * rows)?;
-    matrix.multiply_many::<T>(device, x.part(0..read * columns)?, &mut many)?;
+    matrix.multiply_many(device, x.part(0..read * columns)?, &mut many)?;
     let mut few = out.again().part(read * rows..all * rows)?;
     matrix.multiply(device, x.part(read * columns..all * columns)?, &mut few)
 }

@@ -40,6 +40,5 @@ __device__ void add_rms_norm(float* stream, const float* delta, const float* sca
     add_rms_norm(stream, delta, scale, out, width, epsilon);                                                        \
   }                                                                                                                 \
   EXPORT(name)
-ADD_RMS_NORM(add_rms_norm_f32, float)
 ADD_RMS_NORM(add_rms_norm_bf16, bf16)
 ADD_RMS_NORM(add_rms_norm_f16, f16)

@@ -2,24 +2,24 @@
 //!
 //! Must not touch: what the rows mean.
 
-use super::activation::Activation;
 use super::launch::{Arg, DeviceError, Launch, Shape, count, require};
 use super::memory::{View, ViewMut};
+use super::narrow::Narrow;
 
 /// Adds `delta`, if there is one, to `stream`, and writes each row of the sum, divided by its root mean square and
 /// multiplied by 1 + `scale`, into `out`.
 ///
 /// # Errors
 /// The sizes do not fit, or the launch failed.
-pub fn add_rms_norm<A: Activation>(
+pub fn add_rms_norm<T: Narrow>(
     device: &impl Launch,
     stream: &mut ViewMut<'_, f32>,
     delta: Option<View<'_, f32>>,
     scale: View<'_, f32>,
     epsilon: f32,
-    out: &mut ViewMut<'_, A>,
+    out: &mut ViewMut<'_, T>,
 ) -> Result<(), DeviceError> {
-    let kernel = A::ADD_RMS_NORM;
+    let kernel = T::ADD_RMS_NORM;
     let width = scale.len();
     require(width > 0 && width.is_multiple_of(8), kernel, "rows are not whole groups of 8")?;
     require(stream.len().is_multiple_of(width), kernel, "the stream is not whole rows")?;

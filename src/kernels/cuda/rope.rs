@@ -2,16 +2,17 @@
 //!
 //! Must not touch: attention.
 
-use super::kv::{HEAD, KvElement, Layer};
+use super::kv::{HEAD, Layer};
 use super::launch::{DeviceError, Launch, Shape, count, require};
 use super::memory::{View, ViewMut};
+use super::narrow::Narrow;
 
 /// Turns the queries of each of `rows` where they are, and writes its keys, turned, and values into the pool. `angles`
 /// has the cosines and then the sines of a head's pairs for each position, as [`angles`] makes them.
 ///
 /// # Errors
 /// The sizes do not fit, or the launch failed.
-pub fn rope<T: KvElement>(
+pub fn rope<T: Narrow>(
     device: &impl Launch,
     layer: &Layer<'_>,
     angles: View<'_, f32>,

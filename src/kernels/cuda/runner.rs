@@ -8,11 +8,12 @@
 //!
 //! Must not touch: files, who owns which page.
 
-use super::attention::{PrefillOutput, Texts};
+use super::attention::Texts;
 use super::input::{Layout, Text, Words};
-use super::kv::{KvElement, PAGE_TOKENS};
+use super::kv::PAGE_TOKENS;
 use super::launch::{DeviceError, require};
 use super::memory::{Buffer, Device, View};
+use super::narrow::Narrow;
 use super::network::{Activations, Input, Network, Room};
 use super::sample::{Chooser, Feedback, choose, feed_back};
 use crate::kernels::sampling::{Choice, SamplingParams};
@@ -45,7 +46,7 @@ pub struct RunnerRoom {
 pub struct Runner<D: Device, T> {
     // Recordings name what follows, so they go first, and the device goes last.
     recordings: Vec<Option<D::Recording>>,
-    network: Network<D>,
+    network: Network<D, T>,
     state: State<D, T>,
     room: RunnerRoom,
     /// Whether steps are recorded: not any more once the device could not.
@@ -64,7 +65,7 @@ pub struct Runner<D: Device, T> {
 /// What steps read and write.
 struct State<D: Device, T> {
     pool: Buffer<D, T>,
-    rows: Activations<D>,
+    rows: Activations<D, T>,
     words: Buffer<D, u32>,
     history: Buffer<D, u32>,
     step: Buffer<D, u32>,
@@ -94,15 +95,12 @@ pub struct Outcome<'a> {
     pub logits: &'a [f32],
 }
 
-impl<D: Device, T: KvElement> Runner<D, T>
-where
-    f32: PrefillOutput<T>,
-{
+impl<D: Device, T: Narrow> Runner<D, T> {
     /// `network` on `device`, with as much memory as `room` says. Pages hold zeros.
     ///
     /// # Errors
     /// The device has too little memory.
-    pub fn new(device: D, network: Network<D>, room: RunnerRoom) -> Result<Self, DeviceError> {
+    pub fn new(device: D, network: Network<D, T>, room: RunnerRoom) -> Result<Self, DeviceError> {
         let batches = BATCHES.into_iter().filter(|rows| *rows <= largest_batch(room.batch));
         let most = batches.clone().next_back().unwrap_or(1);
         let rows = room.rows.max(most);
@@ -359,15 +357,12 @@ where
 }
 
 /// A whole step of a batch, which writes its own next input. The launches are the same each time.
-fn launches<D: Device, T: KvElement>(
+fn launches<D: Device, T: Narrow>(
     device: &D,
-    network: &Network<D>,
+    network: &Network<D, T>,
     state: &mut State<D, T>,
     layout: Layout,
-) -> Result<(), DeviceError>
-where
-    f32: PrefillOutput<T>,
-{
+) -> Result<(), DeviceError> {
     let State { pool, rows, words, history, step, chosen, partial } = state;
     let count = layout.rows;
     let (ids, places) = (words.view().part(layout.ids())?, layout.places(words)?);

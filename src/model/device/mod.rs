@@ -6,7 +6,7 @@ mod weights;
 
 use half::{bf16, f16};
 
-use self::weights::DeviceWeights;
+use self::weights::{DeviceWeights, Multiplied};
 use super::config::Config;
 use super::files::ModelFiles;
 use super::forward::Slice;
@@ -14,8 +14,7 @@ use super::gemma::read_config;
 use super::{ModelError, Quantize};
 use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
 use crate::kernels::cuda::{
-    Device, DeviceError, KvElement, KvLayout, Network, Outcome, PAGE_TOKENS, PrefillOutput, Runner,
-    RunnerRoom, Text,
+    Device, DeviceError, KvLayout, Narrow, Network, Outcome, PAGE_TOKENS, Runner, RunnerRoom, Text,
 };
 use crate::kernels::sampling::Choice;
 
@@ -36,9 +35,15 @@ pub(crate) struct StepRoom {
 pub(crate) struct DeviceModel<D: Device> {
     name: String,
     config: Config,
-    network: Network<D>,
+    network: AnyNetwork<D>,
     weight_bytes: usize,
     device: D,
+}
+
+/// A network of the type that the device multiplies.
+enum AnyNetwork<D: Device> {
+    Bf16(Network<D, bf16>),
+    F16(Network<D, f16>),
 }
 
 /// A model on a device, with blocks for keys and values and memory for steps.
@@ -72,18 +77,14 @@ impl<D: Device> DeviceModel<D> {
     ) -> Result<Self, ModelError> {
         let config = read_config(files)?;
         weights::check(&config, quantize)?;
-        // Whole pages: a step that was launched ahead may stand behind the last token that there can be.
-        let positions = config.context_length.next_multiple_of(PAGE_TOKENS);
-        let weights = DeviceWeights::load(&device, files, &config, quantize, positions, progress)?;
-        let network = Network {
-            layout: layout(&config),
-            epsilon: config.rms_norm_eps as f32,
-            embedding: weights.embedding,
-            layers: weights.layers,
-            norm: weights.norm,
-            angles: weights.angles,
+        let (network, weight_bytes) = if device.has_bf16() {
+            let (network, bytes) = network(&device, files, &config, quantize, progress)?;
+            (AnyNetwork::Bf16(network), bytes)
+        } else {
+            let (network, bytes) = network(&device, files, &config, quantize, progress)?;
+            (AnyNetwork::F16(network), bytes)
         };
-        Ok(Self { name: name.to_owned(), config, network, weight_bytes: weights.bytes, device })
+        Ok(Self { name: name.to_owned(), config, network, weight_bytes, device })
     }
 
     /// The model's shape.
@@ -94,7 +95,7 @@ impl<D: Device> DeviceModel<D> {
     /// How many bytes a block of keys and values takes.
     pub(crate) fn kv_block_bytes(&self) -> usize {
         // Both types that it may be in take as many.
-        2 * self.network.layout.page_numbers()
+        2 * layout(&self.config).page_numbers()
     }
 
     /// How many bytes of weights are read to make one token.
@@ -112,7 +113,11 @@ impl<D: Device> DeviceModel<D> {
     /// # Errors
     /// The device does not say.
     pub(crate) fn available_bytes(&self, room: StepRoom) -> Result<u64, ModelError> {
-        let steps = self.network.step_bytes(self.runner_room(room, 0)) as u64;
+        let room = self.runner_room(room, 0);
+        let steps = match &self.network {
+            AnyNetwork::Bf16(network) => network.step_bytes(room),
+            AnyNetwork::F16(network) => network.step_bytes(room),
+        } as u64;
         // The driver needs some for itself, and more when steps are recorded.
         Ok((self.device.free_bytes()?.saturating_sub(steps)) / 10 * 9)
     }
@@ -127,10 +132,9 @@ impl<D: Device> DeviceModel<D> {
     {
         let room = self.runner_room(room, blocks);
         let Self { name, config, network, device, .. } = self;
-        let runner: Box<dyn Steps> = if device.has_bf16() {
-            Box::new(Runner::<D, bf16>::new(device, network, room)?)
-        } else {
-            Box::new(Runner::<D, f16>::new(device, network, room)?)
+        let runner: Box<dyn Steps> = match network {
+            AnyNetwork::Bf16(network) => Box::new(Runner::new(device, network, room)?),
+            AnyNetwork::F16(network) => Box::new(Runner::new(device, network, room)?),
         };
         Ok(DeviceSession { name, config, blocks, runner })
     }
@@ -206,10 +210,7 @@ impl DeviceSession {
     }
 }
 
-impl<D: Device, T: KvElement> Steps for Runner<D, T>
-where
-    f32: PrefillOutput<T>,
-{
+impl<D: Device, T: Narrow> Steps for Runner<D, T> {
     fn step(&mut self, texts: &[Text<'_>], choices: &[Option<Choice>]) -> Result<Outcome<'_>, DeviceError> {
         Self::step(self, texts, choices)
     }
@@ -225,6 +226,28 @@ where
     fn is_recorded(&self) -> bool {
         Self::is_recorded(self)
     }
+}
+
+/// The network of `config`, its weights from `files`, and how many bytes are read to make one token.
+fn network<D: Device, T: Multiplied>(
+    device: &D,
+    files: &ModelFiles,
+    config: &Config,
+    quantize: Quantize,
+    progress: impl FnMut(u64, u64),
+) -> Result<(Network<D, T>, usize), ModelError> {
+    // Whole pages: a step that was launched ahead may stand behind the last token that there can be.
+    let positions = config.context_length.next_multiple_of(PAGE_TOKENS);
+    let weights = DeviceWeights::load(device, files, config, quantize, positions, progress)?;
+    let network = Network {
+        layout: layout(config),
+        epsilon: config.rms_norm_eps as f32,
+        embedding: weights.embedding,
+        layers: weights.layers,
+        norm: weights.norm,
+        angles: weights.angles,
+    };
+    Ok((network, weights.bytes))
 }
 
 fn layout(config: &Config) -> KvLayout {

@@ -2,6 +2,8 @@
 //!
 //! Must not touch: the order in which files are read, launches.
 
+use std::borrow::Cow;
+
 use half::{bf16, f16};
 
 use super::super::config::{Config, LayerPart, Part};
@@ -9,53 +11,78 @@ use super::super::files::ModelFiles;
 use super::super::parameters::numbers;
 use super::super::weights::Weights;
 use super::super::{ModelError, Quantize};
-use crate::kernels::cpu::Source;
-use crate::kernels::cuda::{Buffer, Device, DeviceError, HEAD, LayerWeights, Matrix, angles, quantise};
-
-/// Numbers that share a scale in q8_0, and the bytes that a file has for them.
-const GROUP: usize = 32;
-const GROUP_BYTES: usize = 2 + GROUP;
+use crate::kernels::cpu::{Source, quantise_q4k};
+use crate::kernels::cuda::{
+    BLOCK, Buffer, Device, DeviceError, GROUP, HEAD, LayerWeights, Matrix, Narrow, angles, arrange_q4k,
+    arrange_q8_0, q4k_words, q8_0_words, quantise,
+};
 
 /// In what a device keeps a matrix.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kept {
-    Bf16,
-    F16,
+    /// As tensor cores multiply them.
+    Plain,
     Q8_0,
+    /// Where rows are no multiple of 256 long, [`Kept::Q8_0`] takes its place.
+    Q4K,
+}
+
+/// The type that a device multiplies.
+pub(super) trait Multiplied: Narrow {
+    /// How files have it.
+    const SOURCE: Source;
+
+    fn from_f32(number: f32) -> Self;
+}
+
+impl Multiplied for bf16 {
+    const SOURCE: Source = Source::Bf16;
+
+    fn from_f32(number: f32) -> Self {
+        Self::from_f32(number)
+    }
+}
+
+impl Multiplied for f16 {
+    const SOURCE: Source = Source::F16;
+
+    fn from_f32(number: f32) -> Self {
+        Self::from_f32(number)
+    }
 }
 
 /// A matrix that is being filled.
-enum Filling<D: Device> {
-    Bf16(Buffer<D, bf16>),
-    F16(Buffer<D, f16>),
-    Q8_0 { quants: Buffer<D, i8>, scales: Buffer<D, f16> },
+enum Filling<D: Device, T> {
+    Plain(Buffer<D, T>),
+    Q8_0 { quants: Buffer<D, u32>, scales: Buffer<D, u32> },
+    Q4K { quants: Buffer<D, u32>, heads: Buffer<D, u32> },
 }
 
-struct FillingMatrix<D: Device> {
-    numbers: Filling<D>,
+struct FillingMatrix<D: Device, T> {
+    numbers: Filling<D, T>,
     columns: usize,
 }
 
-struct FillingLayer<D: Device> {
+struct FillingLayer<D: Device, T> {
     input_norm: Vec<f32>,
-    queries_keys_values: FillingMatrix<D>,
-    output: FillingMatrix<D>,
+    queries_keys_values: FillingMatrix<D, T>,
+    output: FillingMatrix<D, T>,
     feed_forward_norm: Vec<f32>,
-    gate_up: FillingMatrix<D>,
-    down: FillingMatrix<D>,
+    gate_up: FillingMatrix<D, T>,
+    down: FillingMatrix<D, T>,
 }
 
 /// All weights of a model, on a device.
-pub(super) struct DeviceWeights<D: Device> {
-    pub(super) embedding: Matrix<D>,
-    pub(super) layers: Vec<LayerWeights<D>>,
+pub(super) struct DeviceWeights<D: Device, T> {
+    pub(super) embedding: Matrix<D, T>,
+    pub(super) layers: Vec<LayerWeights<D, T>>,
     pub(super) norm: Buffer<D, f32>,
     pub(super) angles: Buffer<D, f32>,
     /// How many bytes are read to make one token: all matrices once.
     pub(super) bytes: usize,
 }
 
-impl<D: Device> DeviceWeights<D> {
+impl<D: Device, T: Multiplied> DeviceWeights<D, T> {
     /// Loads what `config` asks for. Without `quantize`, weights stay what they are in the file, as far as [`as_written`]
     /// can.
     ///
@@ -72,7 +99,8 @@ impl<D: Device> DeviceWeights<D> {
         let mut weights = Weights::open(files, config.tensors())?;
         let kept = |part: Part| match quantize {
             Quantize::Q8_0 => Kept::Q8_0,
-            Quantize::None | Quantize::Q4K => as_written(weights.sources(part), device.has_bf16()),
+            Quantize::Q4K => Kept::Q4K,
+            Quantize::None => as_written(weights.sources(part)),
         };
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (queries, keys) = (config.queries(), config.keys());
@@ -165,38 +193,39 @@ pub(super) fn check(config: &Config, quantize: Quantize) -> Result<(), ModelErro
     if ![1, 2, 4, 8].contains(&sharing) {
         return Err(ModelError::NotOnDevice("keys that are shared by other than 1, 2, 4 or 8 heads"));
     }
-    if quantize == Quantize::Q4K {
-        return Err(ModelError::NotOnDevice("weights in q4k"));
-    }
-    let groups = if quantize == Quantize::Q8_0 { GROUP } else { 8 };
+    let groups = if quantize == Quantize::None { 8 } else { GROUP };
     if !config.hidden_size.is_multiple_of(groups) || !config.intermediate_size.is_multiple_of(groups) {
         return Err(ModelError::NotOnDevice("rows that are not whole groups of numbers"));
     }
     Ok(())
 }
 
-/// In what a matrix is kept whose pieces are written in `sources`. Quantised pieces become eight bits. Floats stay what
-/// they are where the device multiplies that, and f32 becomes as short as the others.
-fn as_written(sources: impl Iterator<Item = Source>, has_bf16: bool) -> Kept {
+/// In what a matrix is kept whose pieces are written in `sources`. Quantised pieces of different types become eight bits,
+/// and floats the type that the device multiplies.
+fn as_written(sources: impl Iterator<Item = Source>) -> Kept {
     let sources: Vec<_> = sources.collect();
     let all = |wanted: &[Source]| sources.iter().all(|source| wanted.contains(source));
-    if all(&[Source::Q8_0, Source::Q4K, Source::Q6K]) {
+    if all(&[Source::Q4K]) {
+        Kept::Q4K
+    } else if all(&[Source::Q8_0, Source::Q4K, Source::Q6K]) {
         Kept::Q8_0
-    } else if all(&[Source::F16]) || !has_bf16 {
-        Kept::F16
     } else {
-        Kept::Bf16
+        Kept::Plain
     }
 }
 
-impl<D: Device> FillingMatrix<D> {
+impl<D: Device, T: Multiplied> FillingMatrix<D, T> {
     fn new(device: &D, kept: Kept, rows: usize, columns: usize) -> Result<Self, DeviceError> {
-        let all = rows * columns;
+        let room = |words: usize| Buffer::new(device, rows * words);
         let numbers = match kept {
-            Kept::Bf16 => Filling::Bf16(Buffer::new(device, all)?),
-            Kept::F16 => Filling::F16(Buffer::new(device, all)?),
-            Kept::Q8_0 => {
-                Filling::Q8_0 { quants: Buffer::new(device, all)?, scales: Buffer::new(device, all / GROUP)? }
+            Kept::Plain => Filling::Plain(Buffer::new(device, rows * columns)?),
+            Kept::Q4K if columns.is_multiple_of(BLOCK) => {
+                let [quants, heads] = q4k_words(columns);
+                Filling::Q4K { quants: room(quants)?, heads: room(heads)? }
+            }
+            Kept::Q8_0 | Kept::Q4K => {
+                let [quants, scales] = q8_0_words(columns);
+                Filling::Q8_0 { quants: room(quants)?, scales: room(scales)? }
             }
         };
         Ok(Self { numbers, columns })
@@ -210,47 +239,51 @@ impl<D: Device> FillingMatrix<D> {
         source: Source,
         bytes: &[u8],
     ) -> Result<(), ModelError> {
-        let at = first * self.columns;
-        match (&mut self.numbers, source) {
-            (Filling::Bf16(to), Source::Bf16) => to.write_bytes(device, at, bytes)?,
-            (Filling::F16(to), Source::F16) => to.write_bytes(device, at, bytes)?,
-            (Filling::Bf16(to), _) => {
-                let short: Vec<bf16> = numbers(source, bytes).into_iter().map(bf16::from_f32).collect();
-                to.write(device, at, &short)?;
+        let columns = self.columns;
+        match &mut self.numbers {
+            Filling::Plain(to) if source == T::SOURCE => to.write_bytes(device, first * columns, bytes)?,
+            Filling::Plain(to) => {
+                let short: Vec<T> = numbers(source, bytes).into_iter().map(T::from_f32).collect();
+                to.write(device, first * columns, &short)?;
             }
-            (Filling::F16(to), _) => {
-                let short: Vec<f16> = numbers(source, bytes).into_iter().map(f16::from_f32).collect();
-                to.write(device, at, &short)?;
+            Filling::Q8_0 { quants, scales } => {
+                let blocks = match source {
+                    Source::Q8_0 => Cow::Borrowed(bytes),
+                    _ => Cow::Owned(quantise(&numbers(source, bytes))),
+                };
+                let [each, each_scales] = q8_0_words(columns);
+                let [all, all_scales] = arrange_q8_0(columns, &blocks);
+                quants.write_bytes(device, first * each, &all)?;
+                scales.write_bytes(device, first * each_scales, &all_scales)?;
             }
-            (Filling::Q8_0 { quants, scales }, Source::Q8_0) => {
-                let groups = bytes.as_chunks::<GROUP_BYTES>().0;
-                let all: Vec<u8> = groups.iter().flat_map(|group| &group[2..]).copied().collect();
-                quants.write_bytes(device, at, &all)?;
-                let all: Vec<u8> = groups.iter().flat_map(|group| &group[..2]).copied().collect();
-                scales.write_bytes(device, at / GROUP, &all)?;
-            }
-            (Filling::Q8_0 { quants, scales }, _) => {
-                let (all_quants, all_scales) = quantise(&numbers(source, bytes));
-                quants.write(device, at, &all_quants)?;
-                scales.write(device, at / GROUP, &all_scales)?;
+            Filling::Q4K { quants, heads } => {
+                let blocks = match source {
+                    Source::Q4K => Cow::Borrowed(bytes),
+                    _ => Cow::Owned(quantise_q4k(&numbers(source, bytes))),
+                };
+                let [each, each_heads] = q4k_words(columns);
+                let [all, all_heads] = arrange_q4k(&blocks);
+                quants.write_bytes(device, first * each, &all)?;
+                heads.write_bytes(device, first * each_heads, &all_heads)?;
             }
         }
         Ok(())
     }
 
-    fn filled(self) -> Result<Matrix<D>, DeviceError> {
+    fn filled(self) -> Result<Matrix<D, T>, DeviceError> {
         match self.numbers {
-            Filling::Bf16(numbers) => Matrix::bf16(numbers, self.columns),
-            Filling::F16(numbers) => Matrix::f16(numbers, self.columns),
+            Filling::Plain(numbers) => Matrix::plain(numbers, self.columns),
             Filling::Q8_0 { quants, scales } => Matrix::q8_0(quants, scales, self.columns),
+            Filling::Q4K { quants, heads } => Matrix::q4k(quants, heads, self.columns),
         }
     }
 
     fn bytes(&self) -> usize {
         match &self.numbers {
-            Filling::Bf16(numbers) => 2 * numbers.len(),
-            Filling::F16(numbers) => 2 * numbers.len(),
-            Filling::Q8_0 { quants, scales } => quants.len() + 2 * scales.len(),
+            Filling::Plain(numbers) => 2 * numbers.len(),
+            Filling::Q8_0 { quants, scales: other } | Filling::Q4K { quants, heads: other } => {
+                4 * (quants.len() + other.len())
+            }
         }
     }
 }

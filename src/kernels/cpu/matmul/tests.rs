@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kernels::cpu::tests::{close, dot, numbers};
-use crate::kernels::cpu::{Format, Source};
+use crate::kernels::cpu::{Format, Source, quantise_q4k};
 
 const FORMATS: [Format; 4] = [Format::F32, Format::Bf16, Format::Q8_0, Format::Q4K];
 
@@ -251,6 +251,22 @@ fn blocks_of_files_mean_what_candle_reads_in_them() {
         }
     }
     assert_eq!(Source::Q4K.bytes(300), None);
+}
+
+#[test]
+fn blocks_that_are_written_are_those_that_are_chosen_for_a_matrix() {
+    // Nineteen blocks: a whole lane, and three more.
+    let (rows, columns) = (19, 256);
+    let exact = numbers(4, rows * columns);
+    let mut matrix = Matrix::zeros(Format::Q4K, rows, columns);
+    matrix.fill_rows(0, Source::F32, &exact.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
+    let mut read = vec![f32::NAN; rows * columns];
+    let blocks = quantise_q4k(&exact);
+    assert_eq!(Source::Q4K.bytes(rows * columns), Some(blocks.len()));
+    Source::Q4K.read(&blocks, &mut read);
+    for (number, read) in read.chunks(columns).enumerate() {
+        assert_eq!(row(&matrix, number), read, "{number}");
+    }
 }
 
 #[test]

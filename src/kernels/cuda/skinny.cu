@@ -1,0 +1,144 @@
+// Products of a matrix with a few vectors, which is what decoding is: tensor cores, fed straight from memory, so that every
+// weight is read once for up to 64 vectors. Sums are f32, in an order that does not depend on how many vectors there are.
+#include "mma.cuh"
+#include "weights.cuh"
+
+namespace {
+
+constexpr int WARPS = 8;
+
+// A block makes 16 * TILES rows of up to 8 * EIGHTS results. The warps take turns at the slices of a row, and add up in the
+// end. Rows past the last repeat it, vectors past the last are zeros; nothing of them is written.
+template <class T, class Weights, int TILES, int EIGHTS>
+__device__ void multiply_few(Weights weights, const T* x, float* out, int rows, int columns, int vectors) {
+  constexpr int GROUPS = Weights::GROUPS;
+  // What is on its way: slices of the matrix, and whether the next numbers of the vectors are. Registers limit both.
+  constexpr int LOAD = EIGHTS * (Weights::SHIFTED + 1), DEPTH = LOAD <= 2 ? 4 : 2;
+  constexpr bool AHEAD = EIGHTS * TILES * (Weights::SCALED + 1) <= 8;
+  int lane = threadIdx.x & 31, warp = threadIdx.x / 32, place = lane / 4, quarter = lane % 4;
+  int first_row = blockIdx.x * (16 * TILES), slices = (columns + GROUPS * GROUP - 1) / (GROUPS * GROUP);
+
+  auto read_weights = [&](typename Weights::Slice(*to)[2], int slice) {
+#pragma unroll
+    for (int m = 0; m < TILES; m++) {
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        int row = min(first_row + m * 16 + half * 8 + place, rows - 1);
+        to[m][half] = weights.read(row, columns, slice, quarter);
+      }
+    }
+  };
+  auto read_vectors = [&](uint4* to, int slice, int group) {
+    int column = (slice * GROUPS + group) * GROUP + quarter * 8;
+#pragma unroll
+    for (int v = 0; v < EIGHTS; v++) {
+      int vector = v * 8 + place;
+      to[v] = make_uint4(0, 0, 0, 0);
+      if (vector < vectors && column < columns) {
+        to[v] = *reinterpret_cast<const uint4*>(x + static_cast<size_t>(vector) * columns + column);
+      }
+    }
+  };
+
+  float sums[TILES][EIGHTS][4] = {};
+  typename Weights::Slice waiting[DEPTH][TILES][2];
+  uint4 now[EIGHTS], next[AHEAD ? EIGHTS : 1];
+#pragma unroll
+  for (int d = 0; d < DEPTH; d++) read_weights(waiting[d], warp + d * WARPS);
+  if constexpr (AHEAD) read_vectors(now, warp, 0);
+  for (int first = warp; first < slices; first += DEPTH * WARPS) {
+#pragma unroll
+    for (int d = 0; d < DEPTH; d++) {
+      int slice = first + d * WARPS;
+      if (slice >= slices) break;
+#pragma unroll
+      for (int group = 0; group < GROUPS; group++) {
+        if constexpr (AHEAD) {
+          read_vectors(next, group + 1 < GROUPS ? slice : slice + WARPS, (group + 1) % GROUPS);
+        } else {
+          read_vectors(now, slice, group);
+        }
+        unsigned numbers[TILES][2][4];
+        Factors factors[TILES][2];
+#pragma unroll
+        for (int m = 0; m < TILES; m++) {
+#pragma unroll
+          for (int half = 0; half < 2; half++) {
+            Weights::pairs(waiting[d][m][half], group, numbers[m][half]);
+            factors[m][half] = Weights::factors(waiting[d][m][half], group, slice);
+          }
+        }
+#pragma unroll
+        for (int v = 0; v < EIGHTS; v++) {
+          float total[4] = {};
+          if constexpr (Weights::SHIFTED) {
+            const unsigned ones[4] = {TWO_ONES<T>, TWO_ONES<T>, TWO_ONES<T>, TWO_ONES<T>};
+            multiply_group<T>(total, ones, ones, now[v]);
+          }
+#pragma unroll
+          for (int m = 0; m < TILES; m++) {
+            if constexpr (!Weights::SCALED) {
+              multiply_group<T>(sums[m][v], numbers[m][0], numbers[m][1], now[v]);
+            } else {
+              float part[4] = {};
+              multiply_group<T>(part, numbers[m][0], numbers[m][1], now[v]);
+#pragma unroll
+              for (int i = 0; i < 4; i++) {
+                float& sum = sums[m][v][i];
+                sum = fmaf(factors[m][i / 2].scale, part[i], sum);
+                if constexpr (Weights::SHIFTED) sum = fmaf(-factors[m][i / 2].minus, total[i], sum);
+              }
+            }
+          }
+        }
+        if constexpr (AHEAD) {
+#pragma unroll
+          for (int v = 0; v < EIGHTS; v++) now[v] = next[v];
+        }
+      }
+      read_weights(waiting[d], slice + DEPTH * WARPS);
+    }
+  }
+
+  constexpr int NUMBERS = TILES * 128;  // of eight results
+  SHARED(float, partial, [WARPS][NUMBERS]);
+#pragma unroll
+  for (int v = 0; v < EIGHTS; v++) {
+    if (v) __syncthreads();  // the sums of the eight before have been read
+#pragma unroll
+    for (int m = 0; m < TILES; m++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) partial[warp][(m * 4 + i) * 32 + lane] = sums[m][v][i];
+    }
+    __syncthreads();
+    for (int number = threadIdx.x; number < NUMBERS; number += WARPS * 32) {
+      float sum = partial[0][number];
+#pragma unroll
+      for (int w = 1; w < WARPS; w++) sum += partial[w][number];
+      int from = number % 32, i = number / 32 % 4;
+      int row = first_row + number / 128 * 16 + i / 2 * 8 + from / 4, vector = v * 8 + from % 4 * 2 + i % 2;
+      if (row < rows && vector < vectors) out[static_cast<size_t>(vector) * rows + row] = sum;
+    }
+  }
+}
+
+}  // namespace
+
+#define SKINNY(name, T, Weights, TILES, EIGHTS)                                                                       \
+  extern "C" __global__ void __launch_bounds__(256) name(const void* numbers, const void* scales, const T* x,         \
+                                                         float* out, int rows, int columns, int vectors) {            \
+    multiply_few<T, Weights<T>, TILES, EIGHTS>(Weights<T>(numbers, scales), x, out, rows, columns, vectors);          \
+  }                                                                                                                   \
+  EXPORT(name)
+// The more vectors, the more rows share what is read of them.
+#define SKINNIES(name, T, Weights)   \
+  SKINNY(name##_8, T, Weights, 1, 1)  \
+  SKINNY(name##_16, T, Weights, 1, 2) \
+  SKINNY(name##_32, T, Weights, 2, 4) \
+  SKINNY(name##_64, T, Weights, 2, 8)
+SKINNIES(skinny_plain_bf16, bf16, Plain)
+SKINNIES(skinny_plain_f16, f16, Plain)
+SKINNIES(skinny_q8_0_bf16, bf16, EightBits)
+SKINNIES(skinny_q8_0_f16, f16, EightBits)
+SKINNIES(skinny_q4k_bf16, bf16, FourBits)
+SKINNIES(skinny_q4k_f16, f16, FourBits)
