@@ -39,7 +39,7 @@ fn a_device_that_computes_wrong_fails_by_the_check_that_is_for_it() {
     assert!(failed.iter().all(|name| name.contains("replayed")), "{failed:?}");
 
     // What it should have written is what was there before.
-    let checks = checked(Traits { idle: Some("geglu_bf16"), ..Traits::SOUND });
+    let checks = checked(Traits { idle: Some("combine_bf16"), ..Traits::SOUND });
     let wrong = checks.checks.iter().filter(|check| check.name.ends_with("the processors'"));
     assert!(wrong.clone().count() == 6 && wrong.clone().all(|check| check.failure.is_some()));
     assert!(!checks.passed());

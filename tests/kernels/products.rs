@@ -1,14 +1,14 @@
 //! Products against the textbook, and with each other: a batch must give the bits of its members.
 
-use codeseal::kernels::cuda::{DeviceError, Matrix, Narrow, Tile};
+use codeseal::kernels::cuda::{DeviceError, Matrix, Narrow, Tile, quantise};
 use half::{bf16, f16};
 
 use crate::device::Emulator;
 use crate::numbers::{Numbers, assert_close};
 use crate::pages::From32;
-use crate::weights::{matrices, plain};
+use crate::weights::{matrices, plain, q8_0};
 
-/// How many vectors there are makes the order of additions, or it does not.
+/// How vectors go: as tokens that are decoded, or as a prompt's.
 #[derive(Clone, Copy)]
 enum Way {
     Few,
@@ -17,14 +17,32 @@ enum Way {
 
 const WAYS: [Way; 3] = [Way::Few, Way::Many(Tile::Small), Way::Many(Tile::Large)];
 
-fn multiply<T: Narrow>(device: &Emulator, way: Way, matrix: &Matrix<Emulator, T>, x: &[T]) -> Vec<f32> {
-    let (x, mut out) = (device.put(x), device.room(x.len() / matrix.columns() * matrix.rows()));
-    let (view, to) = (x.view(), &mut out.view_mut());
+/// The matrix, and how many of so many vectors are of prompts.
+fn on_its_way<T: Narrow>(
+    way: Way,
+    matrix: Matrix<Emulator, T>,
+    count: usize,
+) -> (Matrix<Emulator, T>, usize) {
     match way {
-        Way::Few => matrix.multiply(device, view, to),
-        Way::Many(tile) => matrix.multiply_in_tiles(device, tile, view, to),
+        Way::Few => (matrix, 0),
+        Way::Many(tile) => (matrix.in_tiles(tile), count),
     }
-    .unwrap();
+}
+
+fn multiply<T: Narrow>(device: &Emulator, matrix: &Matrix<Emulator, T>, read: usize, x: &[T]) -> Vec<f32> {
+    let (x, mut out) = (device.put(x), device.room(x.len() / matrix.columns() * matrix.rows()));
+    matrix.multiply(device, read, x.view(), &mut out.view_mut()).unwrap();
+    out.read(device).unwrap()
+}
+
+fn multiply_geglu<T: Narrow>(
+    device: &Emulator,
+    matrix: &Matrix<Emulator, T>,
+    read: usize,
+    x: &[T],
+) -> Vec<T> {
+    let (x, mut out) = (device.put(x), device.room(x.len() / matrix.columns() * matrix.rows() / 2));
+    matrix.multiply_geglu(device, read, x.view(), &mut out.view_mut()).unwrap();
     out.read(device).unwrap()
 }
 
@@ -39,18 +57,35 @@ fn textbook<T: From32 + Copy>(weights: &[f32], x: &[T], columns: usize) -> Vec<f
     x.chunks(columns).flat_map(|x| weights.chunks(columns).map(move |row| product(row, x))).collect()
 }
 
-fn check<T: Narrow + From32>(device: &Emulator, numbers: &mut Numbers, way: Way, rounding: f64) {
+/// One of each type of weights. `coarse` is how far a weight that is rounded may be off.
+fn check<T: Narrow + From32>(device: &Emulator, numbers: &mut Numbers, way: Way, fine: f64, coarse: f64) {
     let most = if matches!(way, Way::Few) { 75 } else { 140 };
-    let (rows, count) = (numbers.between(1, most), numbers.between(1, most));
+    let (ups, count) = (numbers.between(1, most / 2), numbers.between(1, most));
     let columns = numbers.pick(&[8, 32, 72, 96, 200, 256, 288, 768]);
-    let x: Vec<T> = vectors(numbers, count * columns);
-    for (index, (matrix, weights)) in matrices(device, numbers, rows, columns).into_iter().enumerate() {
-        // Many vectors meet quantised weights that are rounded.
-        let tolerance = if index > 0 && matches!(way, Way::Many(_)) { rounding } else { 2e-5 };
-        let size = (columns as f64).sqrt();
-        let found = multiply(device, way, &matrix, &x);
-        assert_close(&found, &textbook(&weights, &x, columns), tolerance, size);
+    let (x, size): (Vec<T>, _) = (vectors(numbers, count * columns), (columns as f64).sqrt());
+    for (index, (matrix, weights)) in matrices(device, numbers, 2 * ups, columns).into_iter().enumerate() {
+        // Prompts meet quantised weights that are rounded.
+        let tolerance = if index > 0 && matches!(way, Way::Many(_)) { coarse } else { 2e-5 };
+        let (matrix, read) = on_its_way(way, matrix, count);
+        let expected = textbook(&weights, &x, columns);
+        let sums = multiply(device, &matrix, read, &x);
+        assert_close(&sums, &expected, tolerance, size);
+        // Of the sums as they are, each a gate or an up of its vector.
+        let mut activated = Vec::new();
+        for sums in sums.chunks(2 * ups) {
+            let (gates, ups) = sums.split_at(ups);
+            activated.extend(gates.iter().zip(ups).map(|(&gate, &up)| gelu(gate) * f64::from(up)));
+        }
+        let found: Vec<f32> = multiply_geglu(device, &matrix, read, &x).into_iter().map(T::to32).collect();
+        assert_close(&found, &activated, fine, 0.1);
     }
+}
+
+/// The approximation by tanh.
+fn gelu(gate: f32) -> f64 {
+    let x = f64::from(gate);
+    let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+    0.5 * x * (1.0 + u.tanh())
 }
 
 #[test]
@@ -58,8 +93,8 @@ fn products_are_those_of_the_textbook() {
     for round in 0..2 {
         Emulator::under_each_schedule(round, |device| {
             let mut numbers = Numbers::new(round);
-            check::<bf16>(device, &mut numbers, Way::Few, 0.0);
-            check::<f16>(device, &mut numbers, Way::Few, 0.0);
+            check::<bf16>(device, &mut numbers, Way::Few, 1.0 / 250.0, 0.0);
+            check::<f16>(device, &mut numbers, Way::Few, 1.0 / 2000.0, 0.0);
         });
     }
 }
@@ -69,8 +104,8 @@ fn products_in_tiles_are_those_of_the_textbook() {
     for tile in [Tile::Small, Tile::Large] {
         Emulator::under_each_schedule(2, |device| {
             let mut numbers = Numbers::new(100 + tile as u64);
-            check::<bf16>(device, &mut numbers, Way::Many(tile), 8e-3);
-            check::<f16>(device, &mut numbers, Way::Many(tile), 1e-3);
+            check::<bf16>(device, &mut numbers, Way::Many(tile), 1.0 / 250.0, 8e-3);
+            check::<f16>(device, &mut numbers, Way::Many(tile), 1.0 / 2000.0, 1e-3);
         });
     }
 }
@@ -78,49 +113,71 @@ fn products_in_tiles_are_those_of_the_textbook() {
 #[test]
 fn a_batch_gives_the_bits_of_its_members() {
     let (device, mut numbers) = (&Emulator, Numbers::new(8));
-    let (rows, columns) = (37, 768);
+    let (rows, columns) = (38, 768);
     let x: Vec<bf16> = vectors(&mut numbers, 70 * columns);
     for (matrix, _) in matrices(device, &mut numbers, rows, columns) {
-        let alone: Vec<f32> =
-            x.chunks(columns).flat_map(|x| multiply(device, Way::Few, &matrix, x)).collect();
+        let alone = x.chunks(columns).map(|x| multiply(device, &matrix, 0, x)).collect::<Vec<_>>().concat();
+        let gated =
+            x.chunks(columns).map(|x| multiply_geglu(device, &matrix, 0, x)).collect::<Vec<_>>().concat();
         for count in [2, 8, 9, 17, 33, 64, 65, 70] {
-            let together = multiply(device, Way::Few, &matrix, &x[..count * columns]);
-            assert!(together == alone[..count * rows], "{count}");
+            let x = &x[..count * columns];
+            assert!(multiply(device, &matrix, 0, x) == alone[..count * rows], "{count}");
+            assert!(multiply_geglu(device, &matrix, 0, x) == gated[..count * rows / 2], "{count}");
         }
     }
 }
 
 #[test]
-fn many_vectors_give_the_bits_of_each_in_tiles_of_any_size() {
+fn prompts_give_the_bits_of_each_token_in_tiles_of_any_size() {
     let (device, mut numbers) = (&Emulator, Numbers::new(9));
     let (rows, columns, count) = (70, 256, 67);
     let x: Vec<bf16> = vectors(&mut numbers, count * columns);
     for (matrix, _) in matrices(device, &mut numbers, rows, columns) {
-        let together = multiply(device, Way::Many(Tile::Large), &matrix, &x);
-        assert!(multiply(device, Way::Many(Tile::Small), &matrix, &x) == together);
+        let matrix = matrix.in_tiles(Tile::Large);
+        let together = multiply(device, &matrix, count, &x);
+        let gated = multiply_geglu(device, &matrix, count, &x);
+        let matrix = matrix.in_tiles(Tile::Small);
+        assert!(multiply(device, &matrix, count, &x) == together);
+        assert!(multiply_geglu(device, &matrix, count, &x) == gated);
         for at in [0, 1, 31, 63, 64, 66] {
-            let (x, expected) = (&x[at * columns..][..columns], &together[at * rows..][..rows]);
-            assert!(multiply(device, Way::Many(Tile::Small), &matrix, x) == expected);
+            let x = &x[at * columns..][..columns];
+            assert!(multiply(device, &matrix, 1, x) == together[at * rows..][..rows]);
         }
     }
 }
 
 #[test]
-fn large_numbers_stay_numbers_with_f16_weights() {
+fn prompts_and_decoded_tokens_do_not_know_of_each_other() {
+    let (device, mut numbers) = (&Emulator, Numbers::new(10));
+    let (rows, columns, count, read) = (40, 96, 25, 14);
+    let x: Vec<f16> = vectors(&mut numbers, count * columns);
+    for (matrix, _) in matrices(device, &mut numbers, rows, columns) {
+        let (prompt, decoded) = x.split_at(read * columns);
+        let expected =
+            [multiply(device, &matrix, read, prompt), multiply(device, &matrix, 0, decoded)].concat();
+        assert!(multiply(device, &matrix, read, &x) == expected);
+    }
+}
+
+#[test]
+fn large_numbers_stay_numbers_in_f16() {
     for way in WAYS {
-        let matrix = plain(&Emulator, &[f16::MAX.to_f32(); 64], 64);
-        let out = multiply(&Emulator, way, &matrix, &[f16::MAX; 64]);
-        assert!((out[0] / (65504.0 * 65504.0 * 64.0) - 1.0).abs() < 1e-5);
+        let (matrix, read) = on_its_way(way, plain(&Emulator, &[f16::MAX.to_f32(); 128], 64), 1);
+        let sums = multiply(&Emulator, &matrix, read, &[f16::MAX; 64]);
+        assert!((sums[0] / (65504.0 * 65504.0 * 64.0) - 1.0).abs() < 1e-5);
+        // What is too large becomes the largest number, and what is shut stays so.
+        assert_eq!(multiply_geglu(&Emulator, &matrix, read, &[f16::MAX; 64]), [f16::MAX]);
+        assert_eq!(multiply_geglu(&Emulator, &matrix, read, &[f16::MIN; 64]), [f16::ZERO]);
     }
 }
 
 #[test]
 fn a_scale_that_is_no_number_shows_in_the_result() {
     let weights = [[0.5; 32], [f32::NAN; 32]].concat();
-    let blocks = codeseal::kernels::cuda::quantise(&weights);
+    let blocks = quantise(&weights);
     for way in WAYS {
-        let matrix = crate::weights::q8_0(&Emulator, &blocks, 64);
-        assert!(!multiply(&Emulator, way, &matrix, &[bf16::ONE; 64])[0].is_finite());
+        let (matrix, read) = on_its_way(way, q8_0(&Emulator, &blocks, 64), 1);
+        assert!(!multiply(&Emulator, &matrix, read, &[bf16::ONE; 64])[0].is_finite());
     }
 }
 
@@ -140,8 +197,15 @@ fn sizes_that_do_not_fit_are_refused() {
     assert!(Matrix::<_, bf16>::q4k(words(64), words(8), 128).is_err());
     let matrix = Matrix::plain(device.put(&[bf16::ONE; 24]), 8).unwrap();
     let (x, mut out) = (device.put(&[bf16::ONE; 16]), device.room::<f32>(5));
-    let refused = matrix.multiply(device, x.view(), &mut out.view_mut());
-    assert!(matches!(refused, Err(DeviceError::Shape { .. })));
-    let refused = matrix.multiply_many(device, x.view(), &mut out.view_mut());
-    assert!(matches!(refused, Err(DeviceError::Shape { .. })));
+    for read in [0, 2] {
+        let refused = matrix.multiply(device, read, x.view(), &mut out.view_mut());
+        assert!(matches!(refused, Err(DeviceError::Shape { .. })));
+    }
+    let mut out = device.room::<f32>(6);
+    assert!(matrix.multiply(device, 2, x.view(), &mut out.view_mut()).is_ok());
+    let refused = matrix.multiply(device, 3, x.view(), &mut out.view_mut());
+    assert!(matches!(refused, Err(DeviceError::Shape { .. })), "there are two vectors");
+    let mut out = device.room::<bf16>(3);
+    let refused = matrix.multiply_geglu(device, 0, x.view(), &mut out.view_mut());
+    assert!(matches!(refused, Err(DeviceError::Shape { .. })), "three rows are not gates and as many ups");
 }

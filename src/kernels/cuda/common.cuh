@@ -16,6 +16,10 @@ __device__ __forceinline__ float to_float(f16 x) { return __half2float(x); }
 template <class T>
 __device__ __forceinline__ T from_float(float x);
 template <>
+__device__ __forceinline__ float from_float<float>(float x) {
+  return x;
+}
+template <>
 __device__ __forceinline__ bf16 from_float<bf16>(float x) {
   return __float2bfloat16_rn(x);
 }

@@ -2,6 +2,7 @@
 // that are filled while others are worked on. Quantised weights are rounded to the vectors' type on their way. Sums are
 // f32, from the first column to the last, whatever else is in the batch and however large the tiles are.
 #include "copies.cuh"
+#include "geglu.cuh"
 #include "mma.cuh"
 #include "weights.cuh"
 
@@ -13,15 +14,14 @@ constexpr int WARPS = 8, THREADS = WARPS * 32, STAGES = 3;
 template <class T, class Weights, int ROWS>
 struct Relay {
   static constexpr int EACH = ROWS * 4 / THREADS;  // quarters of a group for each thread
-  Weights weights;
-  int first_row, rows, columns;
   typename Weights::Slice slices[EACH];
 
-  __device__ __forceinline__ void read(int slice) {
+  template <class RowOf>
+  __device__ __forceinline__ void read(const Weights& weights, int columns, int slice, RowOf row_of) {
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
       int at = threadIdx.x + i * THREADS;
-      slices[i] = weights.read(min(first_row + at / 4, rows - 1), columns, slice, at % 4);
+      slices[i] = weights.read(max(row_of(at / 4), 0), columns, slice, at % 4);
     }
   }
   __device__ __forceinline__ void write(uint4* to, int slice, int group) const {
@@ -35,41 +35,48 @@ struct Relay {
   }
 };
 
-// Numbers as they are need no registers on their way.
-template <class T, int COUNT>
-__device__ __forceinline__ void copy(Copies& copies, uint4* to, const T* from, int first, int rows, int columns, int group) {
+// Numbers as they are need no registers on their way. `row_of` tells which row belongs at a place of the tile, or none: -1.
+template <int COUNT, class T, class RowOf>
+__device__ __forceinline__ void copy(Copies& copies, uint4* to, const T* from, int columns, int group, RowOf row_of) {
 #pragma unroll
   for (int i = 0; i < COUNT * 4 / THREADS; i++) {
-    int at = threadIdx.x + i * THREADS, row = first + at / 4, column = group * GROUP + at % 4 * 8;
-    bool is_there = row < rows && column < columns;
+    int at = threadIdx.x + i * THREADS, row = row_of(at / 4), column = group * GROUP + at % 4 * 8;
+    bool is_there = row >= 0 && column < columns;
     copies.start(to + at, is_there ? from + static_cast<size_t>(row) * columns + column : from, is_there);
   }
 }
 
 // Blocks: [SIDE vectors][SIDE rows of the matrix], so that those that run at the same time share rows. The warps make two
-// rows of four parts of the tile.
-template <class T, class Weights, int SIDE>
-__device__ void multiply_many(Weights weights, const T* x, float* out, int rows, int columns, int vectors) {
-  constexpr int GROUPS = Weights::GROUPS, TILES = SIDE / 2 / 16, EIGHTS = SIDE / 4 / 8;
+// rows of four parts of the tile. If GATED, the matrix is a gate for each result and then an up for each; the upper half of
+// each part is gates, and the lower half their ups. Else its rows are the results.
+template <class T, class Weights, int SIDE, bool GATED, class Out>
+__device__ void multiply_many(Weights weights, const T* x, Out* out, int results, int columns, int vectors) {
+  constexpr int GROUPS = Weights::GROUPS, TILES = SIDE / 2 / 16, EIGHTS = SIDE / 4 / 8, PART = SIDE / 2;
+  constexpr int OWN = GATED ? PART / 2 : PART;  // results of a part
   SHARED(uint4, left, [STAGES][SIDE * 4]);   // rows, [row][quarter]
   SHARED(uint4, right, [STAGES][SIDE * 4]);  // vectors
   int lane = threadIdx.x & 31, warp = threadIdx.x / 32, place = lane / 4;
-  int first_vector = blockIdx.x * SIDE, first_row = blockIdx.y * SIDE;
-  int row_part = warp / 4 * (SIDE / 2), vector_part = warp % 4 * (SIDE / 4);
+  int first_vector = blockIdx.x * SIDE, first_result = blockIdx.y * (2 * OWN);
+  int row_part = warp / 4, vector_part = warp % 4 * (SIDE / 4);
   int groups = (columns + GROUP - 1) / GROUP;
+  auto row_of = [=](int at) {
+    int result = first_result + at / PART * OWN + at % OWN;
+    return result >= results ? -1 : at % PART < OWN ? result : results + result;
+  };
+  auto vector_of = [=](int at) { return first_vector + at < vectors ? first_vector + at : -1; };
   Copies copies;
-  Relay<T, Weights, SIDE> relay{weights, first_row, rows, columns, {}};
+  Relay<T, Weights, SIDE> relay;
 
   // Fills the stage that `group` belongs to. `part` is its place in its slice, which the compiler knows.
   auto fill = [&](int group, int part) {
     int stage = group % STAGES;
     if constexpr (Weights::SCALED) {
-      if (part == 0) relay.read(group / GROUPS);
+      if (part == 0) relay.read(weights, columns, group / GROUPS, row_of);
       relay.write(left[stage], group / GROUPS, part);
     } else {
-      copy<T, SIDE>(copies, left[stage], weights.numbers, first_row, rows, columns, group);
+      copy<SIDE>(copies, left[stage], weights.numbers, columns, group, row_of);
     }
-    copy<T, SIDE>(copies, right[stage], x, first_vector, vectors, columns, group);
+    copy<SIDE>(copies, right[stage], x, columns, group, vector_of);
   };
 
   float sums[TILES][EIGHTS][4] = {};
@@ -93,7 +100,8 @@ __device__ void multiply_many(Weights weights, const T* x, float* out, int rows,
       for (int v = 0; v < EIGHTS; v++) vector[v] = right[stage][(vector_part + v * 8) * 4 + lane];
 #pragma unroll
       for (int m = 0; m < TILES; m++) {
-        uint4 upper = left[stage][(row_part + m * 16) * 4 + lane], lower = left[stage][(row_part + m * 16 + 8) * 4 + lane];
+        const uint4* rows = left[stage] + (row_part * PART + m * 16) * 4 + lane;
+        uint4 upper = rows[0], lower = rows[32];
         const unsigned a[2][4] = {{upper.x, upper.y, upper.z, upper.w}, {lower.x, lower.y, lower.z, lower.w}};
 #pragma unroll
         for (int v = 0; v < EIGHTS; v++) multiply_group<T>(sums[m][v], a[0], a[1], vector[v]);
@@ -102,14 +110,18 @@ __device__ void multiply_many(Weights weights, const T* x, float* out, int rows,
   }
 
 #pragma unroll
-  for (int m = 0; m < TILES; m++) {
+  for (int m = 0; m < OWN / 16; m++) {
 #pragma unroll
     for (int v = 0; v < EIGHTS; v++) {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        int row = first_row + row_part + m * 16 + i / 2 * 8 + place;
+        int result = first_result + row_part * OWN + m * 16 + i / 2 * 8 + place;
         int vector = first_vector + vector_part + v * 8 + lane % 4 * 2 + i % 2;
-        if (vector < vectors && row < rows) out[static_cast<size_t>(vector) * rows + row] = sums[m][v][i];
+        float sum = sums[m][v][i];
+        if constexpr (GATED) sum = geglu(sum, sums[m + OWN / 16][v][i]);
+        if (vector < vectors && result < results) {
+          out[static_cast<size_t>(vector) * results + result] = from_float<Out>(sum);
+        }
       }
     }
   }
@@ -117,18 +129,20 @@ __device__ void multiply_many(Weights weights, const T* x, float* out, int rows,
 
 }  // namespace
 
-#define GEMM(name, T, Weights, SIDE)                                                                                 \
+#define GEMM(name, T, Weights, SIDE, GATED, Out)                                                                     \
   extern "C" __global__ void __launch_bounds__(256) name(const void* numbers, const void* scales, const T* x,        \
-                                                         float* out, int rows, int columns, int vectors) {           \
-    multiply_many<T, Weights<T>, SIDE>(Weights<T>(numbers, scales), x, out, rows, columns, vectors);                 \
+                                                         Out* out, int results, int columns, int vectors) {          \
+    multiply_many<T, Weights<T>, SIDE, GATED>(Weights<T>(numbers, scales), x, out, results, columns, vectors);       \
   }                                                                                                                  \
   EXPORT(name)
-#define GEMMS(name, T, Weights)   \
-  GEMM(name##_64, T, Weights, 64) \
-  GEMM(name##_128, T, Weights, 128)
-GEMMS(gemm_plain_bf16, bf16, Plain)
-GEMMS(gemm_plain_f16, f16, Plain)
-GEMMS(gemm_q8_0_bf16, bf16, EightBits)
-GEMMS(gemm_q8_0_f16, f16, EightBits)
-GEMMS(gemm_q4k_bf16, bf16, FourBits)
-GEMMS(gemm_q4k_f16, f16, FourBits)
+#define GEMMS(name, T, Weights)                            \
+  GEMM(gemm_##name##_64, T, Weights, 64, false, float)     \
+  GEMM(gemm_##name##_128, T, Weights, 128, false, float)   \
+  GEMM(gemm_geglu_##name##_64, T, Weights, 64, true, T)    \
+  GEMM(gemm_geglu_##name##_128, T, Weights, 128, true, T)
+GEMMS(plain_bf16, bf16, Plain)
+GEMMS(plain_f16, f16, Plain)
+GEMMS(q8_0_bf16, bf16, EightBits)
+GEMMS(q8_0_f16, f16, EightBits)
+GEMMS(q4k_bf16, bf16, FourBits)
+GEMMS(q4k_f16, f16, FourBits)

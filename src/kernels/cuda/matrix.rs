@@ -3,14 +3,16 @@
 //!
 //! Must not touch: files.
 
+use std::ops::Range;
+
 use super::launch::{Arg, DeviceError, Shape, count, require};
-use super::memory::{Buffer, Device, View, ViewMut};
-use super::narrow::Narrow;
+use super::memory::{Buffer, Device, Element, View, ViewMut};
+use super::narrow::{ByWeights, Narrow};
 use super::quants::{BLOCK, GROUP, q4k_words, q8_0_words};
 
-/// For how many vectors there are products, and how many rows a block then makes.
-const SKINNY: [(usize, u32); 4] = [(8, 16), (16, 16), (32, 32), (64, 32)];
-/// The most vectors of one launch of those.
+/// For how many vectors there are skinny kernels.
+const VECTORS: [usize; 4] = [8, 16, 32, 64];
+/// The most of one launch.
 const MOST_VECTORS: usize = 64;
 /// Threads of a block of a product.
 const THREADS: u32 = 256;
@@ -18,7 +20,7 @@ const THREADS: u32 = 256;
 const MANY_BLOCKS: u32 = 256;
 
 /// How large a part of a result a block makes, where there are many vectors. The result does not depend on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Tile {
     /// 64 vectors and rows: more blocks.
     Small,
@@ -46,6 +48,16 @@ pub struct Matrix<D: Device, T> {
     weights: Weights<D, T>,
     rows: usize,
     columns: usize,
+    /// Always these, if any.
+    tile: Option<Tile>,
+}
+
+/// What makes a product.
+struct Kernels {
+    gemm: ByWeights<[&'static str; 2]>,
+    skinny: ByWeights<[&'static str; 4]>,
+    /// How many results a block of each of the latter makes.
+    results: [u32; 4],
 }
 
 enum Weights<D: Device, T> {
@@ -63,7 +75,7 @@ impl<D: Device, T: Narrow> Matrix<D, T> {
         let [kernel, ..] = T::EMBED;
         require(columns > 0 && columns.is_multiple_of(8), kernel, "rows are not whole groups")?;
         require(weights.len().is_multiple_of(columns), kernel, "the matrix is not whole rows")?;
-        Ok(Self { rows: weights.len() / columns, weights: Weights::Plain(weights), columns })
+        Ok(Self { rows: weights.len() / columns, weights: Weights::Plain(weights), columns, tile: None })
     }
 
     /// A matrix of eight bits each and a scale for every 32 of a row, as [`super::arrange_q8_0`] makes it.
@@ -74,7 +86,7 @@ impl<D: Device, T: Narrow> Matrix<D, T> {
         let [_, kernel, _] = T::EMBED;
         require(columns > 0 && columns.is_multiple_of(GROUP), kernel, "rows are not whole groups")?;
         let rows = whole_rows(kernel, [quants.len(), scales.len()], q8_0_words(columns))?;
-        Ok(Self { weights: Weights::Q8_0 { quants, scales }, rows, columns })
+        Ok(Self { weights: Weights::Q8_0 { quants, scales }, rows, columns, tile: None })
     }
 
     /// A matrix of four bits each, and a scale and a minimum for every 32 of a row, as [`super::arrange_q4k`] makes it.
@@ -85,7 +97,12 @@ impl<D: Device, T: Narrow> Matrix<D, T> {
         let [_, _, kernel] = T::EMBED;
         require(columns > 0 && columns.is_multiple_of(BLOCK), kernel, "rows are not whole blocks")?;
         let rows = whole_rows(kernel, [quants.len(), heads.len()], q4k_words(columns))?;
-        Ok(Self { weights: Weights::Q4K { quants, heads }, rows, columns })
+        Ok(Self { weights: Weights::Q4K { quants, heads }, rows, columns, tile: None })
+    }
+
+    /// The same matrix, which prompts go through in tiles of this size only. No result depends on that.
+    pub fn in_tiles(self, tile: Tile) -> Self {
+        Self { tile: Some(tile), ..self }
     }
 
     /// How many rows it has: as many numbers has a product.
@@ -98,105 +115,87 @@ impl<D: Device, T: Narrow> Matrix<D, T> {
         self.columns
     }
 
-    /// Writes the product with each row of `x` into a row of `out`. A row's result does not depend on the others.
+    /// Writes the product with each row of `x` into a row of `out`. The first `read` rows are of prompts. These go through
+    /// tiles, however few they are, where sums are added up in another order and quantised weights rounded to `T`. The others
+    /// do not: which way a token is computed must not depend on how a text is cut into steps. Nor does a row's result depend
+    /// on what the others are.
     ///
     /// # Errors
     /// The sizes do not fit, or a launch failed.
     pub fn multiply(
         &self,
         device: &D,
+        read: usize,
         x: View<'_, T>,
         out: &mut ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
-        let kernels = self.weights.of(T::SKINNY);
-        let vectors = self.vectors(kernels[0], x, out)?;
-        for first in (0..vectors).step_by(MOST_VECTORS) {
+        let kernels = Kernels { gemm: T::GEMM, skinny: T::SKINNY, results: [16, 16, 32, 32] };
+        self.product(device, kernels, self.rows, read, x, out)
+    }
+
+    /// As [`Matrix::multiply`], of a matrix of gates and then as many ups: the results are gelu(gate) · up.
+    ///
+    /// # Errors
+    /// As [`Matrix::multiply`].
+    pub fn multiply_geglu(
+        &self,
+        device: &D,
+        read: usize,
+        x: View<'_, T>,
+        out: &mut ViewMut<'_, T>,
+    ) -> Result<(), DeviceError> {
+        let kernels = Kernels { gemm: T::GEMM_GEGLU, skinny: T::SKINNY_GEGLU, results: [16; 4] };
+        let [kernel, _] = self.weights.of(kernels.gemm);
+        require(self.rows.is_multiple_of(2), kernel, "there are not as many gates as ups")?;
+        self.product(device, kernels, self.rows / 2, read, x, out)
+    }
+
+    fn product<Out: Element>(
+        &self,
+        device: &D,
+        kernels: Kernels,
+        results: usize,
+        read: usize,
+        x: View<'_, T>,
+        out: &mut ViewMut<'_, Out>,
+    ) -> Result<(), DeviceError> {
+        let (gemm, skinny) = (self.weights.of(kernels.gemm), self.weights.of(kernels.skinny));
+        let vectors = x.len() / self.columns;
+        require(x.len() == vectors * self.columns, skinny[0], "the vectors are not whole")?;
+        require(out.len() == vectors * results, skinny[0], "the result is of another size")?;
+        require(read <= vectors, skinny[0], "there are not so many vectors of prompts")?;
+        let mut launch = |kernel, range: Range<usize>, grid: [u32; 3]| {
+            if grid.contains(&0) {
+                return Ok(());
+            }
+            let [numbers, scales] = self.weights.args();
+            let to = out.again().part(range.start * results..range.end * results)?;
+            let args = [
+                numbers,
+                scales,
+                x.part(range.start * self.columns..range.end * self.columns)?.arg(),
+                to.arg(),
+                count(kernel, results)?.into(),
+                count(kernel, self.columns)?.into(),
+                count(kernel, range.len())?.into(),
+            ];
+            // SAFETY: weights, vectors and results are of these sizes, as was checked.
+            #[allow(unsafe_code)]
+            unsafe {
+                device.launch(kernel, Shape { grid, threads: THREADS, shared_bytes: 0 }, &args)
+            }
+        };
+        // Tiles are of so many rows of the matrix, whatever becomes of these.
+        let sides = [count(gemm[0], read)?, count(gemm[0], self.rows)?, 1];
+        let tile = self.tile.unwrap_or_else(|| Tile::of(sides[1], sides[0]));
+        launch(gemm[tile as usize], 0..read, sides.map(|side| side.div_ceil(tile.side())))?;
+        for first in (read..vectors).step_by(MOST_VECTORS) {
             let last = vectors.min(first + MOST_VECTORS);
-            let x = x.part(first * self.columns..last * self.columns)?;
-            let mut out = out.again().part(first * self.rows..last * self.rows)?;
-            let fits = SKINNY.into_iter().zip(kernels).find(|((most, _), _)| last - first <= *most);
-            let Some(((_, together), kernel)) = fits else { continue };
-            let rows = count(kernel, self.rows)?;
-            self.product(device, kernel, [rows.div_ceil(together), 1, 1], x, &mut out)?;
+            let Some(width) = VECTORS.iter().position(|most| last - first <= *most) else { continue };
+            let blocks = count(skinny[width], results)?.div_ceil(kernels.results[width]);
+            launch(skinny[width], first..last, [blocks, 1, 1])?;
         }
         Ok(())
-    }
-
-    /// As [`Matrix::multiply`], for many rows at once; it adds up in another order. Weights that are quantised are rounded
-    /// to `T` first.
-    ///
-    /// # Errors
-    /// The sizes do not fit, or the launch failed.
-    pub fn multiply_many(
-        &self,
-        device: &D,
-        x: View<'_, T>,
-        out: &mut ViewMut<'_, f32>,
-    ) -> Result<(), DeviceError> {
-        let [kernel, _] = self.weights.of(T::GEMM);
-        let tile = Tile::of(count(kernel, self.rows)?, count(kernel, x.len() / self.columns)?);
-        self.multiply_in_tiles(device, tile, x, out)
-    }
-
-    /// As [`Matrix::multiply_many`], in tiles of a size.
-    ///
-    /// # Errors
-    /// The sizes do not fit, or the launch failed.
-    pub fn multiply_in_tiles(
-        &self,
-        device: &D,
-        tile: Tile,
-        x: View<'_, T>,
-        out: &mut ViewMut<'_, f32>,
-    ) -> Result<(), DeviceError> {
-        let [small, large] = self.weights.of(T::GEMM);
-        let kernel = if tile == Tile::Small { small } else { large };
-        let vectors = count(kernel, self.vectors(kernel, x, out)?)?;
-        let rows = count(kernel, self.rows)?;
-        self.product(device, kernel, [vectors, rows, 1].map(|side| side.div_ceil(tile.side())), x, out)
-    }
-
-    /// Of how many vectors `x` is, if `out` has room for the product with each.
-    fn vectors(
-        &self,
-        kernel: &'static str,
-        x: View<'_, T>,
-        out: &ViewMut<'_, f32>,
-    ) -> Result<usize, DeviceError> {
-        let vectors = x.len() / self.columns;
-        require(x.len() == vectors * self.columns, kernel, "the vectors are not whole")?;
-        require(out.len() == vectors * self.rows, kernel, "the result is of another size")?;
-        Ok(vectors)
-    }
-
-    fn product(
-        &self,
-        device: &D,
-        kernel: &'static str,
-        grid: [u32; 3],
-        x: View<'_, T>,
-        out: &mut ViewMut<'_, f32>,
-    ) -> Result<(), DeviceError> {
-        let vectors = self.vectors(kernel, x, out)?;
-        if grid.contains(&0) {
-            return Ok(());
-        }
-        let [numbers, scales] = self.weights.args();
-        let [rows, columns] = [count(kernel, self.rows)?, count(kernel, self.columns)?];
-        let args = [
-            numbers,
-            scales,
-            x.arg(),
-            out.arg(),
-            rows.into(),
-            columns.into(),
-            count(kernel, vectors)?.into(),
-        ];
-        // SAFETY: weights, vectors and results are of these sizes, as was checked.
-        #[allow(unsafe_code)]
-        unsafe {
-            device.launch(kernel, Shape { grid, threads: THREADS, shared_bytes: 0 }, &args)
-        }
     }
 
     /// Writes the row of each of `ids`, times `factor`, into a row of `out`; zeros where the position is -1.

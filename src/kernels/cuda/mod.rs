@@ -6,7 +6,6 @@
 mod attention;
 #[cfg_attr(not(feature = "cuda"), path = "no_driver.rs")]
 mod driver;
-mod geglu;
 mod input;
 mod kv;
 mod launch;
@@ -22,7 +21,6 @@ mod sample;
 
 pub use self::attention::{Partial, SPLITS, Texts, attend_decode, attend_prefill};
 pub use self::driver::CudaDevice;
-pub use self::geglu::geglu;
 pub use self::input::Text;
 pub use self::kv::{HEAD, KvLayout, Layer, PAGE_TOKENS, Places};
 pub use self::launch::{Arg, DeviceError, Launch, Shape};

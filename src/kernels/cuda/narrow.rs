@@ -22,14 +22,16 @@ pub trait Narrow: Element {
     const PREFILL: &str;
     /// The kernel of [`super::add_rms_norm`].
     const ADD_RMS_NORM: &str;
-    /// The kernel of [`super::geglu`].
-    const GEGLU: &str;
     /// The kernels of [`super::Matrix::embed`].
     const EMBED: ByWeights<&str>;
-    /// The kernels of [`super::Matrix::multiply`], for up to 8, 16, 32 and 64 vectors.
+    /// The kernels for products with up to 8, 16, 32 and 64 vectors.
     const SKINNY: ByWeights<[&str; 4]>;
-    /// The kernels of [`super::Matrix::multiply_many`], for tiles of 64 and of 128.
+    /// The same of gates and ups.
+    const SKINNY_GEGLU: ByWeights<[&str; 4]>;
+    /// The kernels for products with many vectors, in tiles of 64 and of 128.
     const GEMM: ByWeights<[&str; 2]>;
+    /// The same of gates and ups.
+    const GEMM_GEGLU: ByWeights<[&str; 2]>;
 }
 
 macro_rules! narrow {
@@ -45,25 +47,30 @@ macro_rules! narrow {
             const COMBINE: &str = concat!("combine_", $name);
             const PREFILL: &str = concat!("prefill_", $name);
             const ADD_RMS_NORM: &str = concat!("add_rms_norm_", $name);
-            const GEGLU: &str = concat!("geglu_", $name);
             const EMBED: ByWeights<&str> =
                 [concat!("embed_plain_", $name), concat!("embed_q8_0_", $name), concat!("embed_q4k_", $name)];
-            const SKINNY: ByWeights<[&str; 4]> =
-                [narrow!(skinny "plain", $name), narrow!(skinny "q8_0", $name), narrow!(skinny "q4k", $name)];
-            const GEMM: ByWeights<[&str; 2]> =
-                [narrow!(gemm "plain", $name), narrow!(gemm "q8_0", $name), narrow!(gemm "q4k", $name)];
+            const SKINNY: ByWeights<[&str; 4]> = narrow!(skinny "skinny_", $name);
+            const SKINNY_GEGLU: ByWeights<[&str; 4]> = narrow!(skinny "skinny_geglu_", $name);
+            const GEMM: ByWeights<[&str; 2]> = narrow!(gemm "gemm_", $name);
+            const GEMM_GEGLU: ByWeights<[&str; 2]> = narrow!(gemm "gemm_geglu_", $name);
         }
     };
-    (skinny $weights:literal, $name:literal) => {
+    (skinny $kind:literal, $name:literal) => {
         [
-            concat!("skinny_", $weights, "_", $name, "_8"),
-            concat!("skinny_", $weights, "_", $name, "_16"),
-            concat!("skinny_", $weights, "_", $name, "_32"),
-            concat!("skinny_", $weights, "_", $name, "_64"),
+            narrow!(of 8 16 32 64, $kind, "plain", $name),
+            narrow!(of 8 16 32 64, $kind, "q8_0", $name),
+            narrow!(of 8 16 32 64, $kind, "q4k", $name),
         ]
     };
-    (gemm $weights:literal, $name:literal) => {
-        [concat!("gemm_", $weights, "_", $name, "_64"), concat!("gemm_", $weights, "_", $name, "_128")]
+    (gemm $kind:literal, $name:literal) => {
+        [
+            narrow!(of 64 128, $kind, "plain", $name),
+            narrow!(of 64 128, $kind, "q8_0", $name),
+            narrow!(of 64 128, $kind, "q4k", $name),
+        ]
+    };
+    (of $($size:literal)*, $kind:literal, $weights:literal, $name:literal) => {
+        [$(concat!($kind, $weights, "_", $name, "_", $size)),*]
     };
 }
 narrow!(bf16, "bf16");

@@ -5,11 +5,10 @@
 //! a text is cut into steps. Must not touch: files, who owns which page.
 
 use super::attention::{Partial, Texts, attend_decode, attend_prefill};
-use super::geglu::geglu;
 use super::kv::{HEAD, KvLayout, Layer, Places};
 use super::launch::DeviceError;
 use super::matrix::Matrix;
-use super::memory::{Buffer, Device, Element as _, View, ViewMut};
+use super::memory::{Buffer, Device, Element as _, View};
 use super::narrow::Narrow;
 use super::norm::add_rms_norm;
 use super::rope::rope;
@@ -64,7 +63,6 @@ pub struct Activations<D: Device, T> {
     normed: Buffer<D, T>,
     queries_keys_values: Buffer<D, f32>,
     seen: Buffer<D, T>,
-    gate_up: Buffer<D, f32>,
     inner: Buffer<D, T>,
     delta: Buffer<D, f32>,
     partial_sums: Buffer<D, f32>,
@@ -90,7 +88,6 @@ impl<D: Device, T: Narrow> Activations<D, T> {
             normed: narrow(rows * width)?,
             queries_keys_values: room(rows * layout.row_numbers())?,
             seen: narrow(rows * layout.heads * HEAD)?,
-            gate_up: room(rows * 2 * inner)?,
             inner: narrow(rows * inner)?,
             delta: room(rows * width)?,
             partial_sums: room(sums)?,
@@ -110,7 +107,7 @@ impl<D: Device, T: Narrow> Network<D, T> {
     pub fn step_bytes(&self, room: super::RunnerRoom) -> usize {
         let (layout, width) = (self.layout, self.embedding.columns());
         let inner = self.layers.first().map_or(0, |layer| layer.down.columns());
-        let wide = 2 * width + layout.row_numbers() + 2 * inner;
+        let wide = 2 * width + layout.row_numbers();
         let row = f32::BYTES * wide + T::BYTES * (width + layout.heads * HEAD + inner);
         let batch = super::runner::largest_batch(room.batch);
         let (scored, splits) = (room.scored.max(batch), Partial::numbers(layout, batch));
@@ -164,31 +161,19 @@ impl<D: Device, T: Narrow> Network<D, T> {
             self.norm(device, &weights.input_norm, number > 0, count, rows)?;
             let normed = rows.normed.view().part(wide.clone())?;
             let mut made = rows.queries_keys_values.view_mut().part(projected.clone())?;
-            product(device, &weights.queries_keys_values, input.read, normed, &mut made)?;
+            weights.queries_keys_values.multiply(device, input.read, normed, &mut made)?;
             rope(device, &layer, self.angles.view(), &mut made, &mut pool.view_mut())?;
             self.attend(device, &layer, input, pool.view(), rows)?;
             let seen = rows.seen.view().part(queries.clone())?;
-            product(
-                device,
-                &weights.output,
-                input.read,
-                seen,
-                &mut rows.delta.view_mut().part(wide.clone())?,
-            )?;
+            let mut delta = rows.delta.view_mut().part(wide.clone())?;
+            weights.output.multiply(device, input.read, seen, &mut delta)?;
             self.norm(device, &weights.feed_forward_norm, true, count, rows)?;
             let normed = rows.normed.view().part(wide.clone())?;
-            let mut gate_up = rows.gate_up.view_mut().part(0..2 * count * inner)?;
-            product(device, &weights.gate_up, input.read, normed, &mut gate_up)?;
-            let gate_up = rows.gate_up.view().part(0..2 * count * inner)?;
-            geglu(device, gate_up, inner, &mut rows.inner.view_mut().part(0..count * inner)?)?;
+            let mut activated = rows.inner.view_mut().part(0..count * inner)?;
+            weights.gate_up.multiply_geglu(device, input.read, normed, &mut activated)?;
             let activated = rows.inner.view().part(0..count * inner)?;
-            product(
-                device,
-                &weights.down,
-                input.read,
-                activated,
-                &mut rows.delta.view_mut().part(wide.clone())?,
-            )?;
+            let mut delta = rows.delta.view_mut().part(wide.clone())?;
+            weights.down.multiply(device, input.read, activated, &mut delta)?;
         }
         self.norm(device, &self.norm, !self.layers.is_empty(), count, rows)?;
         self.score(device, scored, rows)
@@ -255,26 +240,9 @@ impl<D: Device, T: Narrow> Network<D, T> {
             let normed = rows.normed.view().part(first * width..(first + run.len()) * width)?;
             let logits = done * vocabulary..(done + run.len()) * vocabulary;
             let mut logits = rows.logits.view_mut().part(logits)?;
-            self.embedding.multiply(device, normed, &mut logits)?;
+            self.embedding.multiply(device, 0, normed, &mut logits)?;
             done += run.len();
         }
         Ok(())
     }
-}
-
-/// Products with rows of which the first `read` are of prompts. These go through tensor cores, however few they are, and
-/// the others do not: which way a token is computed must not depend on how a text is cut into steps.
-fn product<D: Device, T: Narrow>(
-    device: &D,
-    matrix: &Matrix<D, T>,
-    read: usize,
-    x: View<'_, T>,
-    out: &mut ViewMut<'_, f32>,
-) -> Result<(), DeviceError> {
-    let (columns, rows) = (matrix.columns(), matrix.rows());
-    let all = x.len() / columns.max(1);
-    let mut many = out.again().part(0..read * rows)?;
-    matrix.multiply_many(device, x.part(0..read * columns)?, &mut many)?;
-    let mut few = out.again().part(read * rows..all * rows)?;
-    matrix.multiply(device, x.part(read * columns..all * columns)?, &mut few)
 }

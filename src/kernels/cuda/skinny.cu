@@ -1,5 +1,6 @@
 // Products of a matrix with a few vectors, which is what decoding is: tensor cores, fed straight from memory, so that every
 // weight is read once for up to 64 vectors. Sums are f32, in an order that does not depend on how many vectors there are.
+#include "geglu.cuh"
 #include "mma.cuh"
 #include "weights.cuh"
 
@@ -7,24 +8,25 @@ namespace {
 
 constexpr int WARPS = 8;
 
-// A block makes 16 * TILES rows of up to 8 * EIGHTS results. The warps take turns at the slices of a row, and add up in the
-// end. Rows past the last repeat it, vectors past the last are zeros; nothing of them is written.
-template <class T, class Weights, int TILES, int EIGHTS>
-__device__ void multiply_few(Weights weights, const T* x, float* out, int rows, int columns, int vectors) {
-  constexpr int GROUPS = Weights::GROUPS;
+// A block works on 16 * TILES rows, and up to 8 * EIGHTS vectors. The warps take turns at the slices of a row, and add up in
+// the end. Rows past the last repeat it, vectors past the last are zeros; nothing of them is written. If GATED, the matrix
+// is a gate for each result and then an up for each, of which a block has as many; else its rows are the results.
+template <class T, class Weights, int TILES, int EIGHTS, bool GATED, class Out>
+__device__ void multiply_few(Weights weights, const T* x, Out* out, int results, int columns, int vectors) {
+  constexpr int GROUPS = Weights::GROUPS, OWN = GATED ? TILES / 2 : TILES;
   // What is on its way: slices of the matrix, and whether the next numbers of the vectors are. Registers limit both.
-  constexpr int LOAD = EIGHTS * (Weights::SHIFTED + 1), DEPTH = LOAD <= 2 ? 4 : 2;
+  constexpr int DEPTH = TILES == 1 && !Weights::SHIFTED ? 4 : 2;
   constexpr bool AHEAD = EIGHTS * TILES * (Weights::SCALED + 1) <= 8;
   int lane = threadIdx.x & 31, warp = threadIdx.x / 32, place = lane / 4, quarter = lane % 4;
-  int first_row = blockIdx.x * (16 * TILES), slices = (columns + GROUPS * GROUP - 1) / (GROUPS * GROUP);
+  int first_result = blockIdx.x * (16 * OWN), slices = (columns + GROUPS * GROUP - 1) / (GROUPS * GROUP);
 
   auto read_weights = [&](typename Weights::Slice(*to)[2], int slice) {
 #pragma unroll
     for (int m = 0; m < TILES; m++) {
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        int row = min(first_row + m * 16 + half * 8 + place, rows - 1);
-        to[m][half] = weights.read(row, columns, slice, quarter);
+        int result = min(first_result + m % OWN * 16 + half * 8 + place, results - 1);
+        to[m][half] = weights.read(m < OWN ? result : results + result, columns, slice, quarter);
       }
     }
   };
@@ -100,8 +102,8 @@ __device__ void multiply_few(Weights weights, const T* x, float* out, int rows, 
     }
   }
 
-  constexpr int NUMBERS = TILES * 128;  // of eight results
-  SHARED(float, partial, [WARPS][NUMBERS]);
+  constexpr int NUMBERS = OWN * 128;  // results for eight vectors
+  SHARED(float, partial, [WARPS][TILES * 128]);
 #pragma unroll
   for (int v = 0; v < EIGHTS; v++) {
     if (v) __syncthreads();  // the sums of the eight before have been read
@@ -112,33 +114,42 @@ __device__ void multiply_few(Weights weights, const T* x, float* out, int rows, 
     }
     __syncthreads();
     for (int number = threadIdx.x; number < NUMBERS; number += WARPS * 32) {
-      float sum = partial[0][number];
+      float sum = partial[0][number], up = GATED ? partial[0][NUMBERS + number] : 0.0f;
 #pragma unroll
-      for (int w = 1; w < WARPS; w++) sum += partial[w][number];
+      for (int w = 1; w < WARPS; w++) {
+        sum += partial[w][number];
+        if (GATED) up += partial[w][NUMBERS + number];
+      }
       int from = number % 32, i = number / 32 % 4;
-      int row = first_row + number / 128 * 16 + i / 2 * 8 + from / 4, vector = v * 8 + from % 4 * 2 + i % 2;
-      if (row < rows && vector < vectors) out[static_cast<size_t>(vector) * rows + row] = sum;
+      int result = first_result + number / 128 * 16 + i / 2 * 8 + from / 4, vector = v * 8 + from % 4 * 2 + i % 2;
+      if (result < results && vector < vectors) {
+        out[static_cast<size_t>(vector) * results + result] = from_float<Out>(GATED ? geglu(sum, up) : sum);
+      }
     }
   }
 }
 
 }  // namespace
 
-#define SKINNY(name, T, Weights, TILES, EIGHTS)                                                                       \
-  extern "C" __global__ void __launch_bounds__(256) name(const void* numbers, const void* scales, const T* x,         \
-                                                         float* out, int rows, int columns, int vectors) {            \
-    multiply_few<T, Weights<T>, TILES, EIGHTS>(Weights<T>(numbers, scales), x, out, rows, columns, vectors);          \
-  }                                                                                                                   \
+#define SKINNY(name, T, Weights, TILES, EIGHTS, GATED, Out)                                                          \
+  extern "C" __global__ void __launch_bounds__(256) name(const void* numbers, const void* scales, const T* x,        \
+                                                         Out* out, int results, int columns, int vectors) {          \
+    multiply_few<T, Weights<T>, TILES, EIGHTS, GATED>(Weights<T>(numbers, scales), x, out, results, columns, vectors); \
+  }                                                                                                                  \
   EXPORT(name)
 // The more vectors, the more rows share what is read of them.
-#define SKINNIES(name, T, Weights)   \
-  SKINNY(name##_8, T, Weights, 1, 1)  \
-  SKINNY(name##_16, T, Weights, 1, 2) \
-  SKINNY(name##_32, T, Weights, 2, 4) \
-  SKINNY(name##_64, T, Weights, 2, 8)
-SKINNIES(skinny_plain_bf16, bf16, Plain)
-SKINNIES(skinny_plain_f16, f16, Plain)
-SKINNIES(skinny_q8_0_bf16, bf16, EightBits)
-SKINNIES(skinny_q8_0_f16, f16, EightBits)
-SKINNIES(skinny_q4k_bf16, bf16, FourBits)
-SKINNIES(skinny_q4k_f16, f16, FourBits)
+#define SKINNIES(name, T, Weights)                                 \
+  SKINNY(skinny_##name##_8, T, Weights, 1, 1, false, float)        \
+  SKINNY(skinny_##name##_16, T, Weights, 1, 2, false, float)       \
+  SKINNY(skinny_##name##_32, T, Weights, 2, 4, false, float)       \
+  SKINNY(skinny_##name##_64, T, Weights, 2, 8, false, float)       \
+  SKINNY(skinny_geglu_##name##_8, T, Weights, 2, 1, true, T)       \
+  SKINNY(skinny_geglu_##name##_16, T, Weights, 2, 2, true, T)      \
+  SKINNY(skinny_geglu_##name##_32, T, Weights, 2, 4, true, T)      \
+  SKINNY(skinny_geglu_##name##_64, T, Weights, 2, 8, true, T)
+SKINNIES(plain_bf16, bf16, Plain)
+SKINNIES(plain_f16, f16, Plain)
+SKINNIES(q8_0_bf16, bf16, EightBits)
+SKINNIES(q8_0_f16, f16, EightBits)
+SKINNIES(q4k_bf16, bf16, FourBits)
+SKINNIES(q4k_f16, f16, FourBits)
