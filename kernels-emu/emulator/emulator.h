@@ -49,6 +49,7 @@ int barrier(BarrierKind kind, int predicate, const char* file, int line);
 void* shared(const void* key, size_t bytes);
 void* shared_dynamic();
 void fence();
+void wait_for_previous();
 [[noreturn]] void trap(const char* file, int line);
 
 // The same bytes as another type of at most eight bytes.
@@ -65,6 +66,8 @@ struct Entry {
   const char* name;
   void (*function)();
   void (*call)(void (*)(), void**);
+  // Whether it may start before the launch before it has ended.
+  bool overlaps;
   int parameters;
   size_t sizes[32];
   Entry* next;
@@ -75,9 +78,10 @@ struct Entry {
     reinterpret_cast<void (*)(A...)>(function)(*static_cast<std::remove_cv_t<A>*>(args[I])...);
   }
   template <class... A>
-  Entry(const char* name, void (*kernel)(A...))
+  Entry(const char* name, bool overlaps, void (*kernel)(A...))
       : name(name),
         function(reinterpret_cast<void (*)()>(kernel)),
+        overlaps(overlaps),
         parameters(sizeof...(A)),
         sizes{sizeof(A)...},
         next(first) {
@@ -92,7 +96,8 @@ struct Entry {
 #define blockIdx (emu::view->block)
 #define blockDim (emu::view->block_size)
 #define gridDim (emu::view->grid)
-#define EXPORT(kernel) static emu::Entry emu_entry_##kernel(#kernel, kernel);
+#define EXPORT(kernel) static emu::Entry emu_entry_##kernel(#kernel, true, kernel);
+#define EXPORT_ALONE(kernel) static emu::Entry emu_entry_##kernel(#kernel, false, kernel);
 // A block of memory of exactly this size, of its own in each CUDA block, filled with NaN.
 #define SHARED(T, name, dims) \
   typedef T name##_type dims; \

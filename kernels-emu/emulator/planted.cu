@@ -121,27 +121,49 @@ __global__ void planted_last_block(const float* x, float* out) {
   for (unsigned i = 0; i < gridDim.x; i++) sum += out[2 + i];
   out[0] = sum;
 }
+// Each adds 1 to the first number. What it reads was written by the launch before.
+__global__ void planted_waits(const float*, float* out) {
+  begin_kernel();
+  if (threadIdx.x == 0) out[0] += 1.0f;
+}
+__global__ void planted_never_waits(const float* x, float* out) {
+  if (threadIdx.x != 0) wait_for_previous();
+  if (threadIdx.x > blockDim.x) out[0] = x[0];
+}
+__global__ void planted_reads_too_early(const float*, float* out) {
+  float number = out[0];
+  begin_kernel();
+  if (threadIdx.x == 0) out[0] = number + 1.0f;
+}
+__global__ void planted_writes_too_early(const float* x, float* out) {
+  if (threadIdx.x == 0) out[0] = x[0];
+  begin_kernel();
+}
 __global__ void planted_trap(const float* x, float* out) {
   if (x[threadIdx.x] > 1e30f) __trap();
   if (threadIdx.x == 0) *out = x[0];
 }
 }
-EXPORT(planted_copies)
-EXPORT(planted_copies_not_waited_for)
-EXPORT(planted_copies_not_met)
-EXPORT(planted_copies_into_what_is_read)
-EXPORT(planted_none)
-EXPORT(planted_no_barrier)
-EXPORT(planted_no_barrier_before_reuse)
-EXPORT(planted_past_shared)
-EXPORT(planted_past_global)
-EXPORT(planted_misaligned)
-EXPORT(planted_two_barriers)
-EXPORT(planted_early_exit)
-EXPORT(planted_wrong_mask)
-EXPORT(planted_outside_mask)
-EXPORT(planted_no_syncwarp)
-EXPORT(planted_syncwarp)
-EXPORT(planted_blocks_collide)
-EXPORT(planted_last_block)
-EXPORT(planted_trap)
+EXPORT_ALONE(planted_copies)
+EXPORT_ALONE(planted_copies_not_waited_for)
+EXPORT_ALONE(planted_copies_not_met)
+EXPORT_ALONE(planted_copies_into_what_is_read)
+EXPORT_ALONE(planted_none)
+EXPORT_ALONE(planted_no_barrier)
+EXPORT_ALONE(planted_no_barrier_before_reuse)
+EXPORT_ALONE(planted_past_shared)
+EXPORT_ALONE(planted_past_global)
+EXPORT_ALONE(planted_misaligned)
+EXPORT_ALONE(planted_two_barriers)
+EXPORT_ALONE(planted_early_exit)
+EXPORT_ALONE(planted_wrong_mask)
+EXPORT_ALONE(planted_outside_mask)
+EXPORT_ALONE(planted_no_syncwarp)
+EXPORT_ALONE(planted_syncwarp)
+EXPORT_ALONE(planted_blocks_collide)
+EXPORT_ALONE(planted_last_block)
+EXPORT_ALONE(planted_trap)
+EXPORT(planted_waits)
+EXPORT(planted_never_waits)
+EXPORT(planted_reads_too_early)
+EXPORT(planted_writes_too_early)

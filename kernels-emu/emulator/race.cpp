@@ -50,15 +50,21 @@ bool is_ordered(const Access& before, const Fiber& me, const Access& now) {
   return before.thread / 32 == now.thread / 32 && me.seen[before.thread % 32] >= before.lane_epoch;
 }
 
-void report(const char* kind, bool shared, const Access& before, const Access& now, const void* place) {
+std::string addr2line(const void* place) {
   Dl_info info{};
   dladdr(place, &info);
-  char text[256];
-  snprintf(text, sizeof text, "race on %s memory (%s): thread %u against thread %u of %s; addr2line %#zx",
-           shared ? "shared" : "global", kind, now.thread, before.thread,
-           before.block == now.block ? "the same block" : "another block",
+  char text[64];
+  snprintf(text, sizeof text, "addr2line %#zx",
            static_cast<size_t>(static_cast<const char*>(place) - static_cast<const char*>(info.dli_fbase) - 1));
-  fail(text);
+  return text;
+}
+
+void report(const char* kind, bool shared, const Access& before, const Access& now, const void* place) {
+  char text[256];
+  snprintf(text, sizeof text, "race on %s memory (%s): thread %u against thread %u of %s; ",
+           shared ? "shared" : "global", kind, now.thread, before.thread,
+           before.block == now.block ? "the same block" : "another block");
+  fail(text + addr2line(place));
 }
 
 // A thread's indices lie where a block before may have had its shared memory.
@@ -83,6 +89,16 @@ void access(const void* address, size_t bytes, bool write, bool atomic, const vo
     b->acquired.insert(blocks.begin(), blocks.end());
     blocks.push_back(number);
   }
+  if (!shared && b->entry->overlaps && !me.waited) {
+    bool too_early = write;
+    for (size_t i = 0; i < bytes; i++) {
+      too_early |= cell(reinterpret_cast<uintptr_t>(address) + i).write.launch != 0;
+    }
+    if (too_early) {
+      return fail("thread " + std::to_string(thread) + (write ? " writes" : " reads what a launch has written") +
+                  " before it waits for the launch before; " + addr2line(place));
+    }
+  }
   for (size_t i = 0; i < bytes; i++) {
     Cell& c = cell(reinterpret_cast<uintptr_t>(address) + i);
     // Shared memory is born again with each block.
@@ -103,6 +119,17 @@ void access(const void* address, size_t bytes, bool write, bool atomic, const vo
 }
 
 }  // namespace
+
+void forget(uintptr_t from, size_t bytes) {
+  for (uintptr_t at = from; at < from + bytes;) {
+    uintptr_t end = std::min(from + bytes, (at | 4095) + 1);
+    auto page = pages.find(at >> 12);
+    if (page != pages.end()) {
+      std::fill(page->second->cells + (at & 4095), page->second->cells + (at & 4095) + (end - at), Cell());
+    }
+    at = end;
+  }
+}
 
 void launch_begins() {
   released.clear();

@@ -33,6 +33,8 @@ struct Fiber {
   const char* file = nullptr;
   int line = 0;
   bool fenced = false;
+  // For the launch before this one.
+  bool waited = false;
   Op op{};
   unsigned mask = 0, arg = 0;
   BarrierKind kind{};
@@ -85,5 +87,7 @@ bool on_a_stack(const void* address);
 void may_give_way();
 // Called before each launch; race builds have their own.
 void launch_begins();
+// Memory is somebody else's from now on.
+void forget(uintptr_t from, size_t bytes);
 
 }  // namespace emu

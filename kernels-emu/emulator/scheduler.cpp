@@ -62,6 +62,8 @@ struct Stacks {
   }
 };
 thread_local Stacks stacks;
+// Whether all threads of the last launch waited for the one before.
+thread_local bool all_waited;
 
 int nth_bit(unsigned mask, unsigned n) {
   while (n--) mask &= mask - 1;
@@ -122,6 +124,7 @@ void resume(int thread) {
   b.running = nullptr;
   if (fiber.state != EXITED || !b.error.empty()) return;
   b.done++;
+  all_waited &= fiber.waited;
   b.exited[thread / 32] |= 1u << (thread % 32);
   check_barrier();
 }
@@ -221,7 +224,10 @@ bool on_a_stack(const void* address) {
   return at >= stacks.arena && at < stacks.arena + MOST_THREADS * (STACK + GUARD);
 }
 
+void wait_for_previous() { block->running->waited = true; }
+
 __attribute__((weak)) void launch_begins() {}
+__attribute__((weak)) void forget(uintptr_t, size_t) {}
 
 }  // namespace emu
 
@@ -235,6 +241,7 @@ int emu_launch(const char* name, const unsigned* grid, const unsigned* size, uns
   dim3 g{grid[0], grid[1], grid[2]}, s{size[0], size[1], size[2]};
   if (is_refused(g, s, dynamic)) return 1;
   launch_begins();
+  all_waited = true;
   uint64_t blocks = static_cast<uint64_t>(g.x) * g.y * g.z, offset = random64() % blocks;
   uint64_t step = blocks < 3 ? 1 : 1 + random64() % (blocks - 1);
   while (std::gcd(step, blocks) != 1) step++;
@@ -246,8 +253,10 @@ int emu_launch(const char* name, const unsigned* grid, const unsigned* size, uns
              static_cast<unsigned>(k / (static_cast<uint64_t>(g.x) * g.y))};
     if (!run_block(entry, args, g, s, at, dynamic)) return 1;
   }
-  return 0;
+  return entry->overlaps && !all_waited && refuse("a thread ends and has not waited for the launch before");
 }
+
+void emu_forget(uintptr_t from, size_t bytes) { forget(from, bytes); }
 
 const char* emu_last_error() { return last_error.c_str(); }
 

@@ -24,6 +24,7 @@ unsafe extern "C" {
     ) -> c_int;
     fn emu_last_error() -> *const c_char;
     fn emu_schedule(policy: c_int, seed: u64, preempt: c_uint);
+    fn emu_forget(from: usize, bytes: usize);
     fn emu_parameters(name: *const c_char, sizes: *mut usize) -> c_int;
 }
 
@@ -60,6 +61,13 @@ pub fn schedule(schedule: Schedule, preempt: u32) {
     unsafe { emu_schedule(policy, seed, preempt) }
 }
 
+/// What lies in these `bytes` from the address `from` on is not what launches have written: they were given to somebody
+/// else, or overwritten otherwise. Race builds want to know it.
+pub fn forget(from: usize, bytes: usize) {
+    // SAFETY: nothing is read or written there.
+    unsafe { emu_forget(from, bytes) }
+}
+
 /// An argument: its bytes, of which the first `size` count. Little endian, as are all devices that are meant.
 #[derive(Clone, Copy, Debug)]
 pub struct Arg {
@@ -94,6 +102,9 @@ pub unsafe fn launch(
     }
     let mut bits: Vec<u64> = args.iter().map(|arg| arg.bits).collect();
     let mut pointers: Vec<*mut c_void> = bits.iter_mut().map(|bits| (&raw mut *bits).cast()).collect();
+    // They may lie where something was that a kernel wrote.
+    forget(bits.as_ptr() as usize, size_of_val(bits.as_slice()));
+    forget(pointers.as_ptr() as usize, size_of_val(pointers.as_slice()));
     // SAFETY: the arguments are as many and as large as the kernel takes; the caller vouches for what they point to.
     let failed = unsafe {
         emu_launch(symbol.as_ptr(), grid.as_ptr(), block.as_ptr(), dynamic_bytes, pointers.as_mut_ptr())

@@ -180,6 +180,7 @@ impl Device for Emulator {
                 return Err(DeviceError::OutOfMemory(bytes));
             }
             start.write_bytes(POISON, bytes);
+            kernels_emu::forget(start as usize, bytes);
             Ok(Memory { start, layout })
         }
     }
@@ -198,6 +199,7 @@ impl Device for Emulator {
         #[allow(unsafe_code)]
         unsafe {
             memory.start.add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            kernels_emu::forget(memory.start as usize + at, bytes.len());
         }
         Ok(())
     }
@@ -225,6 +227,7 @@ impl Device for Emulator {
         #[allow(unsafe_code)]
         unsafe {
             memory.start.add(at).write_bytes(0, bytes);
+            kernels_emu::forget(memory.start as usize + at, bytes);
         }
         Ok(())
     }
@@ -235,6 +238,7 @@ impl Device for Emulator {
         #[allow(unsafe_code)]
         unsafe {
             to.start.copy_from_nonoverlapping(from.start, bytes);
+            kernels_emu::forget(to.start as usize, bytes);
         }
         Ok(())
     }

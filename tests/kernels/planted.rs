@@ -14,13 +14,20 @@ const KERNEL: &str = "CODESEAL_PLANTED_KERNEL";
 
 /// The first number that a kernel makes of `x`.
 fn run(kernel: &str, schedule: Schedule, blocks: u32, x: &[f32]) -> Result<f32, String> {
+    run_all(&[kernel], schedule, blocks, x)
+}
+
+/// The first number that kernels leave which run one after the other.
+fn run_all(kernels: &[&str], schedule: Schedule, blocks: u32, x: &[f32]) -> Result<f32, String> {
     kernels_emu::schedule(schedule, 0);
     let (x, out) = (Emulator.put(x), Emulator.put(&vec![0.0; 2 + blocks as usize]));
     let args = [x.view().arg(), out.view().arg()].map(|arg| Arg { bits: arg.bits(), size: arg.bytes() });
-    // SAFETY: planted kernels read a number for each thread, and write as many as there are blocks and two more.
-    #[allow(unsafe_code)]
-    unsafe {
-        kernels_emu::launch(kernel, [blocks, 1, 1], [THREADS as u32, 1, 1], 0, &args)?;
+    for kernel in kernels {
+        // SAFETY: planted kernels read a number for each thread, and write as many as there are blocks and two more.
+        #[allow(unsafe_code)]
+        unsafe {
+            kernels_emu::launch(kernel, [blocks, 1, 1], [THREADS as u32, 1, 1], 0, &args)?;
+        }
     }
     Ok(out.read(&Emulator).unwrap()[0])
 }
@@ -107,6 +114,21 @@ fn copies_that_are_used_too_early_show_in_the_result_or_as_races() {
                 }
                 Err(error) => assert!(error.contains("race on shared memory"), "{error}"),
             }
+        }
+    }
+}
+
+#[test]
+fn launches_that_do_not_wait_for_each_other_are_reported() {
+    let x = vec![1.0; THREADS];
+    for schedule in schedules() {
+        assert_eq!(run_all(&["planted_waits"; 3], schedule, 1, &x), Ok(3.0));
+        let error = run_all(&["planted_waits", "planted_never_waits"], schedule, 1, &x).unwrap_err();
+        assert!(error.contains("has not waited"), "{error}");
+        for kernel in ["planted_reads_too_early", "planted_writes_too_early"] {
+            let result = run_all(&["planted_waits", kernel], schedule, 1, &x);
+            assert_eq!(result.is_err(), MODE == "race", "{kernel} {schedule:?}: {result:?}");
+            assert!(result.is_ok() || result.unwrap_err().contains("before it waits"));
         }
     }
 }

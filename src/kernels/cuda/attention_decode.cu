@@ -22,6 +22,7 @@ struct Softmax {
 template <class T, int SHARING>
 __device__ void attend(const float* queries, const T* pool, const Paged& paged, float* partial_sums,
                        float2* partial_weights, int kv_heads, float scale) {
+  begin_kernel();
   int split = blockIdx.x, kv_head = blockIdx.y, row = blockIdx.z, warp = threadIdx.x / 32, lane = threadIdx.x & 31;
   int length = paged.positions[row] + 1, tokens = split_tokens(length, gridDim.x);
   int begin = split * tokens, end = min(length, begin + tokens);
@@ -93,6 +94,7 @@ __device__ void attend(const float* queries, const T* pool, const Paged& paged, 
 template <class Out>
 __device__ void combine(const float* partial_sums, const float2* partial_weights, const int* positions, Out* out,
                         int splits) {
+  begin_kernel();
   int row = blockIdx.y, length = positions[row] + 1;
   size_t head = static_cast<size_t>(row) * gridDim.x + blockIdx.x;
   float largest = -INFINITY, total = 0.0f, sum = 0.0f;

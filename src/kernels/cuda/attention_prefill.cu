@@ -16,6 +16,7 @@ __device__ __forceinline__ int place(int row, int chunk) { return row * CHUNKS +
 template <class T>
 __device__ void attend(const float* queries, const T* pool, const Paged& paged, const int* starts, T* out, int rows,
                        int heads, int kv_heads, float scale) {
+  begin_kernel();
   int kv_head = blockIdx.y, sharing = heads / kv_heads, thread = threadIdx.x, warp = thread / 32, lane = thread & 31;
   int first = starts[blockIdx.z], beyond = starts[blockIdx.z + 1];
   if (first < 0 || beyond > rows) __trap();

@@ -9,6 +9,27 @@ constexpr unsigned ALL_LANES = ~0u;
 constexpr int HEAD = 256;        // numbers of a head
 constexpr int PAGE_TOKENS = 32;  // tokens of a page of keys and values
 
+// Launches overlap where they can, from 9.0 on (programmatic dependent launch): blocks start as soon as all of the launch
+// before have let them, and wait in time. Every thread does both: before it reads what another kernel writes, and before
+// it writes. Weights are written by none, so they may be read before: the memory is never idle between two products.
+__device__ __forceinline__ void let_next_start() {
+#if !defined(EMULATED) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if defined(EMULATED)
+  emu::wait_for_previous();
+#elif __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// What a kernel begins with that reads no weights.
+__device__ __forceinline__ void begin_kernel() {
+  let_next_start();
+  wait_for_previous();
+}
+
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ float to_float(f16 x) { return __half2float(x); }

@@ -8,6 +8,7 @@ mod pinned;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::ptr;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
@@ -36,6 +37,8 @@ pub struct CudaDevice {
     kernels: RefCell<HashMap<&'static str, (sys::CUfunction, u32)>>,
     name: String,
     has_bf16: bool,
+    /// Whether a launch may start before the one before it has ended.
+    overlaps: bool,
 }
 
 /// Memory of a [`CudaDevice`].
@@ -94,6 +97,7 @@ impl CudaDevice {
             kernels: RefCell::default(),
             name,
             has_bf16: major >= 8,
+            overlaps: major >= 9,
             context,
         };
         for fatbin in FATBINS {
@@ -193,14 +197,29 @@ impl Launch for CudaDevice {
         let function = self.kernel(kernel, shape.shared_bytes)?;
         let mut bits: Vec<u64> = args.iter().map(|arg| arg.bits()).collect();
         let mut pointers: Vec<*mut c_void> = bits.iter_mut().map(|bits| (&raw mut *bits).cast()).collect();
+        // Kernels wait by themselves for what they need of the launch before.
+        let mut overlap = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
         let [x, y, z] = shape.grid;
-        let threads = (shape.threads, 1, 1);
-        let stream = self.stream.cu_stream();
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: shape.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shape.shared_bytes,
+            hStream: self.stream.cu_stream(),
+            attrs: &raw mut overlap,
+            numAttrs: self.overlaps.into(),
+        };
         // SAFETY: the arguments are what the kernel takes, for which the caller vouches; the driver copies them.
-        unsafe {
-            result::launch_kernel(function, (x, y, z), threads, shape.shared_bytes, stream, &mut pointers)
-        }
-        .map_err(failed)
+        unsafe { sys::cuLaunchKernelEx(&raw const config, function, pointers.as_mut_ptr(), ptr::null_mut()) }
+            .result()
+            .map_err(failed)
     }
 }
 

@@ -7,6 +7,7 @@ namespace {
 template <class T, class Weights>
 __device__ void embed(Weights table, const unsigned* ids, const int* positions, float* stream, int vocabulary, int width,
                       float factor) {
+  begin_kernel();
   bool in_use = positions[blockIdx.x] >= 0;
   unsigned id = in_use ? ids[blockIdx.x] : 0;
   if (id >= static_cast<unsigned>(vocabulary)) __trap();

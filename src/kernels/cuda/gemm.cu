@@ -51,6 +51,7 @@ __device__ __forceinline__ void copy(Copies& copies, uint4* to, const T* from, i
 // each part is gates, and the lower half their ups. Else its rows are the results.
 template <class T, class Weights, int SIDE, bool GATED, class Out>
 __device__ void multiply_many(Weights weights, const T* x, Out* out, int results, int columns, int vectors) {
+  let_next_start();
   constexpr int GROUPS = Weights::GROUPS, TILES = SIDE / 2 / 16, EIGHTS = SIDE / 4 / 8, PART = SIDE / 2;
   constexpr int OWN = GATED ? PART / 2 : PART;  // results of a part
   SHARED(uint4, left, [STAGES][SIDE * 4]);   // rows, [row][quarter]
@@ -68,7 +69,7 @@ __device__ void multiply_many(Weights weights, const T* x, Out* out, int results
   Relay<T, Weights, SIDE> relay;
 
   // Fills the stage that `group` belongs to. `part` is its place in its slice, which the compiler knows.
-  auto fill = [&](int group, int part) {
+  auto fill_rows = [&](int group, int part) {
     int stage = group % STAGES;
     if constexpr (Weights::SCALED) {
       if (part == 0) relay.read(weights, columns, group / GROUPS, row_of);
@@ -76,13 +77,16 @@ __device__ void multiply_many(Weights weights, const T* x, Out* out, int results
     } else {
       copy<SIDE>(copies, left[stage], weights.numbers, columns, group, row_of);
     }
-    copy<SIDE>(copies, right[stage], x, columns, group, vector_of);
   };
+  auto fill_vectors = [&](int group) { copy<SIDE>(copies, right[group % STAGES], x, columns, group, vector_of); };
 
   float sums[TILES][EIGHTS][4] = {};
 #pragma unroll
+  for (int group = 0; group < STAGES - 1; group++) fill_rows(group, group % GROUPS);
+  wait_for_previous();
+#pragma unroll
   for (int group = 0; group < STAGES - 1; group++) {
-    fill(group, group % GROUPS);
+    fill_vectors(group);
     copies.commit();
   }
   for (int first = 0; first < groups; first += GROUPS) {
@@ -92,7 +96,10 @@ __device__ void multiply_many(Weights weights, const T* x, Out* out, int results
       if (group >= groups) break;
       copies.wait<STAGES - 2>();
       __syncthreads();  // this stage is full, and the one before has been read
-      if (group + STAGES - 1 < groups) fill(group + STAGES - 1, (part + STAGES - 1) % GROUPS);
+      if (group + STAGES - 1 < groups) {
+        fill_rows(group + STAGES - 1, (part + STAGES - 1) % GROUPS);
+        fill_vectors(group + STAGES - 1);
+      }
       copies.commit();
 
       uint4 vector[EIGHTS];

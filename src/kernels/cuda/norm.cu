@@ -7,6 +7,7 @@ namespace {
 template <class Out>
 __device__ void add_rms_norm(float* stream, const float* delta, const float* scale, Out* out, int width,
                              float epsilon) {
+  begin_kernel();
   size_t row = static_cast<size_t>(blockIdx.x) * width;
   float squares = 0;
   for (int i = threadIdx.x * 8; i < width; i += blockDim.x * 8) {

@@ -11,6 +11,7 @@ constexpr int HALF = HEAD / 2;
 template <class T>
 __device__ void rope(float* rows, const float* angles, T* pool, const Paged& paged, int angle_rows, int heads,
                      int kv_heads) {
+  begin_kernel();
   int head = blockIdx.x, row = blockIdx.y, pair = threadIdx.x, position = paged.positions[row];
   if (position < 0) return;
   if (position >= angle_rows) __trap();

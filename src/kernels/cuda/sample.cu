@@ -154,6 +154,7 @@ __device__ unsigned find(PerWarp per_warp, int vocabulary, u64 rest, Weight weig
 // The largest logit of a part of a row, with the first place where it is. Blocks: [part][row].
 extern "C" __global__ void __launch_bounds__(256) likeliest(const float* logits, const int* positions, u64* partial,
                                                             int vocabulary) {
+  begin_kernel();
   int row = blockIdx.y;
   if (positions[row] < 0) return;
   int part = (vocabulary + gridDim.x - 1) / gridDim.x, begin = blockIdx.x * part, end = min(begin + part, vocabulary);
@@ -178,6 +179,7 @@ EXPORT(likeliest)
 extern "C" __global__ void __launch_bounds__(1024, 1) choose(const float* logits, const int* positions,
                                                           const u64* partial, const unsigned* choices,
                                                           unsigned* chosen, int vocabulary, int parts) {
+  begin_kernel();
   int row = blockIdx.x;
   if (positions[row] < 0) return;
   u64 best = 0;
@@ -224,6 +226,7 @@ EXPORT(choose)
 extern "C" __global__ void __launch_bounds__(1024) feed_back(const unsigned* chosen, unsigned* ids, int* positions,
                                                              unsigned* history, unsigned* step, int rows,
                                                              int history_steps) {
+  begin_kernel();
   int row = threadIdx.x;
   unsigned now = *step;
   __syncthreads();

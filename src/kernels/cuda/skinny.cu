@@ -13,6 +13,7 @@ constexpr int WARPS = 8;
 // is a gate for each result and then an up for each, of which a block has as many; else its rows are the results.
 template <class T, class Weights, int TILES, int EIGHTS, bool GATED, class Out>
 __device__ void multiply_few(Weights weights, const T* x, Out* out, int results, int columns, int vectors) {
+  let_next_start();
   constexpr int GROUPS = Weights::GROUPS, OWN = GATED ? TILES / 2 : TILES;
   // What is on its way: slices of the matrix, and whether the next numbers of the vectors are. Registers limit both.
   constexpr int DEPTH = TILES == 1 && !Weights::SHIFTED ? 4 : 2;
@@ -47,6 +48,7 @@ __device__ void multiply_few(Weights weights, const T* x, Out* out, int results,
   uint4 now[EIGHTS], next[AHEAD ? EIGHTS : 1];
 #pragma unroll
   for (int d = 0; d < DEPTH; d++) read_weights(waiting[d], warp + d * WARPS);
+  wait_for_previous();
   if constexpr (AHEAD) read_vectors(now, warp, 0);
   for (int first = warp; first < slices; first += DEPTH * WARPS) {
 #pragma unroll
