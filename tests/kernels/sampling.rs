@@ -22,7 +22,7 @@ fn chosen(device: &Emulator, logits: &[f32], positions: &[i32], rows: &[Row]) ->
 fn params(numbers: &mut Numbers) -> SamplingParams {
     SamplingParams {
         temperature: numbers.pick(&[0.0, 0.01, 0.7, 1.0, 1.0, 3.0]),
-        top_k: numbers.pick(&[0, 0, 1, 2, 40, 5000]),
+        top_k: numbers.pick(&[0, 0, 1, 2, 40, 64, 65, 5000]),
         top_p: numbers.pick(&[1.0, 1.0, 0.0, 0.5, 0.95, 0.999]),
         min_p: numbers.pick(&[0.0, 0.0, 0.02, 0.5, 1.0]),
     }
@@ -33,7 +33,7 @@ fn device_and_host_choose_the_same_token() {
     for round in 0..3 {
         Emulator::under_each_schedule(round, |device| {
             let mut numbers = Numbers::new(round);
-            let (batch, vocabulary) = (numbers.between(1, 7), numbers.pick(&[1, 33, 1000, 3001]));
+            let (batch, vocabulary) = (numbers.between(1, 7), numbers.pick(&[1, 33, 1000, 3001, 4096]));
             let mut logits = numbers.normals(batch * vocabulary, 4.0);
             // Ties, zeros of both signs and extremes.
             for logit in logits.iter_mut().step_by(3) {
