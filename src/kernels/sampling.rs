@@ -7,6 +7,15 @@
 //!
 //! Must not touch: where logits come from.
 
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+use self::weights::{BLOCK, Scale, Weights, find_peaks};
+use super::cpu::Level;
+
 /// Below this temperature every probability but one rounds to nothing, and dividing by it overflows.
 const MIN_TEMPERATURE: f32 = 1e-5;
 /// The weight of the likeliest token.
@@ -67,116 +76,169 @@ impl Choice {
     }
 }
 
-/// The token that follows, or none if the logits are not all finite. `counter` is its place in the text: with the same
-/// seed, another place draws anew.
-pub fn sample(logits: &[f32], params: &SamplingParams, seed: u64, counter: u64) -> Option<u32> {
-    choose(logits, &Choice::new(params, seed), counter)
+/// Memory that is kept from one choice to the next.
+pub struct Scratch {
+    level: Level,
+    peaks: Vec<f32>,
+    weights: Weights,
+    some: Vec<f32>,
+    tokens: Vec<Token>,
 }
 
-fn choose(logits: &[f32], choice: &Choice, counter: u64) -> Option<u32> {
-    let likeliest = likeliest(logits)?;
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            level: Level::best(),
+            peaks: Vec::new(),
+            weights: Weights::default(),
+            some: Vec::new(),
+            tokens: Vec::new(),
+        }
+    }
+}
+
+/// A token's logit and what it weighs.
+type Token = (f32, f32);
+
+/// [`choose`] once.
+pub fn sample(logits: &[f32], params: &SamplingParams, seed: u64, counter: u64) -> Option<u32> {
+    choose(logits, &Choice::new(params, seed), counter, &mut Scratch::default())
+}
+
+/// The token that follows, or none if the logits are not all finite. `counter` is the place in the text of the token
+/// before it: with the same seed, another place draws anew.
+pub fn choose(logits: &[f32], choice: &Choice, counter: u64, scratch: &mut Scratch) -> Option<u32> {
+    let likeliest = likeliest(logits, scratch)?;
     if choice.inverse_temperature == 0.0 {
         return Some(likeliest);
     }
-    let largest = logits.get(likeliest as usize)?;
-    let mut tokens: Vec<Token> = logits
-        .iter()
-        .map(|&logit| Token { key: order(logit), weight: weigh(logit, *largest, choice.inverse_temperature) })
-        .collect();
-    if choice.top_k > 0 {
-        let least = threshold(&tokens, u64::from(choice.top_k), |_| 1);
-        keep(&mut tokens, |token| token.key >= least);
+    let Scratch { level, peaks, weights, some, tokens } = scratch;
+    let mut scale = Scale {
+        largest: *logits.get(likeliest as usize)?,
+        inverse_temperature: choice.inverse_temperature,
+        least: f32::NEG_INFINITY,
+        least_weight: 0.0,
+    };
+    if let Some(rank) = (choice.top_k as usize).checked_sub(1).filter(|&rank| rank < logits.len()) {
+        scale.least = ranked(logits, peaks, rank, some);
     }
     if choice.top_p != u64::MAX {
-        let least = threshold(&tokens, share(total(&tokens), choice.top_p).max(1), |token| token.weight);
-        keep(&mut tokens, |token| token.key >= least);
-    }
-    keep(&mut tokens, |token| token.weight >= choice.least_weight);
-    let mut rest = share(philox(choice.seed, counter), total(&tokens));
-    for (id, token) in (0..).zip(&tokens) {
-        if token.weight > rest {
-            return Some(id);
+        weights.weigh(*level, logits, peaks, scale);
+        let target = share(weights.blocks.iter().sum(), choice.top_p).max(1);
+        // Mostly a few tokens have nearly all.
+        let bound = nth(peaks.len() / 16, peaks, some);
+        gather(logits, peaks, weights, bound, tokens);
+        if total(tokens) < target {
+            gather(logits, peaks, weights, scale.least, tokens);
         }
-        rest -= token.weight;
+        scale.least = nucleus(tokens, target);
     }
-    // What is drawn is less than the total, and the likeliest token is never left out.
-    None
+    scale.least_weight = not_below(choice.least_weight);
+    weights.weigh(*level, logits, peaks, scale);
+    let mut rest = share(philox(choice.seed, counter), weights.blocks.iter().sum());
+    // What is drawn is less than the total, and the likeliest token is never left out: there is a block, and a token.
+    let start = BLOCK * find(weights.blocks.iter().copied(), &mut rest)?;
+    let tokens = weights.tokens.get(start..)?.iter();
+    find(tokens.map(|&weight| weight as u64), &mut rest).map(|place| (start + place) as u32)
 }
 
 /// The token of the largest logit, the first of several; none if one of them is not a finite number.
-fn likeliest(logits: &[f32]) -> Option<u32> {
-    let mut best: Option<(u32, f32)> = None;
-    for (id, &logit) in (0..).zip(logits) {
-        if !logit.is_finite() {
+pub fn likeliest(logits: &[f32], scratch: &mut Scratch) -> Option<u32> {
+    find_peaks(scratch.level, logits, &mut scratch.peaks);
+    let (mut block, mut largest) = (0, f32::NEG_INFINITY);
+    for (number, &peak) in scratch.peaks.iter().enumerate() {
+        if !peak.is_finite() {
             return None;
         }
-        if best.is_none_or(|(_, largest)| logit > largest) {
-            best = Some((id, logit));
+        if peak > largest {
+            (block, largest) = (number, peak);
         }
     }
-    best.map(|(id, _)| id)
+    let start = BLOCK * block;
+    let place = logits.get(start..)?.iter().position(|&logit| logit == largest)?;
+    Some((start + place) as u32)
 }
 
-/// A token's logit as a number that is larger for larger ones, and its probability.
-struct Token {
-    key: u32,
-    weight: u64,
+/// The logit that has this rank by size; 0 is the largest.
+fn ranked(logits: &[f32], peaks: &[f32], rank: usize, some: &mut Vec<f32>) -> f32 {
+    if rank >= peaks.len() {
+        return nth(rank, logits, some);
+    }
+    // More than `rank` peaks, and so logits, are at least this one: what is below is of no interest.
+    let bound = nth(rank, peaks, some);
+    some.clear();
+    for (block, _) in logits.chunks(BLOCK).zip(peaks).filter(|(_, peak)| **peak >= bound) {
+        some.extend(block.iter().filter(|&&logit| logit >= bound));
+    }
+    *some.select_nth_unstable_by(rank, |a, b| b.total_cmp(a)).1
 }
 
-fn keep(tokens: &mut [Token], condition: impl Fn(&Token) -> bool) {
-    tokens.iter_mut().filter(|token| !condition(token)).for_each(|token| token.weight = 0);
+/// The number among `all` that has this rank by size.
+fn nth(rank: usize, all: &[f32], some: &mut Vec<f32>) -> f32 {
+    some.clear();
+    some.extend(all);
+    *some.select_nth_unstable_by(rank, |a, b| b.total_cmp(a)).1
+}
+
+/// Fills `tokens` with those whose logit is at least `least`, as far as they were weighed.
+fn gather(logits: &[f32], peaks: &[f32], weights: &Weights, least: f32, tokens: &mut Vec<Token>) {
+    tokens.clear();
+    let blocks = logits.chunks(BLOCK).zip(weights.tokens.chunks(BLOCK));
+    for ((logits, weights), (&peak, &weight)) in blocks.zip(peaks.iter().zip(&weights.blocks)) {
+        if peak < least || weight == 0 {
+            continue;
+        }
+        // Whether a logit is among them can be a coin's toss: nothing branches on it.
+        let (mut places, mut count) = ([0; BLOCK], 0);
+        for (place, &logit) in logits.iter().enumerate() {
+            places[count] = place;
+            count += usize::from(logit >= least);
+        }
+        tokens.extend(places[..count].iter().map(|&place| (logits[place], weights[place])));
+    }
+}
+
+/// The logit such that what is at least that large weighs `target`, and what is larger does not.
+fn nucleus(mut tokens: &mut [Token], mut target: u64) -> f32 {
+    while tokens.len() > 1 {
+        let middle = tokens.len() / 2;
+        tokens.select_nth_unstable_by(middle, |a, b| b.0.total_cmp(&a.0));
+        let (larger, others) = tokens.split_at_mut(middle);
+        let weight = total(larger);
+        if weight >= target {
+            tokens = larger;
+        } else {
+            target -= weight;
+            tokens = others;
+        }
+    }
+    tokens.first().map_or(f32::NEG_INFINITY, |token| token.0)
 }
 
 fn total(tokens: &[Token]) -> u64 {
-    tokens.iter().map(|token| token.weight).sum()
+    tokens.iter().map(|token| token.1 as u64).sum()
+}
+
+/// Which of `weights` exceeds `rest` with those before it, which are taken from `rest`.
+fn find(mut weights: impl Iterator<Item = u64>, rest: &mut u64) -> Option<usize> {
+    weights.position(|weight| {
+        let found = weight > *rest;
+        if !found {
+            *rest -= weight;
+        }
+        found
+    })
+}
+
+/// The smallest f32 that is not less.
+fn not_below(weight: u64) -> f32 {
+    let near = weight as f32;
+    if (near as u64) < weight { near.next_up() } else { near }
 }
 
 /// `whole` · `fraction` / 2^64
 fn share(whole: u64, fraction: u64) -> u64 {
     ((u128::from(whole) * u128::from(fraction)) >> 64) as u64
-}
-
-/// The two zeros are one.
-fn order(logit: f32) -> u32 {
-    let bits = (logit + 0.0).to_bits();
-    if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
-}
-
-/// The key such that tokens of at least that key come to `target`, and of no larger one do: eight bits at a time.
-fn threshold(tokens: &[Token], mut target: u64, amount: impl Fn(&Token) -> u64) -> u32 {
-    let mut prefix = 0;
-    for shift in [24, 16, 8, 0] {
-        let mut bins = [0u64; 256];
-        for token in tokens.iter().filter(|token| shift == 24 || token.key >> (shift + 8) == prefix) {
-            bins[(token.key >> shift & 255) as usize] += amount(token);
-        }
-        let mut digit = 255;
-        while digit > 0 && bins[digit] < target {
-            target -= bins[digit];
-            digit -= 1;
-        }
-        prefix = prefix << 8 | digit as u32;
-    }
-    prefix
-}
-
-/// exp((logit - largest) / temperature), as a share of [`ONE`] that is rounded down.
-#[allow(clippy::suboptimal_flops, reason = "a fused operation would round otherwise than the GPU does")]
-fn weigh(logit: f32, largest: f32, inverse_temperature: f32) -> u64 {
-    let x = (logit - largest) * inverse_temperature;
-    if x.is_nan() || x <= -28.0 {
-        return 0;
-    }
-    let whole = (x * std::f32::consts::LOG2_E + 0.5).floor();
-    // ln 2 in two parts, the first so short that its multiples are exact.
-    let rest = x - whole * 0.693_359_4 + whole * 2.121_944_4e-4;
-    let mut sum = 1.987_569_1e-4;
-    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
-        sum = sum * rest + coefficient;
-    }
-    let power = sum * rest * rest + rest + 1.0;
-    let scale = f32::from_bits(((127 + whole as i32) as u32) << 23);
-    (power * scale * ONE) as u64
 }
 
 /// The Philox 4x32-10 generator (Salmon et al., 2011): 64 bits for each key and counter.
@@ -195,98 +257,4 @@ fn philox(key: u64, counter: u64) -> u64 {
         key1 = key1.wrapping_add(0xBB67_AE85);
     }
     u64::from(words[1]) << 32 | u64::from(words[0])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOT: SamplingParams = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
-
-    fn drawn(logits: &[f32], params: SamplingParams, seed: u64) -> Vec<u32> {
-        (0..64).map(|counter| sample(logits, &params, seed, counter).unwrap()).collect()
-    }
-
-    #[test]
-    fn the_generator_is_philox() {
-        // The known answers of the paper's authors for 4x32 and 10 rounds, as far as they go into 64 bits.
-        assert_eq!(philox(0, 0), 0xE169_C58D_6627_E8D5);
-    }
-
-    #[test]
-    fn weights_are_exponentials() {
-        for step in 0..2800 {
-            let x = step as f32 * -0.01;
-            let expected = f64::from(x).exp() * f64::from(ONE);
-            let off = (weigh(x, 0.0, 1.0) as f64 - expected).abs();
-            assert!(off <= 1.0 + 1e-6 * expected, "{x}: off by {off}");
-        }
-        assert_eq!(weigh(0.0, 0.0, 1e5), 1 << 40);
-        assert_eq!(weigh(f32::MIN, f32::MAX, 1e5), 0);
-    }
-
-    #[test]
-    fn greedy_takes_the_first_of_the_largest() {
-        for temperature in [0.0, -1.0, 1e-9, f32::NAN] {
-            let params = SamplingParams { temperature, ..HOT };
-            assert_eq!(drawn(&[0.0, 3.0, -1.0, 3.0], params, 7), [1; 64]);
-        }
-        assert_eq!(drawn(&[-0.0, 0.0], SamplingParams::GREEDY, 7), [0; 64]);
-    }
-
-    #[test]
-    fn what_is_not_a_number_is_refused() {
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for params in [SamplingParams::GREEDY, HOT] {
-                assert_eq!(sample(&[0.0, bad, 1.0], &params, 1, 1), None);
-                assert_eq!(sample(&[], &params, 1, 1), None);
-            }
-        }
-    }
-
-    #[test]
-    fn tokens_are_as_frequent_as_they_are_likely() {
-        let logits = [1.0, 0.0, 2.0, -1.0];
-        let total: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
-        let mut counts = [0u32; 4];
-        for counter in 0..40_000 {
-            counts[sample(&logits, &HOT, 3, counter).unwrap() as usize] += 1;
-        }
-        for (count, logit) in counts.into_iter().zip(logits) {
-            let expected = f64::from(logit).exp() / total;
-            assert!((f64::from(count) / 40_000.0 - expected).abs() < 0.01, "{counts:?}");
-        }
-    }
-
-    #[test]
-    fn a_seed_repeats_itself_and_another_differs() {
-        let logits = [1.0, 1.1, 0.9, 1.0];
-        assert_eq!(drawn(&logits, HOT, 7), drawn(&logits, HOT, 7));
-        assert_ne!(drawn(&logits, HOT, 7), drawn(&logits, HOT, 8));
-    }
-
-    #[test]
-    fn filters_leave_the_unlikely_out() {
-        let logits = [0.0, 4.0, 2.0, 3.0, 1.0];
-        let by_rank = [1, 3, 2, 4, 0];
-        let hot = SamplingParams { temperature: 4.0, ..HOT };
-        for (params, allowed) in [
-            (SamplingParams { top_k: 1, ..hot }, 1),
-            (SamplingParams { top_k: 2, ..hot }, 2),
-            (SamplingParams { top_p: 0.0, ..hot }, 1),
-            (SamplingParams { top_p: 0.5, ..hot }, 2),
-            (SamplingParams { top_k: 2, top_p: 0.1, ..hot }, 1),
-            (SamplingParams { min_p: 0.7, ..hot }, 2),
-            (SamplingParams { min_p: 2.0, ..hot }, 1),
-            (SamplingParams { top_k: 4, min_p: 0.5, ..hot }, 3),
-            (SamplingParams { top_k: 99, top_p: f32::NAN, min_p: f32::NAN, ..hot }, 5),
-        ] {
-            let mut seen = drawn(&logits, params, 5);
-            seen.sort_unstable();
-            seen.dedup();
-            let mut expected = by_rank[..allowed].to_vec();
-            expected.sort_unstable();
-            assert_eq!(seen, expected, "{params:?}");
-        }
-    }
 }

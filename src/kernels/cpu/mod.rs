@@ -32,4 +32,4 @@ pub(crate) use self::kv::{BLOCK_TOKENS, BlockId, KvPool, KvShape};
 pub(crate) use self::matmul::matmul;
 pub(crate) use self::matrix::{Format, Matrix};
 pub(crate) use self::q4k::quantise_q4k;
-pub(crate) use self::simd::Level;
+pub(crate) use self::simd::{Kernel, LANES, Lane, Level, Simd};

@@ -3,13 +3,13 @@
 //! Must not touch: what is computed.
 
 /// How many numbers are worked on at a time.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Sixteen numbers that lie together.
-pub(super) type Lane<T> = [T; LANES];
+pub(crate) type Lane<T> = [T; LANES];
 
 /// An instruction set. A value of such a type is the proof that this machine has it.
-pub(super) trait Simd: Copy {
+pub(crate) trait Simd: Copy {
     /// Sixteen f32 in registers.
     type V: Copy;
     /// Sixteen i32 in registers.
@@ -41,6 +41,10 @@ pub(super) trait Simd: Copy {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// To the nearest whole number.
     fn round(self, value: Self::V) -> Self::V;
+    /// To the next smaller whole number.
+    fn floor(self, value: Self::V) -> Self::V;
+    /// What of `value` stands where `a` is at least `b`, and 0 elsewhere.
+    fn at_least(self, a: Self::V, b: Self::V, value: Self::V) -> Self::V;
     /// 2 to a whole number between -126 and 127.
     fn exp2(self, whole: Self::V) -> Self::V;
     /// The sum by halves: lanes 8 apart, then 4, 2 and 1.
@@ -62,7 +66,7 @@ pub(super) trait Simd: Copy {
 }
 
 /// What is made for every instruction set.
-pub(super) trait Kernel {
+pub(crate) trait Kernel {
     /// Must be `#[inline(always)]`, as all that it calls: only so the instructions are used.
     fn run<S: Simd>(self, simd: S);
 }
@@ -128,7 +132,7 @@ impl Level {
         }
     }
 
-    pub(super) fn run(self, kernel: impl Kernel) {
+    pub(crate) fn run(self, kernel: impl Kernel) {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Set::Avx512(simd) => simd.run(kernel),
@@ -217,6 +221,16 @@ impl Simd for Portable {
     #[inline(always)]
     fn round(self, value: Self::V) -> Self::V {
         value.map(f32::round_ties_even)
+    }
+
+    #[inline(always)]
+    fn floor(self, value: Self::V) -> Self::V {
+        value.map(f32::floor)
+    }
+
+    #[inline(always)]
+    fn at_least(self, a: Self::V, b: Self::V, value: Self::V) -> Self::V {
+        std::array::from_fn(|lane| if a[lane] >= b[lane] { value[lane] } else { 0.0 })
     }
 
     #[inline(always)]
