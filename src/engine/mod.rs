@@ -58,7 +58,7 @@ pub struct GenerationRequest {
 pub struct Sampling {
     /// Divides the logits; 0 always takes the likeliest token, the first of several.
     pub temperature: f64,
-    /// Considers only so many of the likeliest tokens; 0 is as good as none.
+    /// Considers only so many of the likeliest tokens, and those as likely as the last of them; 0 is as good as none.
     pub top_k: Option<usize>,
     /// Considers only the likeliest tokens that together have this probability.
     pub top_p: Option<f64>,

@@ -1,84 +1,59 @@
-//! Chooses a token among the model's logits.
+//! Chooses a token among the model's logits, as a request wants it.
 //!
-//! In the order in which the `transformers` library does it: repetition penalty, temperature, top-k, top-p, min-p.
-//! The random number for a token depends on the seed and on where in the text the token stands, on nothing else: so
-//! it does not matter in which batch a request was, or what was guessed.
+//! Repetition penalty first; all else is [`kernels::sampling`](crate::kernels::sampling)'s, as on a device. What is chosen
+//! depends on the logits, the request and where in the text the token stands, on nothing else: so it does not matter in
+//! which batch a request was, or what was guessed.
 //!
 //! Must not touch: the model.
 
 use super::{Logprobs, Sampling};
-use crate::kernels::sampling::{Choice, SamplingParams};
+use crate::kernels::sampling::{self, Choice, SamplingParams, choose};
 use crate::tokenizer::TokenId;
-
-/// Below this temperature every probability but one rounds to nothing, and dividing by it overflows.
-const MIN_TEMPERATURE: f64 = 1e-5;
-/// How many of the likeliest tokens are looked at first for a nucleus; twice as many each time that is too few.
-const NUCLEUS: usize = 256;
 
 /// Chooses tokens for one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sampler {
-    sampling: Sampling,
+    choice: Choice,
+    repetition_penalty: f64,
     logprobs: Option<usize>,
 }
 
 /// Memory that is kept from one choice to the next.
 #[derive(Default)]
 pub(super) struct Scratch {
-    logits: Vec<f32>,
-    candidates: Vec<Candidate>,
-}
-
-/// A token, and its logit divided by the temperature, or later its share of the probability.
-#[derive(Clone, Copy, Debug)]
-struct Candidate {
-    id: u32,
-    weight: f64,
+    penalised: Vec<f32>,
+    choice: sampling::Scratch,
 }
 
 impl Sampler {
     pub(super) fn new(sampling: Sampling, logprobs: Option<usize>) -> Self {
-        Self { sampling, logprobs }
-    }
-
-    /// How a device may choose in this one's place. None if it cannot: it knows neither the text nor what is likely.
-    pub(super) fn choice(&self) -> Option<Choice> {
-        let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed } = self.sampling;
-        if self.logprobs.is_some() || repetition_penalty != 1.0 {
-            return None;
-        }
+        let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed } = sampling;
         let params = SamplingParams {
-            temperature: if temperature.is_nan() { 0.0 } else { temperature as f32 },
+            temperature: temperature as f32,
             top_k: top_k.map_or(0, |k| u32::try_from(k).unwrap_or(u32::MAX)),
             top_p: top_p.map_or(1.0, |p| p as f32),
             min_p: min_p.map_or(0.0, |p| p as f32),
         };
-        Some(Choice::new(&params, seed))
+        Self { choice: Choice::new(&params, seed), repetition_penalty, logprobs }
+    }
+
+    /// How a device may choose in this one's place. None if it cannot: it knows neither the text nor what is likely.
+    pub(super) fn choice(&self) -> Option<Choice> {
+        (self.logprobs.is_none() && self.repetition_penalty == 1.0).then_some(self.choice)
     }
 
     /// Chooses the token that follows `text`, or none if the logits are not numbers.
     pub(super) fn sample(&self, logits: &[f32], text: &[TokenId], scratch: &mut Scratch) -> Option<TokenId> {
-        let Sampling { temperature, repetition_penalty, .. } = self.sampling;
-        let likeliest = likeliest(logits)?;
-        let Scratch { logits: penalised, candidates } = scratch;
-        let (logits, likeliest) = if repetition_penalty == 1.0 {
-            (logits, likeliest)
+        let Scratch { penalised, choice } = scratch;
+        let logits = if self.repetition_penalty == 1.0 {
+            logits
         } else {
-            penalise(logits, text, repetition_penalty as f32, penalised);
-            (penalised.as_slice(), self::likeliest(penalised)?)
+            penalise(logits, text, self.repetition_penalty as f32, penalised);
+            penalised.as_slice()
         };
-        if temperature.is_nan() || temperature < MIN_TEMPERATURE {
-            return Some(likeliest);
-        }
-        let largest = f64::from(*logits.get(likeliest.0 as usize)?);
-        candidates.clear();
-        candidates.extend(
-            (0..)
-                .zip(logits)
-                .map(|(id, &logit)| Candidate { id, weight: (f64::from(logit) - largest) / temperature }),
-        );
-        self.cut(candidates);
-        Some(draw(candidates, uniform(self.sampling.seed, text.len() as u64)).unwrap_or(likeliest))
+        // A device counts by where the last token stands.
+        let counter = text.len().saturating_sub(1) as u64;
+        choose(logits, &self.choice, counter, choice).map(TokenId)
     }
 
     /// How likely `token` was, and the likeliest ones, if the request wants to know. Of the logits as the model gave them.
@@ -99,44 +74,6 @@ impl Sampler {
             likeliest: order.into_iter().map(|(id, logit)| (TokenId(id), logprob(logit))).collect(),
         }))
     }
-
-    /// Leaves the candidates that may be drawn, with their share of the probability.
-    fn cut(&self, candidates: &mut Vec<Candidate>) {
-        let Sampling { top_k, top_p, min_p, .. } = self.sampling;
-        if let Some(k) = top_k.filter(|&k| k > 0 && k < candidates.len()) {
-            candidates.select_nth_unstable_by(k, likelier);
-            candidates.truncate(k);
-        }
-        for candidate in candidates.iter_mut() {
-            candidate.weight = candidate.weight.exp();
-        }
-        if let Some(p) = top_p.filter(|&p| p < 1.0) {
-            nucleus(candidates, p);
-        }
-        if let Some(p) = min_p {
-            // The likeliest weighs 1.
-            candidates.retain(|candidate| candidate.weight >= p);
-        }
-    }
-}
-
-/// The token of the largest logit, the first of several; none if one of them is not a number.
-pub(super) fn likeliest(logits: &[f32]) -> Option<TokenId> {
-    // Sixteen at a time, so that the compiler uses the machine's vectors.
-    let (lanes, rest) = logits.as_chunks::<16>();
-    let (mut largest, mut finite) = ([f32::NEG_INFINITY; 16], [0.0f32; 16]);
-    for lane in lanes {
-        for ((largest, finite), &logit) in largest.iter_mut().zip(&mut finite).zip(lane) {
-            *largest = if logit > *largest { logit } else { *largest };
-            // Nothing for what is finite, and never nothing again after what is not.
-            *finite += logit * 0.0;
-        }
-    }
-    let largest = largest.iter().chain(rest).fold(f32::NEG_INFINITY, |largest, &logit| largest.max(logit));
-    if logits.is_empty() || !finite.iter().all(|&sum| sum == 0.0) || !rest.iter().all(|x| x.is_finite()) {
-        return None;
-    }
-    logits.iter().position(|&logit| logit == largest).map(|id| TokenId(id as u32))
 }
 
 /// Makes the tokens of `text` less likely: CTRL (Keskar et al. 2019), section 4.1.
@@ -149,60 +86,6 @@ fn penalise(logits: &[f32], text: &[TokenId], penalty: f32, to: &mut Vec<f32>) {
             *to = if logit > 0.0 { logit / penalty } else { logit * penalty };
         }
     }
-}
-
-fn likelier(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
-    b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
-}
-
-/// Leaves the likeliest candidates that together have the share `p`: at least one.
-fn nucleus(candidates: &mut Vec<Candidate>, p: f64) {
-    let enough = p * candidates.iter().map(|candidate| candidate.weight).sum::<f64>();
-    let mut looked_at = NUCLEUS.min(candidates.len());
-    loop {
-        if looked_at < candidates.len() {
-            candidates.select_nth_unstable_by(looked_at, likelier);
-        }
-        let head = candidates.get_mut(..looked_at).unwrap_or_default();
-        head.sort_unstable_by(likelier);
-        let mut sum = 0.0;
-        let inside = head.iter().take_while(|candidate| {
-            let before = sum;
-            sum += candidate.weight;
-            before < enough
-        });
-        let inside = inside.count();
-        if inside < looked_at || looked_at == candidates.len() {
-            candidates.truncate(inside.max(1));
-            return;
-        }
-        looked_at = (2 * looked_at).min(candidates.len());
-    }
-}
-
-/// The candidate in whose part of the whole `at`, between 0 and 1, falls.
-fn draw(candidates: &[Candidate], at: f64) -> Option<TokenId> {
-    let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
-    let mut left = at * total;
-    let drawn = candidates.iter().find(|candidate| {
-        left -= candidate.weight;
-        left < 0.0
-    });
-    // Rounding may leave a little: the last one with a part takes it.
-    drawn
-        .or(candidates.iter().rfind(|candidate| candidate.weight > 0.0))
-        .map(|candidate| TokenId(candidate.id))
-}
-
-/// A number from 0 to below 1 for the place `counter`: two rounds of SplitMix64 (Steele et al. 2014).
-fn uniform(seed: u64, counter: u64) -> f64 {
-    let mix = |value: u64| {
-        let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        value ^ (value >> 31)
-    };
-    (mix(mix(seed) ^ counter) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]
@@ -226,13 +109,6 @@ mod tests {
         for temperature in [-1.0, f64::NAN, 1e-9] {
             assert_eq!(sample(Sampling { temperature, ..Sampling::GREEDY }, &[0.0, 3.0]), [1; 64]);
         }
-        for length in 1..50 {
-            for place in 0..length {
-                let mut logits = vec![-1.0; length];
-                logits[place] = -0.5;
-                assert_eq!(likeliest(&logits), Some(TokenId(place as u32)));
-            }
-        }
     }
 
     #[test]
@@ -247,7 +123,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(likeliest(&[]), None);
+        assert_eq!(Sampler::new(hot(None, None), None).sample(&[], &[], &mut Scratch::default()), None);
     }
 
     #[test]
@@ -297,26 +173,27 @@ mod tests {
     }
 
     #[test]
-    fn a_nucleus_of_many_tokens_is_found_as_exactly_as_one_of_few() {
-        for p in [0.01, 0.3, 0.6, 0.999] {
-            let mut candidates: Vec<_> = (0..3000)
-                .map(|id| Candidate { id: id * 7 % 3000, weight: 1.0 + f64::from(id % 10) })
-                .collect();
-            let mut sorted = candidates.clone();
-            sorted.sort_by(likelier);
-            let total: f64 = sorted.iter().map(|candidate| candidate.weight).sum();
-            let mut sum = 0.0;
-            let expected = 1 + sorted
-                .iter()
-                .position(|candidate| {
-                    sum += candidate.weight;
-                    sum >= p * total
-                })
-                .unwrap();
-            nucleus(&mut candidates, p);
-            let ids = |all: &[Candidate]| all.iter().map(|candidate| candidate.id).collect::<Vec<_>>();
-            assert_eq!(ids(&candidates), ids(&sorted[..expected]), "{p}");
+    fn a_token_is_chosen_as_a_device_does_that_has_read_the_last_one() {
+        let logits: Vec<f32> = (0..300).map(|id| (id * 7 % 31) as f32 / 9.0).collect();
+        let (text, mut scratch) = ([TokenId(9); 40], Scratch::default());
+        for sampling in [hot(None, None), hot(Some(40), None), hot(None, Some(0.9)), hot(Some(40), Some(0.5))]
+        {
+            let sampler = Sampler::new(sampling, None);
+            for length in 1..40 {
+                let expected = choose(
+                    &logits,
+                    &sampler.choice().unwrap(),
+                    length as u64 - 1,
+                    &mut sampling::Scratch::default(),
+                );
+                let chosen = sampler.sample(&logits, &text[..length], &mut scratch);
+                assert_eq!(chosen.map(|token| token.0), expected, "{sampling:?}");
+            }
         }
+        assert!(Sampler::new(hot(None, None), Some(0)).choice().is_none());
+        assert!(
+            Sampler::new(Sampling { repetition_penalty: 1.1, ..hot(None, None) }, None).choice().is_none()
+        );
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! largest step is taken once, so that memory that will be needed is had before anyone waits for it.
 
 use super::backend::{Backend, Row};
-use super::sampler::likeliest;
 use super::{EngineConfig, StartError};
 use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
+use crate::kernels::sampling::{Scratch, likeliest};
 use crate::model::{ModelError, Slice};
 use crate::tokenizer::TokenId;
 
@@ -37,9 +37,9 @@ pub(super) fn run<B: Backend>(backend: &mut B, config: &EngineConfig) -> Result<
     // The cached text lies in the last blocks, the one that is read anew in the first.
     let (first, last) = blocks.split_at(blocks.len() / 2);
     let mut next = logits(backend, &[whole(&text, last)])?;
-    let prompt = text.len();
+    let (prompt, mut scratch) = (text.len(), Scratch::default());
     for _ in 0..NEW_TOKENS.min(room.saturating_sub(text.len())) {
-        let token = likeliest(&next).ok_or(StartError::Wrong)?;
+        let token = likeliest(&next, &mut scratch).map(TokenId).ok_or(StartError::Wrong)?;
         text.push(token);
         let cached = Slice { tokens: &[token], position: text.len() - 1, blocks: last, wanted: 1, prompt };
         let anew = whole(&text, first);
@@ -52,7 +52,7 @@ pub(super) fn run<B: Backend>(backend: &mut B, config: &EngineConfig) -> Result<
         }
         next = cached.to_vec();
     }
-    if likeliest(&next).is_none() {
+    if likeliest(&next, &mut scratch).is_none() {
         return Err(StartError::Wrong);
     }
     Ok(clear(backend)?)

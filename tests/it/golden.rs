@@ -162,7 +162,8 @@ async fn all(handle: &Handle, sampling: Sampling, together: bool) -> Vec<Vec<u32
 async fn steps_guesses_cache_and_company_change_no_token() {
     let plain =
         EngineConfig { step_tokens: 1000, draft_tokens: 0, prefix_cache: false, ..EngineConfig::new(1, 16) };
-    let hot = Sampling { temperature: 0.8, top_p: Some(0.95), seed: 11, ..Sampling::GREEDY };
+    // A seed whose texts repeat themselves, so that some guesses are right.
+    let hot = Sampling { temperature: 0.8, top_p: Some(0.95), seed: 1, ..Sampling::GREEDY };
     let (handle, _engine) = engine_with(plain);
     for sampling in [Sampling::GREEDY, hot] {
         let expected = all(&handle, sampling, false).await;

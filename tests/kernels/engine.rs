@@ -171,6 +171,38 @@ async fn answers_are_those_of_the_cpu() {
     }
 }
 
+/// The host chooses for whoever wants likelihoods, the device for whoever does not.
+#[tokio::test]
+async fn a_seed_gives_the_same_tokens_whoever_chooses() {
+    let weights = Weights::random(15);
+    let (_dir, files) = weights.files();
+    let traits = Traits { has_bf16: false, ..Traits::SOUND };
+    let (device, _engine) = on_emulator(&files, Quantize::None, traits, config(5)).unwrap();
+    let (cpu, _other) = start(weights.on_cpu(Quantize::None), config(5)).unwrap();
+    for sampling in [
+        HOT,
+        Sampling { temperature: 1.5, top_p: None, ..HOT },
+        Sampling { top_k: Some(5), top_p: None, min_p: Some(0.1), ..HOT },
+    ] {
+        let mut made = Vec::new();
+        for (handle, logprobs) in [(&device, None), (&device, Some(0)), (&cpu, None)] {
+            let submit = |prompt: &Vec<u32>| {
+                let mut request = request(prompt, 10, sampling, namespace());
+                request.logprobs = logprobs;
+                handle.submit(request).unwrap()
+            };
+            let generations: Vec<_> = prompts().iter().map(submit).collect();
+            let mut answers = Vec::new();
+            for generation in generations {
+                answers.push(tokens(generation).await.unwrap().0);
+            }
+            made.push(answers);
+        }
+        assert_eq!(made[0], made[1], "{sampling:?}");
+        assert_eq!(made[0], made[2], "{sampling:?}");
+    }
+}
+
 #[tokio::test]
 async fn likelihoods_are_told_and_penalties_heeded() {
     let weights = Weights::random(11);

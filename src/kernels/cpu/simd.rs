@@ -41,7 +41,7 @@ pub(crate) trait Simd: Copy {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// To the nearest whole number.
     fn round(self, value: Self::V) -> Self::V;
-    /// To the next smaller whole number.
+    /// Down to a whole number.
     fn floor(self, value: Self::V) -> Self::V;
     /// What of `value` stands where `a` is at least `b`, and 0 elsewhere.
     fn at_least(self, a: Self::V, b: Self::V, value: Self::V) -> Self::V;
