@@ -214,14 +214,14 @@ fn figures(
                 steps.push(texts.step()?);
             }
         }
-        decodes.push((batch, median(&mut steps).as_secs_f64()));
+        decodes.push((batch, median(&mut steps).as_secs_f64(), subject.launches_per_step(batch)));
     }
 
     let Facts { device, weight_bytes, kv_bytes_per_token, bytes_per_second } = facts.clone();
     let peak_bytes = memory::peak_bytes();
     let bytes_per_second = bytes_per_second.unwrap_or_else(memory::read_bandwidth);
     let depth = config.prompt_tokens + WARM_UP_STEPS + config.new_tokens / 2;
-    let decode = decodes.into_iter().map(|(batch, step)| {
+    let decode = decodes.into_iter().map(|(batch, step, launches_per_step)| {
         let bytes = (weight_bytes + batch * depth * kv_bytes_per_token) as f64;
         Decode {
             batch,
@@ -229,6 +229,7 @@ fn figures(
             step_ms: step * 1e3,
             bytes_per_token: bytes / batch as f64,
             memory_share: bytes / step / bytes_per_second,
+            launches_per_step,
         }
     });
     Ok(Report {

@@ -44,6 +44,8 @@ pub(super) struct Decode {
     pub(super) bytes_per_token: f64,
     /// How much of what the memory gives a step takes.
     pub(super) memory_share: f64,
+    /// Launches that a device repeats for a step; none on the processors, or where it does not record.
+    pub(super) launches_per_step: Option<usize>,
 }
 
 impl fmt::Display for Report {
@@ -70,13 +72,14 @@ impl fmt::Display for Report {
             "\n\nprefill of {}: {:.1} tokens/s, first token after {:.1} ms\n",
             self.prompt_tokens, self.prefill_tokens_per_second, self.ttft_ms
         )?;
-        writeln!(
+        write!(
             f,
             "{:>6}{:>12}{:>12}{:>14}{:>14}",
             "batch", "tokens/s", "ms a step", "MB a token", "of memory"
         )?;
+        writeln!(f, "{}", if self.device.is_some() { "  launches a step" } else { "" })?;
         for row in &self.decode {
-            writeln!(
+            write!(
                 f,
                 "{:>6}{:>12.2}{:>12.2}{:>14.1}{:>12.0} %",
                 row.batch,
@@ -85,6 +88,10 @@ impl fmt::Display for Report {
                 row.bytes_per_token / 1e6,
                 row.memory_share * 100.0
             )?;
+            match row.launches_per_step {
+                Some(launches) => writeln!(f, "{launches:>17}")?,
+                None => writeln!(f)?,
+            }
         }
         Ok(())
     }

@@ -39,6 +39,11 @@ pub(super) trait Subject {
     fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError>;
 
     fn vocabulary(&self) -> usize;
+
+    /// How many launches a step of so many texts is, where that is known.
+    fn launches_per_step(&self, _texts: usize) -> Option<usize> {
+        None
+    }
 }
 
 /// A model on the processors.
@@ -112,6 +117,10 @@ impl Subject for OnDevice {
 
     fn vocabulary(&self) -> usize {
         self.0.config().vocab_size
+    }
+
+    fn launches_per_step(&self, texts: usize) -> Option<usize> {
+        self.0.launches_per_step(texts)
     }
 }
 

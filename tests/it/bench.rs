@@ -25,6 +25,7 @@ async fn every_batch_is_measured_and_what_moves_is_counted() {
         let made = number(row, "batch") * 1e3 / number(row, "step_ms");
         assert!((number(row, "tokens_per_second") / made - 1.0).abs() < 1e-6, "{report}");
         assert!(number(row, "memory_share") > 0.0, "{report}");
+        assert!(row["launches_per_step"].is_null(), "{report}");
     }
     // The weights are read once for all, the keys and values once for each.
     let weights = number(&report, "weight_bytes");

@@ -265,6 +265,10 @@ impl Device for Emulator {
         launched.map(|()| Recording(recorded))
     }
 
+    fn recorded(recording: &Recording) -> usize {
+        recording.0.len()
+    }
+
     // SAFETY: as the caller's; launches have run when this returns.
     #[allow(unsafe_code)]
     unsafe fn replay(&self, recording: &Recording) -> Result<(), DeviceError> {

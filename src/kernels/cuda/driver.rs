@@ -50,6 +50,7 @@ pub struct CudaMemory {
 /// A CUDA graph of launches.
 pub struct CudaRecording {
     graph: sys::CUgraphExec,
+    launches: usize,
     context: Arc<CudaContext>,
 }
 
@@ -318,13 +319,21 @@ impl Device for CudaDevice {
             return Err(DeviceError::Failed("it records nothing".to_owned()));
         }
         let flags = sys::CUgraphInstantiate_flags(0);
-        // SAFETY: the graph is whole and is used this once.
+        let mut launches = 0;
+        // SAFETY: the graph is whole and is used this once. Without room for the nodes, it is told how many there are.
         let executable = unsafe {
-            let executable = launched.and_then(|()| result::graph::instantiate(graph, flags).map_err(failed));
+            let executable = launched.and_then(|()| {
+                sys::cuGraphGetNodes(graph, ptr::null_mut(), &raw mut launches).result().map_err(failed)?;
+                result::graph::instantiate(graph, flags).map_err(failed)
+            });
             result::graph::destroy(graph).map_err(failed)?;
             executable?
         };
-        Ok(CudaRecording { graph: executable, context: Arc::clone(&self.context) })
+        Ok(CudaRecording { graph: executable, launches, context: Arc::clone(&self.context) })
+    }
+
+    fn recorded(recording: &CudaRecording) -> usize {
+        recording.launches
     }
 
     #[allow(unsafe_code)]

@@ -89,6 +89,9 @@ pub trait Device: Launch {
         launches: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<Self::Recording, DeviceError>;
 
+    /// How many launches were recorded.
+    fn recorded(recording: &Self::Recording) -> usize;
+
     /// Launches once more what was recorded.
     ///
     /// # Errors

@@ -159,6 +159,12 @@ impl<D: Device, T: Narrow> Runner<D, T> {
         self.records && self.recordings.iter().all(Option::is_some)
     }
 
+    /// How many launches a step of a batch of so many rows is; none if it is not recorded.
+    pub fn launches_per_step(&self, rows: usize) -> Option<usize> {
+        let batch = BATCHES.iter().position(|most| rows <= *most)?;
+        self.recordings.get(batch)?.as_ref().map(D::recorded)
+    }
+
     /// Reads what `texts` add, and chooses after each wanted row by its choice: slice by slice, row by row. Where that
     /// is none, the logits are returned instead.
     ///

@@ -60,6 +60,7 @@ trait Steps {
     fn clear(&mut self, page: usize) -> Result<(), DeviceError>;
     fn record(&mut self) -> Result<(), DeviceError>;
     fn is_recorded(&self) -> bool;
+    fn launches_per_step(&self, rows: usize) -> Option<usize>;
 }
 
 impl<D: Device> DeviceModel<D> {
@@ -194,6 +195,11 @@ impl DeviceSession {
         self.runner.is_recorded()
     }
 
+    /// How many launches a step of so many sequences is that go on by a token each; none if it is not recorded.
+    pub(crate) fn launches_per_step(&self, rows: usize) -> Option<usize> {
+        self.runner.launches_per_step(rows)
+    }
+
     /// How many blocks there are.
     pub(crate) fn blocks(&self) -> usize {
         self.blocks
@@ -225,6 +231,10 @@ impl<D: Device, T: Narrow> Steps for Runner<D, T> {
 
     fn is_recorded(&self) -> bool {
         Self::is_recorded(self)
+    }
+
+    fn launches_per_step(&self, rows: usize) -> Option<usize> {
+        Self::launches_per_step(self, rows)
     }
 }
 
