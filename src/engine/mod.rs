@@ -25,7 +25,7 @@ use std::time::Instant;
 use zeroize::Zeroize;
 
 pub use self::handle::{Generation, Handle};
-pub use self::open::{OpenError, open};
+pub use self::open::{Open, OpenError, Opened, open};
 pub use self::stats::Load;
 pub use self::thread::{Engine, start, start_on};
 use crate::kernels::cuda::DeviceError;

@@ -21,6 +21,12 @@ pub enum OpenError {
     Tokenizer(#[from] TokenizerError),
 }
 
+/// An engine for a model, and the model's tokenizer.
+pub type Opened = (Handle, Engine, Tokenizer);
+
+/// What makes an engine of a model's files, as [`open`] does.
+pub type Open = fn(&ModelFiles, &str, Quantize, EngineConfig) -> Result<Opened, OpenError>;
+
 /// The number of the CUDA device that is meant, or none for the processors.
 fn device(choice: DeviceChoice) -> Option<usize> {
     match choice {
@@ -39,7 +45,7 @@ pub fn open(
     name: &str,
     quantize: Quantize,
     config: EngineConfig,
-) -> Result<(Handle, Engine, Tokenizer), OpenError> {
+) -> Result<Opened, OpenError> {
     let tokenizer = Tokenizer::from_files(files)?;
     let (handle, engine) = match device(config.device) {
         Some(number) => start_on(move || CudaDevice::open(number), files.clone(), name, quantize, config)?,

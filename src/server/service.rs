@@ -18,7 +18,7 @@ use super::state::App;
 use super::watch::watch;
 use super::{router, self_check};
 use crate::config::ServerConfig;
-use crate::engine::Engine;
+use crate::engine::{self, Engine, Open};
 use crate::telemetry::{self, Event};
 
 /// What a drain leaves at the least for answers to reach their clients.
@@ -54,16 +54,11 @@ enum Loading {
 /// The server cannot start, or cannot go on.
 pub async fn run(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
     tokio::pin!(shutdown);
-    let mut service = tokio::select! {
+    let service = tokio::select! {
         () = &mut shutdown => return Ok(()),
         service = Service::start(config) => service?,
     };
-    let outcome = tokio::select! {
-        () = &mut shutdown => Ok(()),
-        error = service.serve() => Err(error),
-    };
-    service.shutdown().await;
-    outcome
+    service.run_until(shutdown).await
 }
 
 impl Service {
@@ -73,6 +68,15 @@ impl Service {
     /// # Errors
     /// This machine does not fit the profile, or an address cannot be listened on.
     pub async fn start(config: ServerConfig) -> Result<Self, ServeError> {
+        Self::start_with(config, engine::open).await
+    }
+
+    /// As [`Service::start`], with an engine that `open` makes of the model's files: one on a device that this program
+    /// does not know itself.
+    ///
+    /// # Errors
+    /// As [`Service::start`].
+    pub async fn start_with(config: ServerConfig, open: Open) -> Result<Self, ServeError> {
         let tokens = self_check::token_source(&config.kms);
         self_check::check(&tokens, config.profile).await?;
         let (listener, address) = listen(config.listen, "--listen").await?;
@@ -100,6 +104,7 @@ impl Service {
             loading: Loading::Running(AbortOnDropHandle::new(tokio::spawn(startup::load(
                 Arc::clone(&app),
                 config,
+                open,
             )))),
             app,
             address,
@@ -135,6 +140,19 @@ impl Service {
                 Err(error)
             }
         }
+    }
+
+    /// Serves until `shutdown`, or until it cannot go on, then drains.
+    ///
+    /// # Errors
+    /// The model cannot be loaded, or the server cannot go on.
+    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let outcome = tokio::select! {
+            () = shutdown => Ok(()),
+            error = self.serve() => Err(error),
+        };
+        self.shutdown().await;
+        outcome
     }
 
     /// Refuses new requests, lets those that run finish within the drain limit, and cuts off the rest.

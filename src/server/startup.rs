@@ -10,11 +10,10 @@ use super::identity;
 use super::state::{App, Loaded};
 use crate::attestation::{AttestationError, Malformed, Profile, ProfileMismatch};
 use crate::config::{ModelOrigin, ServerConfig};
-use crate::engine::{self, Engine, EngineConfig, Handle, ModelFiles, OpenError, Quantize, StartError};
+use crate::engine::{Engine, EngineConfig, ModelFiles, Open, OpenError, Opened, Quantize, StartError};
 use crate::hub::{self, FetchOptions, HubError, Manifest, ManifestError, ModelSource, Progress};
 use crate::keys::{KeyError, Keys};
 use crate::telemetry::{self, Event};
-use crate::tokenizer::Tokenizer;
 
 /// Why the server did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +81,7 @@ impl ServeError {
 }
 
 /// Makes everything that answers requests, and lets `app` take them.
-pub(super) async fn load(app: Arc<App>, config: ServerConfig) -> Result<Engine, ServeError> {
+pub(super) async fn load(app: Arc<App>, config: ServerConfig, open: Open) -> Result<Engine, ServeError> {
     let started = Instant::now();
     let keys = Keys::connect(config.kms).await?;
     // Meanwhile the way to KMS is tried, so that readiness has an answer when the model does. Whether it works is
@@ -92,7 +91,8 @@ pub(super) async fn load(app: Arc<App>, config: ServerConfig) -> Result<Engine, 
         let (name, files) = find(config.model, config.profile).await?;
         let identify =
             async { identity::identify(server, files.clone()).await.map_err(ServeError::Identity) };
-        tokio::try_join!(open(name, files.clone(), config.quantize, config.engine), identify)
+        let opened = open_engine(open, name, files.clone(), config.quantize, config.engine);
+        tokio::try_join!(opened, identify)
     };
     let (opened, _) = tokio::join!(opening, keys.probe());
     let ((engine, stop, tokenizer), identity) = opened?;
@@ -120,13 +120,14 @@ async fn find(model: ModelOrigin, profile: Profile) -> Result<(String, ModelFile
 }
 
 /// Starts an engine for the model.
-async fn open(
+async fn open_engine(
+    open: Open,
     name: String,
     files: ModelFiles,
     quantize: Quantize,
     config: EngineConfig,
-) -> Result<(Handle, Engine, Tokenizer), ServeError> {
-    let opened = blocking(move || engine::open(&files, &name, quantize, config)).await;
+) -> Result<Opened, ServeError> {
+    let opened = blocking(move || open(&files, &name, quantize, config)).await;
     Ok(opened.map_err(|_| ServeError::Panicked)??)
 }
 
