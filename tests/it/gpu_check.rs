@@ -1,11 +1,11 @@
-//! `scripts/gpu-check.sh` with a server that is a stand-in: what it asks for, and what it writes.
+//! `scripts/gpu-check.sh` with a server and peers that are stand-ins: what it asks for, and what it writes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Answers as `codeseal-server` does.
 const SERVER: &str = r#"#!/usr/bin/env bash
@@ -17,29 +17,98 @@ case $1 in
     [ ! -e "$(dirname "$0")/wrong" ] || exit 70 ;;
   bench)
     [ "$9" = 2048 ] && { echo "codeseal-server: too little memory" >&2; exit 69; }
-    printf '{\n  "weight_bytes": 5000000,\n  "memory_bytes_per_second": 3.1e12,\n  "prefill_tokens_per_second": 12.5,\n  "ttft_ms": 7.25,\n  "decode": [\n    {\n      "batch": 1,\n      "tokens_per_second": 2.5,\n      "step_ms": 400.0,\n      "memory_share": 0.5\n    }\n  ]\n}\n' ;;
+    printf '{\n  "weight_bytes": 5000000,\n  "memory_bytes_per_second": 3.1e12,\n  "prefill_tokens_per_second": 12500.5,\n  "ttft_ms": 7.25,\n  "decode": ['
+    row() { printf '\n    {\n      "batch": %s,\n      "tokens_per_second": %s,\n      "step_ms": 400.0,\n      "memory_share": 0.5,\n      "launches_per_step": %s\n    }' "$@"; }
+    row 1 2.5 185
+    [ "${13}" = 1 ] || { printf ,; row 64 81.25 null; }
+    printf '\n  ]\n}\n' ;;
 esac
 "#;
 
-fn run(directory: &Path) -> Output {
-    let server = directory.join("server");
-    fs::write(&server, SERVER).unwrap();
-    fs::set_permissions(&server, fs::Permissions::from_mode(0o755)).unwrap();
-    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/gpu-check.sh"))
-        .arg(&server)
-        .arg(directory.join("out"))
-        .env("CODESEAL_CHECK_SHAPES", "2b")
-        .output()
-        .unwrap()
+/// Answers as llama.cpp's `llama-bench` does, which knows no other order of its rates than that of its runs.
+const LLAMA_BENCH: &str = r#"#!/usr/bin/env bash
+echo "$@" >>"$(dirname "$0")/asked-llama"
+[ ! -e "$(dirname "$0")/broken" ] || { echo "error: failed to load model"; exit 1; }
+row() { printf '  {\n    "build_commit": "abc",\n    "n_prompt": %s,\n    "n_gen": %s,\n    "n_depth": %s,\n    "avg_ts": 77.0,\n    "samples_ns": [ 1, 2, 3, 4, 5 ],\n    "samples_ts": [ %s ]\n  }' "$@"; }
+echo '['
+case $* in
+  *"-p 0 -n 64 -d 128,512,2048"*) row 0 64 128 "9, 10, 1.0, 2, 3"; echo ,; row 0 64 512 "0.5, 1.25e0, 100, 0.25, 20" ;;
+  *"-p 128,512,2048 -n 0"*) row 128 0 0 "5, 4, 3, 2, 1"; echo ,; row 512 0 0 "25001, 25001, 25001, 25001, 25001" ;;
+esac
+printf '\n]\n'
+"#;
+
+/// Answers as a Python does that has PyTorch and a device, and as the script that measures `transformers`.
+const PYTHON: &str = r#"#!/usr/bin/env bash
+case $1 in
+  -c) [ ! -e "$(dirname "$0")/no-torch" ] ;;
+  *)
+    echo "$@" >>"$(dirname "$0")/asked-python"
+    cat "$2" >>"$(dirname "$0")/asked-python"
+    row() { printf '    {\n      "prompt_tokens": %s,\n      "prefill_tokens_per_second": %s,\n      "ttft_ms": 9.0,\n      "decode_tokens_per_second": %s\n    }' "$@"; }
+    printf '{\n  "torch": "2",\n  "matmul_teraflops": 123.75,\n  "runs": [\n'
+    row 128 1000 0.25; echo ,; row 512 6250.25 0.2
+    printf '\n  ]\n}\n' ;;
+esac
+"#;
+
+/// A machine: the server, and the peers if they are wanted.
+struct Machine(tempfile::TempDir);
+
+impl Machine {
+    fn new() -> Self {
+        let machine = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(machine.path("bin")).unwrap();
+        machine.write("bin/server", SERVER);
+        // No Python that this machine may have.
+        machine.write("bin/python3", PYTHON);
+        machine.write("bin/no-torch", "");
+        machine
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn run(&self, variables: &[(&str, &str)]) -> Output {
+        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
+        Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/gpu-check.sh"))
+            .arg(self.path("bin/server"))
+            .arg(self.path("out"))
+            .env("PATH", path)
+            .env("CODESEAL_CHECK_SHAPES", "2b")
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap()
+    }
+
+    fn results(&self) -> Value {
+        serde_json::from_str(&self.read("out/results.json")).unwrap()
+    }
+
+    fn assert_says(&self, lines: &[&str]) {
+        let table = self.read("out/table.txt");
+        for line in lines {
+            assert!(table.lines().any(|found| found == *line), "{line} is not in\n{table}");
+        }
+    }
 }
 
 #[test]
 fn everything_is_written_once_as_json_and_once_for_people() {
-    let dir = tempfile::tempdir().unwrap();
-    let output = run(dir.path());
+    let machine = Machine::new();
+    let output = machine.run(&[]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    let results: Value =
-        serde_json::from_str(&fs::read_to_string(dir.path().join("out/results.json")).unwrap()).unwrap();
+    let results = machine.results();
     assert_eq!(results["passed"], true);
     assert_eq!(results["checks"]["device"], "a device");
     let runs: Vec<_> =
@@ -47,31 +116,108 @@ fn everything_is_written_once_as_json_and_once_for_people() {
     // What does not fit the device is left out, and the rest goes on.
     assert_eq!(runs, ["2b-none-128", "2b-none-512", "2b-q8_0-128", "2b-q8_0-512"]);
     assert_eq!(results["runs"][1]["figures"]["ttft_ms"], 7.25);
-    let table = fs::read_to_string(dir.path().join("out/table.txt")).unwrap();
-    for line in [
+    assert_eq!(results["runs"][1]["figures"]["decode"][0]["launches_per_step"], 185);
+    machine.assert_says(&[
         "device: a device",
         "failure: off",
         "2b-none-2048: not measured, see above",
         "=== 2b-q8_0-512: memory 3.1e12 B/s, weights 5000000 B",
-        "prefill of 512: 12.5 tokens/s, first token after 7.25 ms",
-        "batch 1: 2.5 tokens/s, 400.0 ms a step, 0.5 of what the memory gives",
-    ] {
-        assert!(table.lines().any(|found| found == line), "{line} is not in\n{table}");
-    }
-    let asked = fs::read_to_string(dir.path().join("asked")).unwrap();
+        "prefill of 512: 12500.5 tokens/s, first token after 7.25 ms",
+        "batch 1: 2.5 tokens/s, 400.0 ms a step, 0.5 of what the memory gives, 185 launches repeated",
+        "batch 64: 81.25 tokens/s, 400.0 ms a step, 0.5 of what the memory gives, no launches repeated",
+        "ratio: decode, batch 64 to batch 1: 32.500",
+        // Neither peer is here, which is said and is no failure.
+        "transformers: no python3 here with torch, transformers and a CUDA device, so it is not measured",
+        "llama.cpp: CODESEAL_CHECK_LLAMA names no llama-bench, so it is not measured",
+    ]);
+    assert_eq!(results["peers"], json!([]));
+    let ratio = "decode, batch 64 to batch 1";
+    let expected =
+        ["2b-none-512", "2b-q8_0-512"].map(|run| json!({"run": run, "ratio": ratio, "value": 32.5}));
+    assert_eq!(results["ratios"], json!(expected));
+    let asked = machine.read("bin/asked");
     assert!(asked.lines().all(|line| line.contains("--device cuda:0")), "{asked}");
     assert!(asked.contains("--new-tokens 64 --batch 1,8,64 --json"), "{asked}");
 }
 
 #[test]
+fn peers_that_are_there_are_measured_in_the_same_run() {
+    let machine = Machine::new();
+    machine.write("bin/llama-bench", LLAMA_BENCH);
+    fs::remove_file(machine.path("bin/no-torch")).unwrap();
+    fs::create_dir(machine.path("gguf")).unwrap();
+    machine.write("gguf/2b-bf16.gguf", "");
+    let llama = format!("{} -fa on", machine.path("bin/llama-bench").display());
+    let gguf = machine.path("gguf");
+    let peers = [
+        ("CODESEAL_CHECK_LLAMA", llama.as_str()),
+        ("CODESEAL_CHECK_GGUF", gguf.to_str().unwrap()),
+        ("CODESEAL_CHECK_DEVICE", "cuda:1"),
+    ];
+    let output = machine.run(&peers);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stderr).matches("too little memory").count(), 2);
+    machine.assert_says(&["llama.cpp: there is no 2b-q8_0.gguf, so it is not measured"]);
+    let asked = machine.read("bin/asked-llama");
+    assert_eq!(asked.lines().count(), 2, "{asked}");
+    assert!(asked.lines().all(|line| line.starts_with("-fa on -m ") && line.contains("-mg 1 -r 5 -o json")));
+    let asked = machine.read("bin/asked-python");
+    assert!(asked.contains("--device cuda:1 --prompt-tokens 128,512,2048 --new-tokens 64\n"), "{asked}");
+    assert!(asked.contains(r#""hidden_size": 2048"#), "{asked}");
+
+    let results = machine.results();
+    let peers: Vec<_> = results["peers"].as_array().unwrap().iter().map(|peer| &peer["peer"]).collect();
+    assert_eq!(peers, ["transformers", "llama.cpp", "llama.cpp"]);
+    assert_eq!(results["peers"][0]["figures"]["matmul_teraflops"], 123.75);
+    assert_eq!(results["peers"][2]["figures"][1]["n_depth"], 512);
+    let ratio = |run: &str, ratio: &str| {
+        let ratios = results["ratios"].as_array().unwrap().iter();
+        let found = ratios.filter(|found| found["run"] == run && found["ratio"] == ratio);
+        found.map(|found| found["value"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    for (run, name, value) in [
+        ("2b-none-128", "decode, batch 1, to transformers", 10.0),
+        ("2b-none-512", "decode, batch 1, to transformers", 12.5),
+        ("2b-none-512", "prefill, to transformers", 2.0),
+        // The median: 1.25 of 0.25, 0.5, 1.25, 20 and 100, however they are written.
+        ("2b-none-512", "decode, batch 1, to llama.cpp", 2.0),
+        ("2b-none-128", "decode, batch 1, to llama.cpp", 0.833),
+        ("2b-none-512", "prefill, to llama.cpp", 0.5),
+        // 18 layers of 110,100,480 weights, twice, 12,500.5 times a second, of 123.75 * 10^12.
+        ("2b-none-512", "prefill, to the device's rate for large matrices", 0.4),
+    ] {
+        assert_eq!(ratio(run, name), [value], "{run}: {name}");
+    }
+    // Of the same type only.
+    assert!(ratio("2b-q8_0-512", "decode, batch 1, to transformers").is_empty());
+    assert!(ratio("2b-q8_0-512", "decode, batch 1, to llama.cpp").is_empty());
+    machine.assert_says(&["ratio: decode, batch 1, to transformers: 12.500"]);
+}
+
+#[test]
+fn a_peer_that_fails_is_left_out() {
+    let machine = Machine::new();
+    machine.write("bin/llama-bench", LLAMA_BENCH);
+    machine.write("bin/broken", "");
+    machine.write("2b-bf16.gguf", "");
+    let llama = machine.path("bin/llama-bench");
+    let output = machine.run(&[
+        ("CODESEAL_CHECK_LLAMA", llama.to_str().unwrap()),
+        ("CODESEAL_CHECK_GGUF", machine.0.path().to_str().unwrap()),
+    ]);
+    assert_eq!(output.status.code(), Some(0));
+    machine.assert_says(&["llama.cpp: 2b-bf16 not measured, see above"]);
+    assert_eq!(machine.results()["peers"], json!([]));
+}
+
+#[test]
 fn a_device_that_is_wrong_or_absent_is_told_by_the_exit_code() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("wrong"), "").unwrap();
-    assert_eq!(run(dir.path()).status.code(), Some(70));
-    let results = fs::read_to_string(dir.path().join("out/results.json")).unwrap();
-    assert!(results.contains("\"passed\": false"));
-    fs::write(dir.path().join("absent"), "").unwrap();
-    let output = run(dir.path());
+    let machine = Machine::new();
+    machine.write("bin/wrong", "");
+    assert_eq!(machine.run(&[]).status.code(), Some(70));
+    assert_eq!(machine.results()["passed"], false);
+    machine.write("bin/absent", "");
+    let output = machine.run(&[]);
     assert_eq!(output.status.code(), Some(69));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no device"));
 }
