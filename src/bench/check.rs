@@ -4,6 +4,7 @@
 //! Must not touch: HTTP, KMS, the engine.
 
 use std::io::Write;
+use std::ops::Range;
 
 use serde::Serialize;
 
@@ -177,7 +178,7 @@ impl Rig {
     }
 
     /// Reads tokens of texts, and returns the logits after the `wanted` last of each.
-    fn read(&mut self, pieces: &[(usize, std::ops::Range<usize>, usize)]) -> Result<Vec<f32>, ModelError> {
+    fn read(&mut self, pieces: &[(usize, Range<usize>, usize)]) -> Result<Vec<f32>, ModelError> {
         let slices: Vec<_> = pieces
             .iter()
             .map(|(text, range, wanted)| Slice {
@@ -190,6 +191,24 @@ impl Rig {
             .collect();
         let wanted = pieces.iter().map(|(_, _, wanted)| wanted).sum();
         Ok(self.session.step(&slices, &vec![None; wanted])?.logits.to_vec())
+    }
+
+    /// Reads other tokens in these places, so that nothing right is there before a step is looked at.
+    fn scribble(&mut self, places: &[(usize, Range<usize>)]) -> Result<(), ModelError> {
+        let other = |(text, range): &(usize, Range<usize>)| {
+            self.texts[*text][range.clone()].iter().map(|token| TokenId(token.0 ^ 1)).collect::<Vec<_>>()
+        };
+        let others: Vec<_> = places.iter().map(other).collect();
+        let slices = places.iter().zip(&others).map(|((text, range), tokens)| Slice {
+            tokens,
+            position: range.start,
+            blocks: &self.tables[*text],
+            wanted: 0,
+            prompt: range.end,
+        });
+        let slices: Vec<_> = slices.collect();
+        self.session.step(&slices, &[])?;
+        Ok(())
     }
 
     /// All prompts at once, then what follows, against the processors'.
@@ -227,6 +246,10 @@ impl Rig {
         let length = self.prompt(text);
         let whole = self.read(&[(text, 0..length, 1)])?;
         for piece in [BLOCK_TOKENS, 7, length - 1] {
+            // What is right there already must not make up for what is not written.
+            for block in &self.tables[text] {
+                self.session.clear(*block)?;
+            }
             let (mut start, mut last) = (0, Vec::new());
             while start < length {
                 let end = length.min(start + piece);
@@ -252,6 +275,8 @@ impl Rig {
             let texts = 0..texts.min(self.texts.len());
             let pieces = texts.map(|text| (text, self.prompt(text)..self.prompt(text) + FOLLOW, FOLLOW));
             let pieces: Vec<_> = pieces.collect();
+            let places: Vec<_> = pieces.iter().map(|(text, range, _)| (*text, range.clone())).collect();
+            self.scribble(&places)?;
             let together = self.read(&pieces)?;
             if alone.get(..together.len()) != Some(&together) {
                 return Ok(Some(format!("{} tokens together change the logits", pieces.len() * FOLLOW)));
