@@ -143,6 +143,21 @@ async fn a_machine_without_a_token_opens_no_port() {
 }
 
 #[tokio::test]
+async fn a_device_that_is_not_there_ends_the_process_and_one_line_says_so() {
+    let world = World::start().await;
+    let mut serve = world.flags();
+    serve.extend(["--device", "cuda"].map(String::from));
+    let bench = ["bench", "--model", "tiny", "--device", "cuda"].map(String::from).to_vec();
+    let check = ["kernels-check", "--device", "cuda"].map(String::from).to_vec();
+    for flags in [serve, bench, check] {
+        let remains = run_server(&flags).await;
+        assert_eq!(remains.code, Some(69), "{}{}", remains.stdout, remains.stderr);
+        assert_eq!(remains.stderr, "codeseal-server: no device: this program was built without CUDA\n");
+        assert!(!remains.stdout.contains(" ready "), "{}", remains.stdout);
+    }
+}
+
+#[tokio::test]
 async fn wrong_usage_is_told_apart() {
     let world = World::start().await;
     let flags = |more: &[&str]| [world.flags(), more.iter().map(ToString::to_string).collect()].concat();

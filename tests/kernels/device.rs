@@ -5,6 +5,7 @@
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use codeseal::kernels::cuda::{Arg, Buffer, Device, DeviceError, Element, Launch, Shape};
 use kernels_emu::Schedule;
@@ -24,11 +25,42 @@ pub(crate) struct Traits {
     pub(crate) idle: Option<&'static str>,
     /// After how many launches the next one fails.
     pub(crate) lives_for: u64,
+    /// Fails from when this is set, whoever sets it.
+    pub(crate) dies: Option<&'static AtomicBool>,
+    pub(crate) fault: Option<Fault>,
+}
+
+/// What a device does wrong without a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// One copy to the device does not arrive, after so many that do.
+    LosesWrite(u64),
+    /// A recording is launched once for each that was asked for, and once more.
+    ReplaysTwice,
+    /// One replay does not happen, after so many that do.
+    LosesReplay(u64),
+    /// What is recorded runs too.
+    RunsWhatItRecords,
+    /// Nothing is overwritten with zeros any more, after so many times.
+    StopsZeroing(u64),
+    /// What is read at a mark is what was read at the mark before.
+    ReadsLastStep,
 }
 
 impl Traits {
-    pub(crate) const SOUND: Self =
-        Self { has_bf16: true, free_bytes: 8 << 20, records: true, idle: None, lives_for: u64::MAX };
+    pub(crate) const SOUND: Self = Self {
+        has_bf16: true,
+        free_bytes: 8 << 20,
+        records: true,
+        idle: None,
+        lives_for: u64::MAX,
+        dies: None,
+        fault: None,
+    };
+
+    pub(crate) fn with(fault: Fault) -> Self {
+        Self { fault: Some(fault), ..Self::SOUND }
+    }
 }
 
 /// What was done on the device of a thread.
@@ -47,6 +79,22 @@ struct Thread {
     done: Done,
     /// What is being recorded.
     recording: Option<Vec<Recorded>>,
+    /// What was read at the last mark.
+    last_read: Vec<u8>,
+}
+
+impl Thread {
+    /// Whether this is the one time that something gets lost; `left` are the times before.
+    fn loses(&mut self, left: impl Fn(Fault) -> Option<u64>, again: impl Fn(u64) -> Fault) -> bool {
+        let left = self.traits.fault.and_then(left);
+        match left {
+            None => false,
+            Some(left) => {
+                self.traits.fault = left.checked_sub(1).map(again);
+                left == 0
+            }
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -61,7 +109,12 @@ pub(crate) struct Recording(Vec<Recorded>);
 
 thread_local! {
     static THREAD: RefCell<Thread> =
-        const { RefCell::new(Thread { traits: Traits::SOUND, done: Done { launches: 0, replays: 0, writes: 0, recordings: 0 }, recording: None }) };
+        const { RefCell::new(Thread {
+            traits: Traits::SOUND,
+            done: Done { launches: 0, replays: 0, writes: 0, recordings: 0 },
+            recording: None,
+            last_read: Vec::new(),
+        }) };
 }
 
 fn with<R>(look: impl FnOnce(&mut Thread) -> R) -> R {
@@ -86,6 +139,8 @@ impl Emulator {
         with(|thread| {
             let lives = thread.traits.lives_for.checked_sub(1);
             idle = thread.traits.idle == Some(*kernel);
+            let dead = thread.traits.dies.is_some_and(|dies| dies.load(Ordering::SeqCst));
+            let lives = lives.filter(|_| !dead);
             thread.traits.lives_for = lives.ok_or(DeviceError::Failed("as told".to_owned()))?;
             Ok(())
         })?;
@@ -142,7 +197,7 @@ impl Launch for Emulator {
         let run = with(|thread| match &mut thread.recording {
             Some(recording) => {
                 recording.push(recorded.clone());
-                false
+                thread.traits.fault == Some(Fault::RunsWhatItRecords)
             }
             None => {
                 thread.done.launches += 1;
@@ -191,10 +246,15 @@ impl Device for Emulator {
 
     fn write(&self, memory: &mut Memory, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         assert!(at + bytes.len() <= memory.layout.size());
-        with(|thread| {
+        let lost = with(|thread| {
             assert!(thread.recording.is_none(), "a copy cannot be recorded");
             thread.done.writes += 1;
+            let left = |fault| if let Fault::LosesWrite(left) = fault { Some(left) } else { None };
+            thread.loses(left, Fault::LosesWrite)
         });
+        if lost {
+            return Ok(());
+        }
         // SAFETY: it lies within the memory, which is another one than that of `bytes`.
         #[allow(unsafe_code)]
         unsafe {
@@ -218,11 +278,29 @@ impl Device for Emulator {
     /// All that was launched has run already, what was launched later too: whoever reads what a later launch has
     /// overwritten finds out.
     fn read_at(&self, _: &(), memory: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        self.read(memory, at, bytes)
+        self.read(memory, at, bytes)?;
+        with(|thread| {
+            let last = std::mem::replace(&mut thread.last_read, bytes.to_vec());
+            if thread.traits.fault == Some(Fault::ReadsLastStep) && last.len() == bytes.len() {
+                bytes.copy_from_slice(&last);
+            }
+        });
+        Ok(())
     }
 
     fn zero(&self, memory: &mut Memory, at: usize, bytes: usize) -> Result<(), DeviceError> {
         assert!(at + bytes <= memory.layout.size());
+        let zeroes = with(|thread| match &mut thread.traits.fault {
+            Some(Fault::StopsZeroing(left)) => {
+                let zeroes = *left > 0;
+                *left = left.saturating_sub(1);
+                zeroes
+            }
+            _ => true,
+        });
+        if !zeroes {
+            return Ok(());
+        }
         // SAFETY: as for writing.
         #[allow(unsafe_code)]
         unsafe {
@@ -272,7 +350,14 @@ impl Device for Emulator {
     // SAFETY: as the caller's; launches have run when this returns.
     #[allow(unsafe_code)]
     unsafe fn replay(&self, recording: &Recording) -> Result<(), DeviceError> {
-        with(|thread| thread.done.replays += 1);
-        recording.0.iter().try_for_each(Self::run)
+        let times = with(|thread| {
+            thread.done.replays += 1;
+            let left = |fault| if let Fault::LosesReplay(left) = fault { Some(left) } else { None };
+            if thread.loses(left, Fault::LosesReplay) {
+                return 0;
+            }
+            if thread.traits.fault == Some(Fault::ReplaysTwice) { 2 } else { 1 }
+        });
+        (0..times).try_for_each(|_| recording.0.iter().try_for_each(Self::run))
     }
 }

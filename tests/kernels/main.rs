@@ -16,7 +16,11 @@ mod bench;
 mod device;
 mod elementwise;
 mod engine;
+mod faults;
 mod forward;
+#[path = "../it/harness.rs"]
+#[allow(dead_code, reason = "some of it is for other tests")]
+mod harness;
 mod norm;
 mod numbers;
 mod pages;
@@ -24,5 +28,6 @@ mod planted;
 mod products;
 mod runner;
 mod sampling;
+mod service;
 mod toy;
 mod weights;
