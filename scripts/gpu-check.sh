@@ -5,13 +5,14 @@
 # must be copied there (below 60 MB). Needed on the machine: the driver (580 or newer). No Rust, no CUDA toolkit, no
 # Python, no network.
 # DIRECTORY, where the results go, is ./gpu-check-results unless named: results.json, and table.txt for people.
-# CODESEAL_CHECK_DEVICE names another device than cuda:0; CODESEAL_CHECK_SHAPES a part of "2b 7b".
+# CODESEAL_CHECK_DEVICE names another device than cuda:0; CODESEAL_CHECK_SHAPES a part of "2b 7b", and CODESEAL_CHECK_TYPES of
+# "none q8_0 q4k", which is what --quantize takes.
 #
 # Others are measured beside it, in the same run, where they are there:
 # - transformers: a python3 with torch and transformers that sees the device, and gpu-check/transformers_peer.py beside
 #   this file. It also says how fast the device multiplies matrices, which reading a prompt is held against.
 # - llama.cpp: CODESEAL_CHECK_LLAMA is the command of its llama-bench, options included, and CODESEAL_CHECK_GGUF a directory
-#   with any of 2b-bf16.gguf, 2b-q8_0.gguf, 7b-bf16.gguf and 7b-q8_0.gguf.
+#   with any of SHAPE-bf16.gguf, SHAPE-q8_0.gguf and SHAPE-q4_k_m.gguf.
 set -euo pipefail
 # Numbers have a point in every country.
 export LC_ALL=C
@@ -21,6 +22,7 @@ out=${2:-gpu-check-results}
 device=${CODESEAL_CHECK_DEVICE:-cuda:0}
 number=${device#cuda} number=${number#:} number=${number:-0}
 shapes=${CODESEAL_CHECK_SHAPES:-2b 7b}
+types=${CODESEAL_CHECK_TYPES:-none q8_0 q4k}
 read -r -a llama_bench <<<"${CODESEAL_CHECK_LLAMA:-}"
 gguf=${CODESEAL_CHECK_GGUF:-}
 transformers_peer=$(dirname "$0")/gpu-check/transformers_peer.py
@@ -105,6 +107,7 @@ else
 fi
 
 if [ ${#llama_bench[@]} -gt 0 ]; then
+  declare -A type_of=([none]=bf16 [q8_0]=q8_0 [q4k]=q4_k_m)
   # Of five runs the third, in order.
   medians() { # what is measured, file, name of the number of tokens
     local tokens rates
@@ -114,7 +117,7 @@ if [ ${#llama_bench[@]} -gt 0 ]; then
       done
   }
   measure_llama() { # shape, type
-    local name=$1-${2/none/bf16} common json
+    local name=$1-${type_of[$2]} common json
     if [ ! -f "$gguf/$name.gguf" ]; then
       say "llama.cpp: there is no $name.gguf, so it is not measured"
       return
@@ -171,7 +174,7 @@ measure() { # shape, type of the weights, tokens of the prompt, batches
 }
 for shape in $shapes; do
   measure_transformers "$shape"
-  for type in none q8_0; do
+  for type in $types; do
     measure_llama "$shape" "$type"
     measure "$shape" "$type" 128 1
     measure "$shape" "$type" 512 1,8,64

@@ -114,7 +114,10 @@ fn everything_is_written_once_as_json_and_once_for_people() {
     let runs: Vec<_> =
         results["runs"].as_array().unwrap().iter().map(|run| run["run"].as_str().unwrap()).collect();
     // What does not fit the device is left out, and the rest goes on.
-    assert_eq!(runs, ["2b-none-128", "2b-none-512", "2b-q8_0-128", "2b-q8_0-512"]);
+    assert_eq!(
+        runs,
+        ["2b-none-128", "2b-none-512", "2b-q8_0-128", "2b-q8_0-512", "2b-q4k-128", "2b-q4k-512",]
+    );
     assert_eq!(results["runs"][1]["figures"]["ttft_ms"], 7.25);
     assert_eq!(results["runs"][1]["figures"]["decode"][0]["launches_per_step"], 185);
     machine.assert_says(&[
@@ -132,8 +135,8 @@ fn everything_is_written_once_as_json_and_once_for_people() {
     ]);
     assert_eq!(results["peers"], json!([]));
     let ratio = "decode, batch 64 to batch 1";
-    let expected =
-        ["2b-none-512", "2b-q8_0-512"].map(|run| json!({"run": run, "ratio": ratio, "value": 32.5}));
+    let expected = ["2b-none-512", "2b-q8_0-512", "2b-q4k-512"]
+        .map(|run| json!({"run": run, "ratio": ratio, "value": 32.5}));
     assert_eq!(results["ratios"], json!(expected));
     let asked = machine.read("bin/asked");
     assert!(asked.lines().all(|line| line.contains("--device cuda:0")), "{asked}");
@@ -153,6 +156,7 @@ fn peers_that_are_there_are_measured_in_the_same_run() {
         ("CODESEAL_CHECK_LLAMA", llama.as_str()),
         ("CODESEAL_CHECK_GGUF", gguf.to_str().unwrap()),
         ("CODESEAL_CHECK_DEVICE", "cuda:1"),
+        ("CODESEAL_CHECK_TYPES", "none q8_0"),
     ];
     let output = machine.run(&peers);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
