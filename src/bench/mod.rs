@@ -174,7 +174,8 @@ fn measure<D: Device + 'static>(
         }
         Some(number) => {
             let device = open(number).map_err(ModelError::from)?;
-            let (model, facts) = OnDevice::load(device, &files, &name, config.quantize)?;
+            let by_chance = matches!(config.weights, BenchWeights::Random(_));
+            let (model, facts) = OnDevice::load(device, &files, &name, config.quantize, by_chance)?;
             let load_seconds = began.elapsed().as_secs_f64();
             check_length(config, model.config().context_length)?;
             figures(config, name, load_seconds, &facts, &mut OnDevice::new(model, room)?)

@@ -83,15 +83,20 @@ impl Subject for OnCpu {
 pub(super) struct OnDevice(DeviceSession);
 
 impl OnDevice {
-    /// The model in `files` on `device`, and what moves there.
+    /// The model in `files` on `device`, and what moves there. Weights by chance are made on the device.
     pub(super) fn load<D: Device + 'static>(
         device: D,
         files: &ModelFiles,
         name: &str,
         quantize: Quantize,
+        by_chance: bool,
     ) -> Result<(DeviceModel<D>, Facts), ModelError> {
         let bytes_per_second = memory::device_bandwidth(&device)?;
-        let model = DeviceModel::load(device, files, name, quantize, |_, _| {})?;
+        let model = if by_chance {
+            DeviceModel::draw(device, files, name, quantize)?
+        } else {
+            DeviceModel::load(device, files, name, quantize, |_, _| {})?
+        };
         let facts = Facts {
             device: Some(model.device_name()),
             weight_bytes: model.bytes_per_token(),

@@ -1,6 +1,6 @@
-//! Embedding and rotation against the textbook.
+//! Embedding and rotation against the textbook, and numbers by chance.
 
-use codeseal::kernels::cuda::{HEAD, KvLayout, Matrix, Narrow, angles, rope};
+use codeseal::kernels::cuda::{HEAD, KvLayout, Matrix, Narrow, angles, draw, draw_words, repeat_words, rope};
 use half::{bf16, f16};
 
 use crate::device::Emulator;
@@ -123,4 +123,45 @@ fn a_token_outside_the_vocabulary_stops_the_device() {
         let embedded = matrix.embed(&Emulator, ids.view(), positions.view(), 1.0, &mut out.view_mut());
         assert_eq!(embedded.is_ok(), fits);
     }
+}
+
+fn check_draw<T: Narrow + From32>() {
+    let drawn = |seed| {
+        let mut numbers = Emulator.room::<T>(4008);
+        draw(&Emulator, 0.25, seed, &mut numbers.view_mut()).unwrap();
+        numbers.read(&Emulator).unwrap().into_iter().map(T::to32).collect::<Vec<f32>>()
+    };
+    let numbers = drawn(1);
+    assert!(numbers.iter().all(|number| number.abs() <= 0.25));
+    // The mean of so many is off by 0.25 / sqrt(3) / sqrt(4008) on average, and by five times that hardly ever.
+    let mean = numbers.iter().sum::<f32>() / numbers.len() as f32;
+    assert!(mean.abs() < 0.012, "{mean}");
+    assert!(numbers.iter().any(|number| number.abs() > 0.24));
+    assert_eq!(numbers, drawn(1));
+    let same = numbers.iter().zip(drawn(2)).filter(|(a, b)| *a == b).count();
+    assert!(same < 100, "{same} are the same with another seed");
+}
+
+#[test]
+fn numbers_are_drawn_evenly_and_again_with_the_same_seed() {
+    check_draw::<bf16>();
+    check_draw::<f16>();
+    let mut refused = Emulator.room::<bf16>(12);
+    assert!(draw(&Emulator, 1.0, 1, &mut refused.view_mut()).is_err());
+    let mut words = Emulator.room::<u32>(999);
+    draw_words(&Emulator, 7, &mut words.view_mut()).unwrap();
+    let words = words.read(&Emulator).unwrap();
+    // Of each bit about half are set: 500, give or take five times 16.
+    for bit in 0..32 {
+        let set = words.iter().filter(|word| *word >> bit & 1 == 1).count();
+        assert!((420..580).contains(&set), "bit {bit}: {set}");
+    }
+}
+
+#[test]
+fn four_words_are_repeated() {
+    let mut words = Emulator.room::<u32>(270);
+    repeat_words(&Emulator, [1, 2, 3, 4], &mut words.view_mut()).unwrap();
+    let words = words.read(&Emulator).unwrap();
+    assert!(words.iter().enumerate().all(|(at, word)| *word as usize == at % 4 + 1));
 }

@@ -22,6 +22,8 @@ pub trait Narrow: Element {
     const PREFILL: &str;
     /// The kernel of [`super::add_rms_norm`].
     const ADD_RMS_NORM: &str;
+    /// The kernel of [`super::draw`].
+    const DRAW: &str;
     /// The kernels of [`super::Matrix::embed`].
     const EMBED: ByWeights<&str>;
     /// The kernels for products with up to 8, 16, 32 and 64 vectors.
@@ -47,6 +49,7 @@ macro_rules! narrow {
             const COMBINE: &str = concat!("combine_", $name);
             const PREFILL: &str = concat!("prefill_", $name);
             const ADD_RMS_NORM: &str = concat!("add_rms_norm_", $name);
+            const DRAW: &str = concat!("draw_", $name);
             const EMBED: ByWeights<&str> =
                 [concat!("embed_plain_", $name), concat!("embed_q8_0_", $name), concat!("embed_q4k_", $name)];
             const SKINNY: ByWeights<[&str; 4]> = narrow!(skinny "skinny_", $name);

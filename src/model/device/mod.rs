@@ -2,11 +2,12 @@
 //!
 //! Must not touch: who is in a batch, who owns which block.
 
+mod matrix;
 mod weights;
 
 use half::{bf16, f16};
 
-use self::weights::{DeviceWeights, Multiplied};
+use self::weights::DeviceWeights;
 use super::config::Config;
 use super::files::ModelFiles;
 use super::forward::Slice;
@@ -78,12 +79,38 @@ impl<D: Device> DeviceModel<D> {
     ) -> Result<Self, ModelError> {
         let config = read_config(files)?;
         weights::check(&config, quantize)?;
+        let positions = positions(&config);
         let (network, weight_bytes) = if device.has_bf16() {
-            let (network, bytes) = network(&device, files, &config, quantize, progress)?;
-            (AnyNetwork::Bf16(network), bytes)
+            AnyNetwork::bf16(
+                &config,
+                DeviceWeights::load(&device, files, &config, quantize, positions, progress)?,
+            )
         } else {
-            let (network, bytes) = network(&device, files, &config, quantize, progress)?;
-            (AnyNetwork::F16(network), bytes)
+            AnyNetwork::f16(
+                &config,
+                DeviceWeights::load(&device, files, &config, quantize, positions, progress)?,
+            )
+        };
+        Ok(Self { name: name.to_owned(), config, network, weight_bytes, device })
+    }
+
+    /// A model with the configuration of `files` and weights by chance, which are made on `device`: to measure with.
+    ///
+    /// # Errors
+    /// As [`DeviceModel::load`].
+    pub(crate) fn draw(
+        device: D,
+        files: &ModelFiles,
+        name: &str,
+        quantize: Quantize,
+    ) -> Result<Self, ModelError> {
+        let config = read_config(files)?;
+        weights::check(&config, quantize)?;
+        let positions = positions(&config);
+        let (network, weight_bytes) = if device.has_bf16() {
+            AnyNetwork::bf16(&config, DeviceWeights::draw(&device, &config, quantize, positions)?)
+        } else {
+            AnyNetwork::f16(&config, DeviceWeights::draw(&device, &config, quantize, positions)?)
         };
         Ok(Self { name: name.to_owned(), config, network, weight_bytes, device })
     }
@@ -238,26 +265,35 @@ impl<D: Device, T: Narrow> Steps for Runner<D, T> {
     }
 }
 
-/// The network of `config`, its weights from `files`, and how many bytes are read to make one token.
-fn network<D: Device, T: Multiplied>(
-    device: &D,
-    files: &ModelFiles,
-    config: &Config,
-    quantize: Quantize,
-    progress: impl FnMut(u64, u64),
-) -> Result<(Network<D, T>, usize), ModelError> {
-    // Whole pages: a step that was launched ahead may stand behind the last token that there can be.
-    let positions = config.context_length.next_multiple_of(PAGE_TOKENS);
-    let weights = DeviceWeights::load(device, files, config, quantize, positions, progress)?;
-    let network = Network {
+impl<D: Device> AnyNetwork<D> {
+    /// The network of `config`, and how many bytes of weights are read to make one token.
+    fn bf16(config: &Config, weights: DeviceWeights<D, bf16>) -> (Self, usize) {
+        let bytes = weights.bytes;
+        (Self::Bf16(network(config, weights)), bytes)
+    }
+
+    /// As [`AnyNetwork::bf16`].
+    fn f16(config: &Config, weights: DeviceWeights<D, f16>) -> (Self, usize) {
+        let bytes = weights.bytes;
+        (Self::F16(network(config, weights)), bytes)
+    }
+}
+
+fn network<D: Device, T>(config: &Config, weights: DeviceWeights<D, T>) -> Network<D, T> {
+    Network {
         layout: layout(config),
         epsilon: config.rms_norm_eps as f32,
         embedding: weights.embedding,
         layers: weights.layers,
         norm: weights.norm,
         angles: weights.angles,
-    };
-    Ok((network, weights.bytes))
+    }
+}
+
+/// For how many positions there are angles. Whole pages: a step that was launched ahead may stand behind the last token
+/// that there can be.
+fn positions(config: &Config) -> usize {
+    config.context_length.next_multiple_of(PAGE_TOKENS)
 }
 
 fn layout(config: &Config) -> KvLayout {

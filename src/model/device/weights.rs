@@ -1,67 +1,13 @@
-//! Weights on their way from files to a device, some rows at a time.
+//! All weights of a model on their way from files to a device, or made there by chance.
 //!
 //! Must not touch: the order in which files are read, launches.
 
-use std::borrow::Cow;
-
-use half::{bf16, f16};
-
 use super::super::config::{Config, LayerPart, Part};
 use super::super::files::ModelFiles;
-use super::super::parameters::numbers;
 use super::super::weights::Weights;
 use super::super::{ModelError, Quantize};
-use crate::kernels::cpu::{Source, quantise_q4k};
-use crate::kernels::cuda::{
-    BLOCK, Buffer, Device, DeviceError, GROUP, HEAD, LayerWeights, Matrix, Narrow, angles, arrange_q4k,
-    arrange_q8_0, q4k_words, q8_0_words, quantise,
-};
-
-/// In what a device keeps a matrix.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kept {
-    /// As tensor cores multiply them.
-    Plain,
-    Q8_0,
-    /// Where rows are no multiple of 256 long, [`Kept::Q8_0`] takes its place.
-    Q4K,
-}
-
-/// The type that a device multiplies.
-pub(super) trait Multiplied: Narrow {
-    /// How files have it.
-    const SOURCE: Source;
-
-    fn from_f32(number: f32) -> Self;
-}
-
-impl Multiplied for bf16 {
-    const SOURCE: Source = Source::Bf16;
-
-    fn from_f32(number: f32) -> Self {
-        Self::from_f32(number)
-    }
-}
-
-impl Multiplied for f16 {
-    const SOURCE: Source = Source::F16;
-
-    fn from_f32(number: f32) -> Self {
-        Self::from_f32(number)
-    }
-}
-
-/// A matrix that is being filled.
-enum Filling<D: Device, T> {
-    Plain(Buffer<D, T>),
-    Q8_0 { quants: Buffer<D, u32>, scales: Buffer<D, u32> },
-    Q4K { quants: Buffer<D, u32>, heads: Buffer<D, u32> },
-}
-
-struct FillingMatrix<D: Device, T> {
-    numbers: Filling<D, T>,
-    columns: usize,
-}
+use super::matrix::{FillingMatrix, Kept, Multiplied, as_written, quantised};
+use crate::kernels::cuda::{Buffer, Device, DeviceError, GROUP, HEAD, LayerWeights, Matrix, angles};
 
 struct FillingLayer<D: Device, T> {
     input_norm: Vec<f32>,
@@ -70,6 +16,13 @@ struct FillingLayer<D: Device, T> {
     feed_forward_norm: Vec<f32>,
     gate_up: FillingMatrix<D, T>,
     down: FillingMatrix<D, T>,
+}
+
+/// All weights of a model that are being filled. Norms are made on the host: they are small.
+struct FillingWeights<D: Device, T> {
+    embedding: FillingMatrix<D, T>,
+    layers: Vec<FillingLayer<D, T>>,
+    norm: Vec<f32>,
 }
 
 /// All weights of a model, on a device.
@@ -98,28 +51,11 @@ impl<D: Device, T: Multiplied> DeviceWeights<D, T> {
     ) -> Result<Self, ModelError> {
         let mut weights = Weights::open(files, config.tensors())?;
         let kept = |part: Part| match quantize {
-            Quantize::Q8_0 => Kept::Q8_0,
-            Quantize::Q4K => Kept::Q4K,
             Quantize::None => as_written(weights.sources(part)),
+            _ => quantised(quantize),
         };
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (queries, keys) = (config.queries(), config.keys());
-        let matrix = |part, rows, columns| FillingMatrix::new(device, kept(part), rows, columns);
-        let mut embedding = matrix(Part::Embedding, config.vocab_size, hidden)?;
-        let mut norm = vec![0.0; hidden];
-        let layer = |number| -> Result<_, DeviceError> {
-            let matrix = |part, rows, columns| matrix(Part::Layer(number, part), rows, columns);
-            Ok(FillingLayer {
-                input_norm: vec![0.0; hidden],
-                queries_keys_values: matrix(LayerPart::QueriesKeysValues, queries + 2 * keys, hidden)?,
-                output: matrix(LayerPart::Output, hidden, queries)?,
-                feed_forward_norm: vec![0.0; hidden],
-                gate_up: matrix(LayerPart::GateUp, 2 * inner, hidden)?,
-                down: matrix(LayerPart::Down, hidden, inner)?,
-            })
-        };
-        let mut layers = (0..config.num_layers).map(layer).collect::<Result<Vec<_>, _>>()?;
-
+        let FillingWeights { mut embedding, mut layers, mut norm } =
+            FillingWeights::new(device, config, kept)?;
         weights.read(progress, |tensor, row, source, bytes| {
             let vector = |to: &mut [f32]| {
                 if let Some(to) = to.get_mut(row..) {
@@ -150,15 +86,72 @@ impl<D: Device, T: Multiplied> DeviceWeights<D, T> {
 
         // The kernels add 1 to what they are given.
         let above = if weights.norms_are_whole() { 1.0 } else { 0.0 };
+        FillingWeights { embedding, layers, norm }.filled(device, config, positions, above)
+    }
+
+    /// Weights by chance, made on the device: of the right shape and about the right size. Norms change nothing.
+    ///
+    /// # Errors
+    /// The device has too little memory.
+    pub(super) fn draw(
+        device: &D,
+        config: &Config,
+        quantize: Quantize,
+        positions: usize,
+    ) -> Result<Self, ModelError> {
+        let mut weights = FillingWeights::new(device, config, |_| quantised(quantize))?;
+        let layers = weights.layers.iter_mut().flat_map(|layer| {
+            [&mut layer.queries_keys_values, &mut layer.output, &mut layer.gate_up, &mut layer.down]
+        });
+        for (seed, matrix) in (0..).zip(layers.chain([&mut weights.embedding])) {
+            matrix.draw(device, seed)?;
+        }
+        weights.filled(device, config, positions, 0.0)
+    }
+}
+
+impl<D: Device, T: Multiplied> FillingWeights<D, T> {
+    /// Room for all weights, each matrix as `kept` says.
+    fn new(device: &D, config: &Config, kept: impl Fn(Part) -> Kept) -> Result<Self, DeviceError> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (queries, keys) = (config.queries(), config.keys());
+        let matrix = |part, rows, columns| FillingMatrix::new(device, kept(part), rows, columns);
+        let layer = |number| -> Result<_, DeviceError> {
+            let matrix = |part, rows, columns| matrix(Part::Layer(number, part), rows, columns);
+            Ok(FillingLayer {
+                input_norm: vec![0.0; hidden],
+                queries_keys_values: matrix(LayerPart::QueriesKeysValues, queries + 2 * keys, hidden)?,
+                output: matrix(LayerPart::Output, hidden, queries)?,
+                feed_forward_norm: vec![0.0; hidden],
+                gate_up: matrix(LayerPart::GateUp, 2 * inner, hidden)?,
+                down: matrix(LayerPart::Down, hidden, inner)?,
+            })
+        };
+        Ok(Self {
+            embedding: matrix(Part::Embedding, config.vocab_size, hidden)?,
+            layers: (0..config.num_layers).map(layer).collect::<Result<_, _>>()?,
+            norm: vec![0.0; hidden],
+        })
+    }
+
+    /// The weights, where scales of norms are `above` what the kernels are given.
+    fn filled(
+        self,
+        device: &D,
+        config: &Config,
+        positions: usize,
+        above: f32,
+    ) -> Result<DeviceWeights<D, T>, ModelError> {
         let vector = |numbers: Vec<f32>| {
             let numbers: Vec<f32> = numbers.into_iter().map(|number| number - above).collect();
             Buffer::copied(device, &numbers)
         };
-        let matrices = layers
+        let matrices = self
+            .layers
             .iter()
             .flat_map(|layer| [&layer.queries_keys_values, &layer.output, &layer.gate_up, &layer.down]);
-        let bytes = matrices.chain([&embedding]).map(FillingMatrix::bytes).sum();
-        let filled = layers.into_iter().map(|layer| {
+        let bytes = matrices.chain([&self.embedding]).map(FillingMatrix::bytes).sum();
+        let filled = self.layers.into_iter().map(|layer| {
             Ok(LayerWeights {
                 input_norm: vector(layer.input_norm)?,
                 queries_keys_values: layer.queries_keys_values.filled()?,
@@ -168,10 +161,10 @@ impl<D: Device, T: Multiplied> DeviceWeights<D, T> {
                 down: layer.down.filled()?,
             })
         });
-        Ok(Self {
-            embedding: embedding.filled()?,
+        Ok(DeviceWeights {
+            embedding: self.embedding.filled()?,
             layers: filled.collect::<Result<_, DeviceError>>()?,
-            norm: vector(norm)?,
+            norm: vector(self.norm)?,
             angles: Buffer::copied(device, &angles(config.rope_theta as f32, positions))?,
             bytes,
         })
@@ -198,92 +191,4 @@ pub(super) fn check(config: &Config, quantize: Quantize) -> Result<(), ModelErro
         return Err(ModelError::NotOnDevice("rows that are not whole groups of numbers"));
     }
     Ok(())
-}
-
-/// In what a matrix is kept whose pieces are written in `sources`. Quantised pieces of different types become eight bits,
-/// and floats the type that the device multiplies.
-fn as_written(sources: impl Iterator<Item = Source>) -> Kept {
-    let sources: Vec<_> = sources.collect();
-    let all = |wanted: &[Source]| sources.iter().all(|source| wanted.contains(source));
-    if all(&[Source::Q4K]) {
-        Kept::Q4K
-    } else if all(&[Source::Q8_0, Source::Q4K, Source::Q6K]) {
-        Kept::Q8_0
-    } else {
-        Kept::Plain
-    }
-}
-
-impl<D: Device, T: Multiplied> FillingMatrix<D, T> {
-    fn new(device: &D, kept: Kept, rows: usize, columns: usize) -> Result<Self, DeviceError> {
-        let room = |words: usize| Buffer::new(device, rows * words);
-        let numbers = match kept {
-            Kept::Plain => Filling::Plain(Buffer::new(device, rows * columns)?),
-            Kept::Q4K if columns.is_multiple_of(BLOCK) => {
-                let [quants, heads] = q4k_words(columns);
-                Filling::Q4K { quants: room(quants)?, heads: room(heads)? }
-            }
-            Kept::Q8_0 | Kept::Q4K => {
-                let [quants, scales] = q8_0_words(columns);
-                Filling::Q8_0 { quants: room(quants)?, scales: room(scales)? }
-            }
-        };
-        Ok(Self { numbers, columns })
-    }
-
-    /// Overwrites whole rows, from `first` on, with what `bytes` hold.
-    fn fill_rows(
-        &mut self,
-        device: &D,
-        first: usize,
-        source: Source,
-        bytes: &[u8],
-    ) -> Result<(), ModelError> {
-        let columns = self.columns;
-        match &mut self.numbers {
-            Filling::Plain(to) if source == T::SOURCE => to.write_bytes(device, first * columns, bytes)?,
-            Filling::Plain(to) => {
-                let short: Vec<T> = numbers(source, bytes).into_iter().map(T::from_f32).collect();
-                to.write(device, first * columns, &short)?;
-            }
-            Filling::Q8_0 { quants, scales } => {
-                let blocks = match source {
-                    Source::Q8_0 => Cow::Borrowed(bytes),
-                    _ => Cow::Owned(quantise(&numbers(source, bytes))),
-                };
-                let [each, each_scales] = q8_0_words(columns);
-                let [all, all_scales] = arrange_q8_0(columns, &blocks);
-                quants.write_bytes(device, first * each, &all)?;
-                scales.write_bytes(device, first * each_scales, &all_scales)?;
-            }
-            Filling::Q4K { quants, heads } => {
-                let blocks = match source {
-                    Source::Q4K => Cow::Borrowed(bytes),
-                    _ => Cow::Owned(quantise_q4k(&numbers(source, bytes))),
-                };
-                let [each, each_heads] = q4k_words(columns);
-                let [all, all_heads] = arrange_q4k(&blocks);
-                quants.write_bytes(device, first * each, &all)?;
-                heads.write_bytes(device, first * each_heads, &all_heads)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn filled(self) -> Result<Matrix<D, T>, DeviceError> {
-        match self.numbers {
-            Filling::Plain(numbers) => Matrix::plain(numbers, self.columns),
-            Filling::Q8_0 { quants, scales } => Matrix::q8_0(quants, scales, self.columns),
-            Filling::Q4K { quants, heads } => Matrix::q4k(quants, heads, self.columns),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match &self.numbers {
-            Filling::Plain(numbers) => 2 * numbers.len(),
-            Filling::Q8_0 { quants, scales: other } | Filling::Q4K { quants, heads: other } => {
-                4 * (quants.len() + other.len())
-            }
-        }
-    }
 }
