@@ -60,15 +60,16 @@ fn check<T: Narrow + From32>(device: &Emulator, quantize: Quantize, tolerance: f
     };
     let texts = Some(Texts { starts: starts.view(), longest: 33 });
     let mut rows = Activations::new(device, &network, Room { rows: 38, decoded: 2, scored: 2 }).unwrap();
-    let input = Input { ids: ids.view(), places, texts, read: 38 };
-    network.forward(device, &input, &[32, 37], &mut pool, &mut rows).unwrap();
+    let scored = device.put(&[32, 37]);
+    let input = Input { ids: ids.view(), places, texts, read: 38, scored: Some(scored.view()) };
+    network.forward(device, &input, &mut pool, &mut rows).unwrap();
     let after_prompts = rows.logits().read(device).unwrap();
 
     let (ids, slots, positions) = (device.put(&next), device.put(&[0, 1]), device.put(&[33, 5]));
     let places = Places { slots: slots.view(), positions: positions.view(), ..places };
     let mut rows = Activations::new(device, &network, Room { rows: 2, decoded: 2, scored: 2 }).unwrap();
-    let input = Input { ids: ids.view(), places, texts: None, read: 0 };
-    network.forward(device, &input, &[0, 1], &mut pool, &mut rows).unwrap();
+    let input = Input { ids: ids.view(), places, texts: None, read: 0, scored: None };
+    network.forward(device, &input, &mut pool, &mut rows).unwrap();
     let after_next = rows.logits().read(device).unwrap();
 
     for text in 0..2 {

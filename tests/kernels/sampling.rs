@@ -22,7 +22,7 @@ fn chosen(device: &Emulator, logits: &[f32], positions: &[i32], rows: &[Row]) ->
 fn params(numbers: &mut Numbers) -> SamplingParams {
     SamplingParams {
         temperature: numbers.pick(&[0.0, 0.01, 0.7, 1.0, 1.0, 3.0]),
-        top_k: numbers.pick(&[0, 0, 1, 2, 40, 64, 65, 5000]),
+        top_k: numbers.pick(&[0, 0, 1, 2, 40, 256, 257, 5000]),
         top_p: numbers.pick(&[1.0, 1.0, 0.0, 0.5, 0.95, 0.999]),
         min_p: numbers.pick(&[0.0, 0.0, 0.02, 0.5, 1.0]),
     }

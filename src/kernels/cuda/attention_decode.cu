@@ -6,6 +6,7 @@
 namespace {
 
 constexpr int WARPS = 4, PER_LANE = HEAD / 32;
+constexpr int AHEAD = 4;  // tokens of a warp that are read together
 
 // Tokens of a split: whole pages, two at least.
 __device__ __forceinline__ int split_tokens(int length, int splits) {
@@ -41,27 +42,44 @@ __device__ void attend(const float* queries, const T* pool, const Paged& paged, 
       sums[g][i] = 0.0f;
     }
   }
-  for (int token = begin + warp; token < end; token += WARPS) {
-    size_t at = token_offset(paged, slot, token) + static_cast<size_t>(kv_head) * PAGE_TOKENS * HEAD + lane * PER_LANE;
-    float key[PER_LANE], value[PER_LANE], score[SHARING];
-    load8(pool + at, key);
-    load8(pool + at + static_cast<size_t>(kv_heads) * PAGE_TOKENS * HEAD, value);
+  for (int page = begin; page < end; page += PAGE_TOKENS) {
+    size_t at = token_offset(paged, slot, page) + static_cast<size_t>(kv_head) * PAGE_TOKENS * HEAD;
+    const uint4* keys = reinterpret_cast<const uint4*>(pool + at) + lane;
+    const uint4* values = keys + static_cast<size_t>(kv_heads) * PAGE_TOKENS * (HEAD / PER_LANE);
+    for (int first = warp; first < PAGE_TOKENS && page + first < end; first += WARPS * AHEAD) {
+      // All on their way before the first is needed.
+      uint4 packed_keys[AHEAD], packed_values[AHEAD];
 #pragma unroll
-    for (int g = 0; g < SHARING; g++) {
-      score[g] = 0.0f;
+      for (int t = 0; t < AHEAD; t++) {
+        // The last token again, behind it.
+        int token = min(first + t * WARPS, end - 1 - page);
+        packed_keys[t] = keys[token * (HEAD / PER_LANE)];
+        packed_values[t] = values[token * (HEAD / PER_LANE)];
+      }
 #pragma unroll
-      for (int i = 0; i < PER_LANE; i++) score[g] = fmaf(q[g][i], key[i], score[g]);
-    }
-    float mine = warp_sums<SHARING>(score);
+      for (int t = 0; t < AHEAD; t++) {
+        if (page + first + t * WARPS >= end) break;
+        float key[PER_LANE], value[PER_LANE], score[SHARING];
+        unpack8<T>(packed_keys[t], key);
+        unpack8<T>(packed_values[t], value);
 #pragma unroll
-    for (int g = 0; g < SHARING; g++) score[g] = __shfl_sync(ALL_LANES, mine, g * (32 / SHARING));
+        for (int g = 0; g < SHARING; g++) {
+          score[g] = 0.0f;
 #pragma unroll
-    for (int g = 0; g < SHARING; g++) {
-      float largest = fmaxf(softmax[g].largest, score[g]);
-      float correction = __expf(softmax[g].largest - largest), weight = __expf(score[g] - largest);
-      softmax[g] = {largest, fmaf(softmax[g].total, correction, weight)};
+          for (int i = 0; i < PER_LANE; i++) score[g] = fmaf(q[g][i], key[i], score[g]);
+        }
+        float mine = warp_sums<SHARING>(score);
 #pragma unroll
-      for (int i = 0; i < PER_LANE; i++) sums[g][i] = fmaf(sums[g][i], correction, weight * value[i]);
+        for (int g = 0; g < SHARING; g++) score[g] = __shfl_sync(ALL_LANES, mine, g * (32 / SHARING));
+#pragma unroll
+        for (int g = 0; g < SHARING; g++) {
+          float largest = fmaxf(softmax[g].largest, score[g]);
+          float correction = __expf(softmax[g].largest - largest), weight = __expf(score[g] - largest);
+          softmax[g] = {largest, fmaf(softmax[g].total, correction, weight)};
+#pragma unroll
+          for (int i = 0; i < PER_LANE; i++) sums[g][i] = fmaf(sums[g][i], correction, weight * value[i]);
+        }
+      }
     }
   }
   // [warp][head][number], and then a Softmax for each warp and head.

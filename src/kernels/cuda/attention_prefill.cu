@@ -11,7 +11,7 @@ constexpr int TILES = PAGE_TOKENS / 8;                  // of scores
 // Chunks of eight rows must not lie in the same banks.
 __device__ __forceinline__ int place(int row, int chunk) { return row * CHUNKS + (chunk ^ (row & 7)); }
 
-// Blocks: [64 queries][key head][text]. Query r of a text is its token r / sharing, head r % sharing of those that
+// Blocks: [64 queries, the last first, as they have most to see][key head][text]. Query r of a text is its token r / sharing, head r % sharing of those that
 // share the key head. The rows of text t are from starts[t] to starts[t + 1], at consecutive positions.
 template <class T>
 __device__ void attend(const float* queries, const T* pool, const Paged& paged, const int* starts, T* out, int rows,
@@ -20,7 +20,7 @@ __device__ void attend(const float* queries, const T* pool, const Paged& paged, 
   int kv_head = blockIdx.y, sharing = heads / kv_heads, thread = threadIdx.x, warp = thread / 32, lane = thread & 31;
   int first = starts[blockIdx.z], beyond = starts[blockIdx.z + 1];
   if (first < 0 || beyond > rows) __trap();
-  int total = (beyond - first) * sharing, begin = blockIdx.x * ROWS;
+  int total = (beyond - first) * sharing, begin = (gridDim.x - 1 - blockIdx.x) * ROWS;
   if (begin >= total) return;
   int slot = paged.slots[first], position = paged.positions[first];
   if (position < 0) __trap();

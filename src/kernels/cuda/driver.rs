@@ -97,8 +97,8 @@ impl CudaDevice {
             modules: Vec::new(),
             kernels: RefCell::default(),
             name,
-            has_bf16: major >= 8,
-            overlaps: major >= 9,
+            has_bf16: false,
+            overlaps: false,
             context,
         };
         for fatbin in FATBINS {
@@ -115,6 +115,14 @@ impl CudaDevice {
             let module = unsafe { result::module::load_data(words.as_ptr().cast()) }.map_err(unloadable)?;
             device.modules.push(module);
         }
+        // What was loaded may be made for an older device: then it can do no more than that.
+        let kernel = device.kernel("feed_back", 0)?;
+        let made_for = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PTX_VERSION;
+        // SAFETY: the kernel belongs to a loaded module.
+        let made_for =
+            unsafe { result::function::get_function_attribute(kernel, made_for) }.map_err(failed)?;
+        device.has_bf16 = major >= 8 && made_for >= 80;
+        device.overlaps = major >= 9 && made_for >= 90;
         Ok(device)
     }
 
@@ -246,8 +254,13 @@ impl Device for CudaDevice {
     #[allow(unsafe_code)]
     fn allocate(&self, bytes: usize) -> Result<CudaMemory, DeviceError> {
         // SAFETY: the stream lives as long as the memory.
-        let address = unsafe { result::malloc_async(self.stream.cu_stream(), bytes.max(1)) }
-            .map_err(|_| DeviceError::OutOfMemory(bytes))?;
+        let address =
+            unsafe { result::malloc_async(self.stream.cu_stream(), bytes.max(1)) }.map_err(|error| {
+                match error.0 {
+                    sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory(bytes),
+                    _ => failed(error),
+                }
+            })?;
         Ok(CudaMemory { address, stream: Arc::clone(&self.stream) })
     }
 

@@ -75,9 +75,15 @@ impl Layout {
         self.scored.map_or(self.positions(), |scored| end..end + scored)
     }
 
+    /// Which rows are scored, if they are not all.
+    pub(super) fn scored_rows(self) -> Range<usize> {
+        let (end, scored) = (self.choices().end, self.scored.unwrap_or(0));
+        end + scored..end + 2 * scored
+    }
+
     /// Which rows are whose prompt.
     pub(super) fn starts(self) -> Range<usize> {
-        let start = self.choices().end + self.scored.unwrap_or(0);
+        let start = self.scored_rows().end;
         start..start + if self.prompts > 0 { self.prompts + 1 } else { 0 }
     }
 

@@ -29,7 +29,7 @@ pub use self::matrix::{Matrix, Tile};
 pub use self::memory::{Buffer, Device, Element, View, ViewMut};
 pub use self::narrow::Narrow;
 pub use self::network::{Activations, Input, LayerWeights, Network, Room};
-pub use self::norm::add_rms_norm;
+pub use self::norm::{MOST_WIDTH, add_rms_norm};
 pub use self::quants::{BLOCK, GROUP, arrange_q4k, arrange_q8_0, q4k_words, q8_0_words, quantise};
 pub use self::random::{draw, draw_words, repeat_words};
 pub use self::rope::{angles, rope};

@@ -127,10 +127,12 @@ pub struct Input<'a> {
     pub texts: Option<Texts<'a>>,
     /// How many rows those are. Each of the others is attended to by itself.
     pub read: usize,
+    /// The rows that get logits, one after the other; all of them if there is no list.
+    pub scored: Option<View<'a, i32>>,
 }
 
 impl<D: Device, T: Narrow> Network<D, T> {
-    /// Runs the model over `input`, writes its keys and values into the pool, and scores the rows `scored`.
+    /// Runs the model over `input`, writes its keys and values into the pool, and scores the rows that are to be.
     ///
     /// # Errors
     /// The sizes do not fit, or a launch failed.
@@ -138,7 +140,6 @@ impl<D: Device, T: Narrow> Network<D, T> {
         &self,
         device: &D,
         input: &Input<'_>,
-        scored: &[usize],
         pool: &mut Buffer<D, T>,
         rows: &mut Activations<D, T>,
     ) -> Result<(), DeviceError> {
@@ -158,7 +159,7 @@ impl<D: Device, T: Narrow> Network<D, T> {
         )?;
         for (number, weights) in self.layers.iter().enumerate() {
             let layer = Layer { layout: self.layout, number, places: input.places };
-            self.norm(device, &weights.input_norm, number > 0, count, rows)?;
+            self.norm(device, &weights.input_norm, (number > 0, None), count, rows)?;
             let normed = rows.normed.view().part(wide.clone())?;
             let mut made = rows.queries_keys_values.view_mut().part(projected.clone())?;
             weights.queries_keys_values.multiply(device, input.read, normed, &mut made)?;
@@ -167,7 +168,7 @@ impl<D: Device, T: Narrow> Network<D, T> {
             let seen = rows.seen.view().part(queries.clone())?;
             let mut delta = rows.delta.view_mut().part(wide.clone())?;
             weights.output.multiply(device, input.read, seen, &mut delta)?;
-            self.norm(device, &weights.feed_forward_norm, true, count, rows)?;
+            self.norm(device, &weights.feed_forward_norm, (true, None), count, rows)?;
             let normed = rows.normed.view().part(wide.clone())?;
             let mut activated = rows.inner.view_mut().part(0..count * inner)?;
             weights.gate_up.multiply_geglu(device, input.read, normed, &mut activated)?;
@@ -175,24 +176,29 @@ impl<D: Device, T: Narrow> Network<D, T> {
             let mut delta = rows.delta.view_mut().part(wide.clone())?;
             weights.down.multiply(device, input.read, activated, &mut delta)?;
         }
-        self.norm(device, &self.norm, !self.layers.is_empty(), count, rows)?;
-        self.score(device, scored, rows)
+        // Only what is scored goes on: the embedding is the largest matrix.
+        let scored = input.scored.map_or(count, View::len);
+        self.norm(device, &self.norm, (!self.layers.is_empty(), input.scored), count, rows)?;
+        let normed = rows.normed.view().part(0..scored * width)?;
+        let mut logits = rows.logits.view_mut().part(0..scored * self.embedding.rows())?;
+        self.embedding.multiply(device, 0, normed, &mut logits)
     }
 
-    /// Adds what the last product made to the stream, if there was one, and norms it.
+    /// Adds what the last product made to the stream, if there was one, and norms all rows, or those that are named.
     fn norm(
         &self,
         device: &D,
         scale: &Buffer<D, f32>,
-        add: bool,
+        (add, which): (bool, Option<View<'_, i32>>),
         count: usize,
         rows: &mut Activations<D, T>,
     ) -> Result<(), DeviceError> {
         let all = 0..count * scale.len();
+        let results = 0..which.map_or(count, View::len) * scale.len();
         let delta = add.then(|| rows.delta.view().part(all.clone())).transpose()?;
-        let mut stream = rows.stream.view_mut().part(all.clone())?;
-        let mut normed = rows.normed.view_mut().part(all)?;
-        add_rms_norm(device, &mut stream, delta, scale.view(), self.epsilon, &mut normed)
+        let mut stream = rows.stream.view_mut().part(all)?;
+        let mut normed = rows.normed.view_mut().part(results)?;
+        add_rms_norm(device, &mut stream, delta, scale.view(), which, self.epsilon, &mut normed)
     }
 
     fn attend(
@@ -227,21 +233,6 @@ impl<D: Device, T: Narrow> Network<D, T> {
             let queries = queries.part(first * row..last * row)?;
             let mut seen = seen.again().part(first * head..last * head)?;
             attend_decode(device, &layer, queries, pool, &mut partial, &mut seen)?;
-        }
-        Ok(())
-    }
-
-    /// Rows that follow each other are scored together: the embedding is the largest matrix.
-    fn score(&self, device: &D, scored: &[usize], rows: &mut Activations<D, T>) -> Result<(), DeviceError> {
-        let (width, vocabulary) = (self.embedding.columns(), self.embedding.rows());
-        let mut done = 0;
-        for run in scored.chunk_by(|a, b| a + 1 == *b) {
-            let Some(&first) = run.first() else { continue };
-            let normed = rows.normed.view().part(first * width..(first + run.len()) * width)?;
-            let logits = done * vocabulary..(done + run.len()) * vocabulary;
-            let mut logits = rows.logits.view_mut().part(logits)?;
-            self.embedding.multiply(device, 0, normed, &mut logits)?;
-            done += run.len();
         }
         Ok(())
     }

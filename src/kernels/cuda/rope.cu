@@ -6,13 +6,13 @@ namespace {
 
 constexpr int HALF = HEAD / 2;
 
-// A block of 128 threads for each head of each row, a thread for each pair. A row holds its queries, keys and values;
+// Blocks: [row][head]; a thread for each of 128 pairs. A row holds its queries, keys and values;
 // queries are turned where they are. `angles` has a head's cosines and then its sines for each position.
 template <class T>
 __device__ void rope(float* rows, const float* angles, T* pool, const Paged& paged, int angle_rows, int heads,
                      int kv_heads) {
   begin_kernel();
-  int head = blockIdx.x, row = blockIdx.y, pair = threadIdx.x, position = paged.positions[row];
+  int row = blockIdx.x, head = blockIdx.y, pair = threadIdx.x, position = paged.positions[row];
   if (position < 0) return;
   if (position >= angle_rows) __trap();
   float* x = rows + (static_cast<size_t>(row) * (heads + 2 * kv_heads) + head) * HEAD;

@@ -23,8 +23,8 @@ pub fn rope<T: Narrow>(
     let (layout, paged) = (layer.layout, layer.args(kernel, pool.len())?);
     require(rows.len() == layer.rows() * layout.row_numbers(), kernel, "the rows are of another size")?;
     require(angles.len().is_multiple_of(HEAD), kernel, "the angles are not whole rows")?;
-    let grid = [count(kernel, layout.heads + 2 * layout.kv_heads)?, count(kernel, layer.rows())?, 1];
-    if grid[1] == 0 {
+    let grid = [count(kernel, layer.rows())?, count(kernel, layout.heads + 2 * layout.kv_heads)?, 1];
+    if grid[0] == 0 {
         return Ok(());
     }
     let mut args = vec![rows.arg(), angles.arg(), pool.arg()];

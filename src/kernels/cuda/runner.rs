@@ -283,8 +283,9 @@ impl<D: Device, T: Narrow> Runner<D, T> {
                 longest = longest.max(read(text));
             }
         }
-        for (number, ((_, position), choice)) in scored.iter().zip(choices).enumerate() {
+        for (number, ((row, position), choice)) in scored.iter().zip(choices).enumerate() {
             words.words[layout.scored_positions().start + number] = *position as u32;
+            words.words[layout.scored_rows().start + number] = *row as u32;
             words.set_choice(number, &choice.unwrap_or(Choice::new(&SamplingParams::GREEDY, 0)));
         }
         if layout.prompts > 0 {
@@ -300,9 +301,9 @@ impl<D: Device, T: Narrow> Runner<D, T> {
             _ => Some(Texts { starts: view.part(layout.starts())?.signed(), longest }),
         };
         let (ids, places) = (view.part(layout.ids())?, layout.places(words)?);
-        let input = Input { ids, places, texts, read: prompt_rows };
-        let scored: Vec<usize> = scored.into_iter().map(|(row, _)| row).collect();
-        network.forward(device, &input, &scored, pool, rows)?;
+        let wanted = view.part(layout.scored_rows())?.signed();
+        let input = Input { ids, places, texts, read: prompt_rows, scored: Some(wanted) };
+        network.forward(device, &input, pool, rows)?;
         if scored.is_empty() {
             self.chosen.clear();
             self.logits.clear();
@@ -372,8 +373,8 @@ fn launches<D: Device, T: Narrow>(
     let State { pool, rows, words, history, step, chosen, partial } = state;
     let count = layout.rows;
     let (ids, places) = (words.view().part(layout.ids())?, layout.places(words)?);
-    let all: Vec<usize> = (0..count).collect();
-    network.forward(device, &Input { ids, places, texts: None, read: 0 }, &all, pool, rows)?;
+    let input = Input { ids, places, texts: None, read: 0, scored: None };
+    network.forward(device, &input, pool, rows)?;
     let choices = words.view().part(layout.choices())?;
     let positions = words.view().part(layout.positions()).map(View::signed)?;
     let logits = rows.logits().view().part(0..count * network.embedding.rows())?;

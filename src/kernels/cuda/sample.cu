@@ -180,8 +180,8 @@ __device__ unsigned cutoff(const Choice& choice, const Many& all, const u64* par
 
 }  // namespace
 
-// The largest logit of a part of a row, with the first place where it is. Blocks: [part][row].
-extern "C" __global__ void __launch_bounds__(128) likeliest(const float* logits, const int* positions, u64* partial,
+// The largest logit of a part of a row, with the first place where it is. Blocks, of a warp each: [part][row].
+extern "C" __global__ void __launch_bounds__(32) likeliest(const float* logits, const int* positions, u64* partial,
                                                             int vocabulary) {
   begin_kernel();
   int row = blockIdx.y;
@@ -194,13 +194,8 @@ extern "C" __global__ void __launch_bounds__(128) likeliest(const float* logits,
     if (!(fabsf(logit) < INFINITY)) this_one = NOT_FINITE;
     best = this_one > best ? this_one : best;
   });
-  SHARED(u64, per_warp, [4]);
   best = warp_max(best);
-  if ((threadIdx.x & 31) == 0) per_warp[threadIdx.x / 32] = best;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  for (int w = 1; w < 4; w++) best = per_warp[w] > best ? per_warp[w] : best;
-  partial[static_cast<size_t>(row) * gridDim.x + blockIdx.x] = best;
+  if (threadIdx.x == 0) partial[static_cast<size_t>(row) * gridDim.x + blockIdx.x] = best;
 }
 EXPORT(likeliest)
 

@@ -10,7 +10,7 @@ pub const NO_TOKEN: u32 = u32::MAX;
 /// Words of a `kernels::sampling::Choice`.
 pub const CHOICE_WORDS: usize = 8;
 /// Parts of a row that are searched for the largest logit side by side.
-const PARTS: u32 = 64;
+const PARTS: u32 = 256;
 
 /// What choosing needs beside the logits.
 pub struct Chooser<'a> {
@@ -52,7 +52,7 @@ pub fn choose(
     }
     require(vocabulary > 0, kernel, "there are no logits")?;
     let args = [logits.arg(), positions.arg(), chooser.partial.arg(), vocabulary.into()];
-    let shape = Shape { grid: [PARTS, rows, 1], threads: 128, shared_bytes: 0 };
+    let shape = Shape { grid: [PARTS, rows, 1], threads: 32, shared_bytes: 0 };
     // SAFETY: the views are of these sizes, as was checked.
     #[allow(unsafe_code)]
     unsafe {

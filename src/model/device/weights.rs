@@ -7,7 +7,9 @@ use super::super::files::ModelFiles;
 use super::super::weights::Weights;
 use super::super::{ModelError, Quantize};
 use super::matrix::{FillingMatrix, Kept, Multiplied, as_written, quantised};
-use crate::kernels::cuda::{Buffer, Device, DeviceError, GROUP, HEAD, LayerWeights, Matrix, angles};
+use crate::kernels::cuda::{
+    Buffer, Device, DeviceError, GROUP, HEAD, LayerWeights, MOST_WIDTH, Matrix, angles,
+};
 
 struct FillingLayer<D: Device, T> {
     input_norm: Vec<f32>,
@@ -185,6 +187,9 @@ pub(super) fn check(config: &Config, quantize: Quantize) -> Result<(), ModelErro
     }
     if ![1, 2, 4, 8].contains(&sharing) {
         return Err(ModelError::NotOnDevice("keys that are shared by other than 1, 2, 4 or 8 heads"));
+    }
+    if config.hidden_size > MOST_WIDTH {
+        return Err(ModelError::NotOnDevice("rows that are wider than 8,192"));
     }
     let groups = if quantize == Quantize::None { 8 } else { GROUP };
     if !config.hidden_size.is_multiple_of(groups) || !config.intermediate_size.is_multiple_of(groups) {
