@@ -31,11 +31,11 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Seconds on a device: pages' edges, several splits, more rows than a block of any kernel has.
+    /// Seconds on a device: pages' edges, several splits, and so many rows that every kernel has its turn.
     pub const DEVICE: Self = Self {
-        vocabulary: 8192,
+        vocabulary: 32_768,
         width: 512,
-        inner: 1024,
+        inner: 16_384,
         heads: &[(8, 8), (4, 4), (2, 2), (2, 1)],
         prompts: &[1, 31, 32, 33, 64, 257, 700, 1500],
     };

@@ -1,6 +1,6 @@
 //! Products against the textbook, and with each other: a batch must give the bits of its members.
 
-use codeseal::kernels::cuda::{DeviceError, Matrix, Narrow, Tile, quantise};
+use codeseal::kernels::cuda::{Blocks, DeviceError, Matrix, Narrow, quantise};
 use half::{bf16, f16};
 
 use crate::device::Emulator;
@@ -8,14 +8,19 @@ use crate::numbers::{Numbers, assert_close};
 use crate::pages::From32;
 use crate::weights::{matrices, plain, q8_0};
 
-/// How vectors go: as tokens that are decoded, or as a prompt's.
+/// How vectors go: as tokens that are decoded, or as a prompt's, and in how large blocks.
 #[derive(Clone, Copy)]
-enum Way {
-    Few,
-    Many(Tile),
+struct Way {
+    prompt: bool,
+    blocks: Blocks,
 }
 
-const WAYS: [Way; 3] = [Way::Few, Way::Many(Tile::Small), Way::Many(Tile::Large)];
+const WAYS: [Way; 4] = [
+    Way { prompt: false, blocks: Blocks::Small },
+    Way { prompt: false, blocks: Blocks::Large },
+    Way { prompt: true, blocks: Blocks::Small },
+    Way { prompt: true, blocks: Blocks::Large },
+];
 
 /// The matrix, and how many of so many vectors are of prompts.
 fn on_its_way<T: Narrow>(
@@ -23,10 +28,7 @@ fn on_its_way<T: Narrow>(
     matrix: Matrix<Emulator, T>,
     count: usize,
 ) -> (Matrix<Emulator, T>, usize) {
-    match way {
-        Way::Few => (matrix, 0),
-        Way::Many(tile) => (matrix.in_tiles(tile), count),
-    }
+    (matrix.in_blocks(way.blocks), if way.prompt { count } else { 0 })
 }
 
 fn multiply<T: Narrow>(device: &Emulator, matrix: &Matrix<Emulator, T>, read: usize, x: &[T]) -> Vec<f32> {
@@ -59,13 +61,12 @@ fn textbook<T: From32 + Copy>(weights: &[f32], x: &[T], columns: usize) -> Vec<f
 
 /// One of each type of weights. `coarse` is how far a weight that is rounded may be off.
 fn check<T: Narrow + From32>(device: &Emulator, numbers: &mut Numbers, way: Way, fine: f64, coarse: f64) {
-    let most = if matches!(way, Way::Few) { 75 } else { 140 };
-    let (ups, count) = (numbers.between(1, most / 2), numbers.between(1, most));
+    let (ups, count) = (numbers.between(1, 70), numbers.between(1, if way.prompt { 140 } else { 75 }));
     let columns = numbers.pick(&[8, 32, 72, 96, 200, 256, 288, 768]);
     let (x, size): (Vec<T>, _) = (vectors(numbers, count * columns), (columns as f64).sqrt());
     for (index, (matrix, weights)) in matrices(device, numbers, 2 * ups, columns).into_iter().enumerate() {
         // Prompts meet quantised weights that are rounded.
-        let tolerance = if index > 0 && matches!(way, Way::Many(_)) { coarse } else { 2e-5 };
+        let tolerance = if index > 0 && way.prompt { coarse } else { 2e-5 };
         let (matrix, read) = on_its_way(way, matrix, count);
         let expected = textbook(&weights, &x, columns);
         let sums = multiply(device, &matrix, read, &x);
@@ -90,22 +91,11 @@ fn gelu(gate: f32) -> f64 {
 
 #[test]
 fn products_are_those_of_the_textbook() {
-    for round in 0..2 {
+    for (round, way) in (0..).zip(WAYS) {
         Emulator::under_each_schedule(round, |device| {
             let mut numbers = Numbers::new(round);
-            check::<bf16>(device, &mut numbers, Way::Few, 1.0 / 250.0, 0.0);
-            check::<f16>(device, &mut numbers, Way::Few, 1.0 / 2000.0, 0.0);
-        });
-    }
-}
-
-#[test]
-fn products_in_tiles_are_those_of_the_textbook() {
-    for tile in [Tile::Small, Tile::Large] {
-        Emulator::under_each_schedule(2, |device| {
-            let mut numbers = Numbers::new(100 + tile as u64);
-            check::<bf16>(device, &mut numbers, Way::Many(tile), 1.0 / 250.0, 8e-3);
-            check::<f16>(device, &mut numbers, Way::Many(tile), 1.0 / 2000.0, 1e-3);
+            check::<bf16>(device, &mut numbers, way, 1.0 / 250.0, 8e-3);
+            check::<f16>(device, &mut numbers, way, 1.0 / 2000.0, 1e-3);
         });
     }
 }
@@ -113,30 +103,36 @@ fn products_in_tiles_are_those_of_the_textbook() {
 #[test]
 fn a_batch_gives_the_bits_of_its_members() {
     let (device, mut numbers) = (&Emulator, Numbers::new(8));
-    let (rows, columns) = (38, 768);
+    let (rows, columns) = (138, 768);
     let x: Vec<bf16> = vectors(&mut numbers, 70 * columns);
     for (matrix, _) in matrices(device, &mut numbers, rows, columns) {
+        let mut matrix = matrix.in_blocks(Blocks::Small);
         let alone = x.chunks(columns).map(|x| multiply(device, &matrix, 0, x)).collect::<Vec<_>>().concat();
         let gated =
             x.chunks(columns).map(|x| multiply_geglu(device, &matrix, 0, x)).collect::<Vec<_>>().concat();
-        for count in [2, 8, 9, 17, 33, 64, 65, 70] {
-            let x = &x[..count * columns];
-            assert!(multiply(device, &matrix, 0, x) == alone[..count * rows], "{count}");
-            assert!(multiply_geglu(device, &matrix, 0, x) == gated[..count * rows / 2], "{count}");
+        for (blocks, counts) in
+            [(Blocks::Small, &[2, 8, 9, 17, 33, 64, 65, 70][..]), (Blocks::Large, &[17, 33, 70])]
+        {
+            matrix = matrix.in_blocks(blocks);
+            for &count in counts {
+                let x = &x[..count * columns];
+                assert!(multiply(device, &matrix, 0, x) == alone[..count * rows], "{count}");
+                assert!(multiply_geglu(device, &matrix, 0, x) == gated[..count * rows / 2], "{count}");
+            }
         }
     }
 }
 
 #[test]
-fn prompts_give_the_bits_of_each_token_in_tiles_of_any_size() {
+fn prompts_give_the_bits_of_each_token_in_blocks_of_any_size() {
     let (device, mut numbers) = (&Emulator, Numbers::new(9));
     let (rows, columns, count) = (70, 256, 67);
     let x: Vec<bf16> = vectors(&mut numbers, count * columns);
     for (matrix, _) in matrices(device, &mut numbers, rows, columns) {
-        let matrix = matrix.in_tiles(Tile::Large);
+        let matrix = matrix.in_blocks(Blocks::Large);
         let together = multiply(device, &matrix, count, &x);
         let gated = multiply_geglu(device, &matrix, count, &x);
-        let matrix = matrix.in_tiles(Tile::Small);
+        let matrix = matrix.in_blocks(Blocks::Small);
         assert!(multiply(device, &matrix, count, &x) == together);
         assert!(multiply_geglu(device, &matrix, count, &x) == gated);
         for at in [0, 1, 31, 63, 64, 66] {

@@ -3,7 +3,6 @@
 // f32, from the first column to the last, whatever else is in the batch and however large the tiles are.
 #include "copies.cuh"
 #include "geglu.cuh"
-#include "mma.cuh"
 #include "weights.cuh"
 
 namespace {
@@ -16,15 +15,19 @@ struct Relay {
   static constexpr int EACH = ROWS * 4 / THREADS;  // quarters of a group for each thread
   typename Weights::Slice slices[EACH], next[EACH];
 
-  // The next slice becomes this one, and the one after it is on its way.
+  // Sends for the next slice.
   template <class RowOf>
-  __device__ __forceinline__ void advance(const Weights& weights, int columns, int slice, RowOf row_of) {
+  __device__ __forceinline__ void read(const Weights& weights, int columns, int slice, RowOf row_of) {
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
       int at = threadIdx.x + i * THREADS;
-      slices[i] = next[i];
       next[i] = weights.read(max(row_of(at / 4), 0), columns, slice, at % 4);
     }
+  }
+  // What was sent for is there.
+  __device__ __forceinline__ void advance() {
+#pragma unroll
+    for (int i = 0; i < EACH; i++) slices[i] = next[i];
   }
   __device__ __forceinline__ void write(uint4* to, int slice, int group) const {
 #pragma unroll
@@ -69,13 +72,16 @@ __device__ void multiply_many(Weights weights, const T* x, Out* out, int results
   auto vector_of = [=](int at) { return first_vector + at < vectors ? first_vector + at : -1; };
   Copies copies;
   Relay<T, Weights, SIDE> relay;
-  if constexpr (Weights::SCALED) relay.advance(weights, columns, 0, row_of);
+  if constexpr (Weights::SCALED) relay.read(weights, columns, 0, row_of);
 
   // Fills the stage that `group` belongs to. `part` is its place in its slice, which the compiler knows.
   auto fill_rows = [&](int group, int part) {
     int stage = group % STAGES;
     if constexpr (Weights::SCALED) {
-      if (part == 0) relay.advance(weights, columns, group / GROUPS + 1, row_of);
+      if (part == 0) {
+        relay.advance();
+        relay.read(weights, columns, group / GROUPS + 1, row_of);
+      }
       relay.write(left[stage], group / GROUPS, part);
     } else {
       copy<SIDE>(copies, left[stage], weights.numbers, columns, group, row_of);

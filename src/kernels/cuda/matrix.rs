@@ -1,5 +1,5 @@
-//! Matrices of weights on the device, and launches of what reads them: products (`skinny.cu`, `gemm.cu`) and embedding
-//! (`embed.cu`).
+//! Matrices of weights on the device, and launches of what reads them: products (`skinny.cu`, `wide.cu`,
+//! `gemm.cu`) and embedding (`embed.cu`).
 //!
 //! Must not touch: files.
 
@@ -12,34 +12,31 @@ use super::quants::{BLOCK, GROUP, q4k_words, q8_0_words};
 
 /// For how many vectors there are skinny kernels.
 const VECTORS: [usize; 4] = [8, 16, 32, 64];
-/// The most of one launch.
+/// For how many there are wide ones too: the last of these.
+const WIDE: Range<usize> = 2..4;
+/// The most vectors of one launch of either.
 const MOST_VECTORS: usize = 64;
+/// Rows of the matrix that a block of a wide kernel works on.
+const WIDE_ROWS: u32 = 128;
 /// Threads of a block of a product.
 const THREADS: u32 = 256;
 /// Blocks that are enough for the largest device.
-const MANY_BLOCKS: u32 = 256;
+const MANY_BLOCKS: u64 = 256;
 
-/// How large a part of a result a block makes, where there are many vectors. The result does not depend on it.
+/// How large a part of a result a block makes, where there are several vectors. The result does not depend on it.
 #[derive(Clone, Copy, Debug)]
-pub enum Tile {
-    /// 64 vectors and rows: more blocks.
+pub enum Blocks {
+    /// Tiles of 64 rows and vectors of prompts, few rows of others: more blocks.
     Small,
-    /// 128 vectors and rows: fewer reads.
+    /// Tiles of 128 rows and vectors of prompts, 128 rows of others: fewer reads.
     Large,
 }
 
-impl Tile {
-    /// The largest of which there are enough for the whole device.
-    fn of(rows: u32, vectors: u32) -> Self {
-        let blocks = u64::from(rows.div_ceil(128)) * u64::from(vectors.div_ceil(128));
-        if blocks < u64::from(MANY_BLOCKS) { Self::Small } else { Self::Large }
-    }
-
-    fn side(self) -> u32 {
-        match self {
-            Self::Small => 64,
-            Self::Large => 128,
-        }
+impl Blocks {
+    /// The largest of which there are enough for the whole device, if there can be so many large ones.
+    fn of(large: [u32; 3]) -> Self {
+        let blocks: u64 = large.iter().map(|&blocks| u64::from(blocks)).product();
+        if blocks < MANY_BLOCKS { Self::Small } else { Self::Large }
     }
 }
 
@@ -49,15 +46,16 @@ pub struct Matrix<D: Device, T> {
     rows: usize,
     columns: usize,
     /// Always these, if any.
-    tile: Option<Tile>,
+    blocks: Option<Blocks>,
 }
 
 /// What makes a product.
 struct Kernels {
     gemm: ByWeights<[&'static str; 2]>,
     skinny: ByWeights<[&'static str; 4]>,
-    /// How many results a block of each of the latter makes.
+    /// How many results a block of each of these makes.
     results: [u32; 4],
+    wide: ByWeights<[&'static str; 2]>,
 }
 
 enum Weights<D: Device, T> {
@@ -75,7 +73,7 @@ impl<D: Device, T: Narrow> Matrix<D, T> {
         let [kernel, ..] = T::EMBED;
         require(columns > 0 && columns.is_multiple_of(8), kernel, "rows are not whole groups")?;
         require(weights.len().is_multiple_of(columns), kernel, "the matrix is not whole rows")?;
-        Ok(Self { rows: weights.len() / columns, weights: Weights::Plain(weights), columns, tile: None })
+        Ok(Self { rows: weights.len() / columns, weights: Weights::Plain(weights), columns, blocks: None })
     }
 
     /// A matrix of eight bits each and a scale for every 32 of a row, as [`super::arrange_q8_0`] makes it.
@@ -86,7 +84,7 @@ impl<D: Device, T: Narrow> Matrix<D, T> {
         let [_, kernel, _] = T::EMBED;
         require(columns > 0 && columns.is_multiple_of(GROUP), kernel, "rows are not whole groups")?;
         let rows = whole_rows(kernel, [quants.len(), scales.len()], q8_0_words(columns))?;
-        Ok(Self { weights: Weights::Q8_0 { quants, scales }, rows, columns, tile: None })
+        Ok(Self { weights: Weights::Q8_0 { quants, scales }, rows, columns, blocks: None })
     }
 
     /// A matrix of four bits each, and a scale and a minimum for every 32 of a row, as [`super::arrange_q4k`] makes it.
@@ -97,12 +95,12 @@ impl<D: Device, T: Narrow> Matrix<D, T> {
         let [_, _, kernel] = T::EMBED;
         require(columns > 0 && columns.is_multiple_of(BLOCK), kernel, "rows are not whole blocks")?;
         let rows = whole_rows(kernel, [quants.len(), heads.len()], q4k_words(columns))?;
-        Ok(Self { weights: Weights::Q4K { quants, heads }, rows, columns, tile: None })
+        Ok(Self { weights: Weights::Q4K { quants, heads }, rows, columns, blocks: None })
     }
 
-    /// The same matrix, which prompts go through in tiles of this size only. No result depends on that.
-    pub fn in_tiles(self, tile: Tile) -> Self {
-        Self { tile: Some(tile), ..self }
+    /// The same matrix, of which products are made by blocks of this size only. No result depends on that.
+    pub fn in_blocks(self, blocks: Blocks) -> Self {
+        Self { blocks: Some(blocks), ..self }
     }
 
     /// How many rows it has: as many numbers has a product.
@@ -129,7 +127,8 @@ impl<D: Device, T: Narrow> Matrix<D, T> {
         x: View<'_, T>,
         out: &mut ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
-        let kernels = Kernels { gemm: T::GEMM, skinny: T::SKINNY, results: [16, 16, 32, 32] };
+        let (gemm, skinny, wide) = (T::GEMM, T::SKINNY, T::WIDE);
+        let kernels = Kernels { gemm, skinny, results: [16, 16, 32, 32], wide };
         self.product(device, kernels, self.rows, read, x, out)
     }
 
@@ -144,7 +143,8 @@ impl<D: Device, T: Narrow> Matrix<D, T> {
         x: View<'_, T>,
         out: &mut ViewMut<'_, T>,
     ) -> Result<(), DeviceError> {
-        let kernels = Kernels { gemm: T::GEMM_GEGLU, skinny: T::SKINNY_GEGLU, results: [16; 4] };
+        let (gemm, skinny, wide) = (T::GEMM_GEGLU, T::SKINNY_GEGLU, T::WIDE_GEGLU);
+        let kernels = Kernels { gemm, skinny, results: [16; 4], wide };
         let [kernel, _] = self.weights.of(kernels.gemm);
         require(self.rows.is_multiple_of(2), kernel, "there are not as many gates as ups")?;
         self.product(device, kernels, self.rows / 2, read, x, out)
@@ -185,15 +185,28 @@ impl<D: Device, T: Narrow> Matrix<D, T> {
                 device.launch(kernel, Shape { grid, threads: THREADS, shared_bytes: 0 }, &args)
             }
         };
-        // Tiles are of so many rows of the matrix, whatever becomes of these.
-        let sides = [count(gemm[0], read)?, count(gemm[0], self.rows)?, 1];
-        let tile = self.tile.unwrap_or_else(|| Tile::of(sides[1], sides[0]));
-        launch(gemm[tile as usize], 0..read, sides.map(|side| side.div_ceil(tile.side())))?;
+        // Of the matrix, whatever becomes of them.
+        let rows = count(gemm[0], self.rows)?;
+        let sides = [count(gemm[0], read)?, rows, 1];
+        let [small, large] = [64, 128].map(|side| sides.map(|rows| rows.div_ceil(side)));
+        match self.blocks.unwrap_or_else(|| Blocks::of(large)) {
+            Blocks::Small => launch(gemm[0], 0..read, small)?,
+            Blocks::Large => launch(gemm[1], 0..read, large)?,
+        }
+        let wide = self.weights.of(kernels.wide);
         for first in (read..vectors).step_by(MOST_VECTORS) {
             let last = vectors.min(first + MOST_VECTORS);
             let Some(width) = VECTORS.iter().position(|most| last - first <= *most) else { continue };
-            let blocks = count(skinny[width], results)?.div_ceil(kernels.results[width]);
-            launch(skinny[width], first..last, [blocks, 1, 1])?;
+            let large = [rows.div_ceil(WIDE_ROWS), 1, 1];
+            match self.blocks.unwrap_or_else(|| Blocks::of(large)) {
+                Blocks::Large if WIDE.contains(&width) => {
+                    launch(wide[width - WIDE.start], first..last, large)?;
+                }
+                _ => {
+                    let blocks = count(skinny[width], results)?.div_ceil(kernels.results[width]);
+                    launch(skinny[width], first..last, [blocks, 1, 1])?;
+                }
+            }
         }
         Ok(())
     }

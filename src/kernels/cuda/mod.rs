@@ -25,7 +25,7 @@ pub use self::driver::CudaDevice;
 pub use self::input::Text;
 pub use self::kv::{HEAD, KvLayout, Layer, PAGE_TOKENS, Places};
 pub use self::launch::{Arg, DeviceError, Launch, Shape};
-pub use self::matrix::{Matrix, Tile};
+pub use self::matrix::{Blocks, Matrix};
 pub use self::memory::{Buffer, Device, Element, View, ViewMut};
 pub use self::narrow::Narrow;
 pub use self::network::{Activations, Input, LayerWeights, Network, Room};

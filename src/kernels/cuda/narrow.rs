@@ -30,6 +30,10 @@ pub trait Narrow: Element {
     const SKINNY: ByWeights<[&str; 4]>;
     /// The same of gates and ups.
     const SKINNY_GEGLU: ByWeights<[&str; 4]>;
+    /// The kernels for products of many rows with up to 32 and 64 vectors.
+    const WIDE: ByWeights<[&str; 2]>;
+    /// The same of gates and ups.
+    const WIDE_GEGLU: ByWeights<[&str; 2]>;
     /// The kernels for products with many vectors, in tiles of 64 and of 128.
     const GEMM: ByWeights<[&str; 2]>;
     /// The same of gates and ups.
@@ -54,6 +58,8 @@ macro_rules! narrow {
                 [concat!("embed_plain_", $name), concat!("embed_q8_0_", $name), concat!("embed_q4k_", $name)];
             const SKINNY: ByWeights<[&str; 4]> = narrow!(skinny "skinny_", $name);
             const SKINNY_GEGLU: ByWeights<[&str; 4]> = narrow!(skinny "skinny_geglu_", $name);
+            const WIDE: ByWeights<[&str; 2]> = narrow!(wide "wide_", $name);
+            const WIDE_GEGLU: ByWeights<[&str; 2]> = narrow!(wide "wide_geglu_", $name);
             const GEMM: ByWeights<[&str; 2]> = narrow!(gemm "gemm_", $name);
             const GEMM_GEGLU: ByWeights<[&str; 2]> = narrow!(gemm "gemm_geglu_", $name);
         }
@@ -63,6 +69,13 @@ macro_rules! narrow {
             narrow!(of 8 16 32 64, $kind, "plain", $name),
             narrow!(of 8 16 32 64, $kind, "q8_0", $name),
             narrow!(of 8 16 32 64, $kind, "q4k", $name),
+        ]
+    };
+    (wide $kind:literal, $name:literal) => {
+        [
+            narrow!(of 32 64, $kind, "plain", $name),
+            narrow!(of 32 64, $kind, "q8_0", $name),
+            narrow!(of 32 64, $kind, "q4k", $name),
         ]
     };
     (gemm $kind:literal, $name:literal) => {

@@ -1,15 +1,14 @@
 // Products of a matrix with a few vectors, which is what decoding is: tensor cores, fed straight from memory, so that every
 // weight is read once for up to 64 vectors. Sums are f32, in an order that does not depend on how many vectors there are.
 #include "geglu.cuh"
-#include "mma.cuh"
 #include "weights.cuh"
 
 namespace {
 
-constexpr int WARPS = 8;
+constexpr int WARPS = CHAINS;
 
-// A block works on 16 * TILES rows, and up to 8 * EIGHTS vectors. The warps take turns at the slices of a row, and add up in
-// the end. Rows past the last repeat it, vectors past the last are zeros; nothing of them is written. If GATED, the matrix
+// A block works on 16 * TILES rows, and up to 8 * EIGHTS vectors. A warp has a chain of each row, and what they
+// make is added up in the end. Rows past the last repeat it, vectors past the last are zeros; nothing of them is written. If GATED, the matrix
 // is a gate for each result and then an up for each, of which a block has as many; else its rows are the results.
 template <class T, class Weights, int TILES, int EIGHTS, bool GATED, class Out>
 __device__ void multiply_few(Weights weights, const T* x, Out* out, int results, int columns, int vectors) {
@@ -20,6 +19,7 @@ __device__ void multiply_few(Weights weights, const T* x, Out* out, int results,
   constexpr bool AHEAD = EIGHTS * TILES * (Weights::SCALED + 1) <= 8;
   int lane = threadIdx.x & 31, warp = threadIdx.x / 32, place = lane / 4, quarter = lane % 4;
   int first_result = blockIdx.x * (16 * OWN), slices = (columns + GROUPS * GROUP - 1) / (GROUPS * GROUP);
+  int begin = warp * chain_length(slices), end = min(begin + chain_length(slices), slices);
 
   auto read_weights = [&](typename Weights::Slice(*to)[2], int slice) {
 #pragma unroll
@@ -47,18 +47,18 @@ __device__ void multiply_few(Weights weights, const T* x, Out* out, int results,
   typename Weights::Slice waiting[DEPTH][TILES][2];
   uint4 now[EIGHTS], next[AHEAD ? EIGHTS : 1];
 #pragma unroll
-  for (int d = 0; d < DEPTH; d++) read_weights(waiting[d], warp + d * WARPS);
+  for (int d = 0; d < DEPTH; d++) read_weights(waiting[d], begin + d);
   wait_for_previous();
-  if constexpr (AHEAD) read_vectors(now, warp, 0);
-  for (int first = warp; first < slices; first += DEPTH * WARPS) {
+  if constexpr (AHEAD) read_vectors(now, begin, 0);
+  for (int first = begin; first < end; first += DEPTH) {
 #pragma unroll
     for (int d = 0; d < DEPTH; d++) {
-      int slice = first + d * WARPS;
-      if (slice >= slices) break;
+      int slice = first + d;
+      if (slice >= end) break;
 #pragma unroll
       for (int group = 0; group < GROUPS; group++) {
         if constexpr (AHEAD) {
-          read_vectors(next, group + 1 < GROUPS ? slice : slice + WARPS, (group + 1) % GROUPS);
+          read_vectors(next, group + 1 < GROUPS ? slice : slice + 1, (group + 1) % GROUPS);
         } else {
           read_vectors(now, slice, group);
         }
@@ -74,25 +74,10 @@ __device__ void multiply_few(Weights weights, const T* x, Out* out, int results,
         }
 #pragma unroll
         for (int v = 0; v < EIGHTS; v++) {
-          float total[4] = {};
-          if constexpr (Weights::SHIFTED) {
-            const unsigned ones[4] = {TWO_ONES<T>, TWO_ONES<T>, TWO_ONES<T>, TWO_ONES<T>};
-            multiply_group<T>(total, ones, ones, now[v]);
-          }
+          Totals totals = add_up<T, Weights>(now[v]);
 #pragma unroll
           for (int m = 0; m < TILES; m++) {
-            if constexpr (!Weights::SCALED) {
-              multiply_group<T>(sums[m][v], numbers[m][0], numbers[m][1], now[v]);
-            } else {
-              float part[4] = {};
-              multiply_group<T>(part, numbers[m][0], numbers[m][1], now[v]);
-#pragma unroll
-              for (int i = 0; i < 4; i++) {
-                float& sum = sums[m][v][i];
-                sum = fmaf(factors[m][i / 2].scale, part[i], sum);
-                if constexpr (Weights::SHIFTED) sum = fmaf(-factors[m][i / 2].minus, total[i], sum);
-              }
-            }
+            add_group<T, Weights>(sums[m][v], numbers[m][0], numbers[m][1], factors[m], now[v], totals);
           }
         }
         if constexpr (AHEAD) {
@@ -100,7 +85,7 @@ __device__ void multiply_few(Weights weights, const T* x, Out* out, int results,
           for (int v = 0; v < EIGHTS; v++) now[v] = next[v];
         }
       }
-      read_weights(waiting[d], slice + DEPTH * WARPS);
+      read_weights(waiting[d], slice + DEPTH);
     }
   }
 

@@ -6,7 +6,7 @@
 // the eight numbers of a group, as four registers. They are weights if they are not SCALED; else, with the `factors` of the
 // group, a weight is scale * number - minus. Every type is made of two addresses, of which it may ignore the second.
 #pragma once
-#include "common.cuh"
+#include "mma.cuh"
 
 constexpr int GROUP = 32;
 
@@ -149,6 +149,41 @@ struct FourBits {
     return {factor, fmaf(16.0f, factor, units.y * static_cast<float>(minimum))};
   }
 };
+
+// Decoding adds up a row in eight chains of consecutive slices, and the chains in their order.
+constexpr int CHAINS = 8;
+__device__ __forceinline__ int chain_length(int slices) { return (slices + CHAINS - 1) / CHAINS; }
+
+// What a group of eight vectors adds up to, where that is needed.
+struct Totals {
+  float sums[4];
+};
+template <class T, class Weights>
+__device__ __forceinline__ Totals add_up(uint4 vectors) {
+  Totals totals = {};
+  if constexpr (Weights::SHIFTED) {
+    const unsigned ones[4] = {TWO_ONES<T>, TWO_ONES<T>, TWO_ONES<T>, TWO_ONES<T>};
+    multiply_group<T>(totals.sums, ones, ones, vectors);
+  }
+  return totals;
+}
+
+// Adds to `sums` a group of sixteen rows, `upper` and `lower` pairs of which a lane has, times eight vectors.
+template <class T, class Weights>
+__device__ __forceinline__ void add_group(float* sums, const unsigned* upper, const unsigned* lower,
+                                          const Factors* factors, uint4 vectors, const Totals& totals) {
+  if constexpr (!Weights::SCALED) {
+    multiply_group<T>(sums, upper, lower, vectors);
+  } else {
+    float part[4] = {};
+    multiply_group<T>(part, upper, lower, vectors);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      sums[i] = fmaf(factors[i / 2].scale, part[i], sums[i]);
+      if constexpr (Weights::SHIFTED) sums[i] = fmaf(-factors[i / 2].minus, totals.sums[i], sums[i]);
+    }
+  }
+}
 
 // The eight weights of a group of the slice with this number.
 template <class T, class Weights>
