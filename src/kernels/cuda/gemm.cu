@@ -59,12 +59,14 @@ __device__ void multiply_many(Weights weights, const T* x, Out* out, int results
   let_next_start();
   constexpr int GROUPS = Weights::GROUPS, TILES = SIDE / 2 / 16, EIGHTS = SIDE / 4 / 8, PART = SIDE / 2;
   constexpr int OWN = GATED ? PART / 2 : PART;  // results of a part
-  SHARED(uint4, left, [STAGES][SIDE * 4]);   // rows, [row][quarter]
-  SHARED(uint4, right, [STAGES][SIDE * 4]);  // vectors
+  // A stage is as many groups of columns as there is room for, and a slice is so many stages.
+  constexpr int WIDTH = SIDE == 64 ? 2 : 1, STEPS = GROUPS > WIDTH ? GROUPS / WIDTH : 1;
+  SHARED(uint4, left, [STAGES][WIDTH * SIDE * 4]);   // rows, [group][row][quarter]
+  SHARED(uint4, right, [STAGES][WIDTH * SIDE * 4]);  // vectors
   int lane = threadIdx.x & 31, warp = threadIdx.x / 32, place = lane / 4;
   int first_vector = blockIdx.x * SIDE, first_result = blockIdx.y * (2 * OWN);
   int row_part = warp / 4, vector_part = warp % 4 * (SIDE / 4);
-  int groups = (columns + GROUP - 1) / GROUP;
+  int stages = (columns + WIDTH * GROUP - 1) / (WIDTH * GROUP);
   auto row_of = [=](int at) {
     int result = first_result + at / PART * OWN + at % OWN;
     return result >= results ? -1 : at % PART < OWN ? result : results + result;
@@ -74,53 +76,65 @@ __device__ void multiply_many(Weights weights, const T* x, Out* out, int results
   Relay<T, Weights, SIDE> relay;
   if constexpr (Weights::SCALED) relay.read(weights, columns, 0, row_of);
 
-  // Fills the stage that `group` belongs to. `part` is its place in its slice, which the compiler knows.
-  auto fill_rows = [&](int group, int part) {
-    int stage = group % STAGES;
-    if constexpr (Weights::SCALED) {
-      if (part == 0) {
-        relay.advance();
-        relay.read(weights, columns, group / GROUPS + 1, row_of);
+  // Fills a stage. `step` is its place in its slice, which the compiler knows.
+  auto fill_rows = [&](int stage, int step) {
+#pragma unroll
+    for (int g = 0; g < WIDTH; g++) {
+      int group = stage * WIDTH + g, part = (step * WIDTH + g) % GROUPS;
+      uint4* to = left[stage % STAGES] + g * SIDE * 4;
+      if constexpr (Weights::SCALED) {
+        if (part == 0) {
+          relay.advance();
+          relay.read(weights, columns, group / GROUPS + 1, row_of);
+        }
+        relay.write(to, group / GROUPS, part);
+      } else {
+        copy<SIDE>(copies, to, weights.numbers, columns, group, row_of);
       }
-      relay.write(left[stage], group / GROUPS, part);
-    } else {
-      copy<SIDE>(copies, left[stage], weights.numbers, columns, group, row_of);
     }
   };
-  auto fill_vectors = [&](int group) { copy<SIDE>(copies, right[group % STAGES], x, columns, group, vector_of); };
+  auto fill_vectors = [&](int stage) {
+#pragma unroll
+    for (int g = 0; g < WIDTH; g++) {
+      copy<SIDE>(copies, right[stage % STAGES] + g * SIDE * 4, x, columns, stage * WIDTH + g, vector_of);
+    }
+  };
 
   float sums[TILES][EIGHTS][4] = {};
 #pragma unroll
-  for (int group = 0; group < STAGES - 1; group++) fill_rows(group, group % GROUPS);
+  for (int stage = 0; stage < STAGES - 1; stage++) fill_rows(stage, stage % STEPS);
   wait_for_previous();
 #pragma unroll
-  for (int group = 0; group < STAGES - 1; group++) {
-    fill_vectors(group);
+  for (int stage = 0; stage < STAGES - 1; stage++) {
+    fill_vectors(stage);
     copies.commit();
   }
-  for (int first = 0; first < groups; first += GROUPS) {
+  for (int first = 0; first < stages; first += STEPS) {
 #pragma unroll
-    for (int part = 0; part < GROUPS; part++) {
-      int group = first + part, stage = group % STAGES;
-      if (group >= groups) break;
+    for (int step = 0; step < STEPS; step++) {
+      int stage = first + step, ahead = stage + STAGES - 1;
+      if (stage >= stages) break;
       copies.wait<STAGES - 2>();
       __syncthreads();  // this stage is full, and the one before has been read
-      if (group + STAGES - 1 < groups) {
-        fill_rows(group + STAGES - 1, (part + STAGES - 1) % GROUPS);
-        fill_vectors(group + STAGES - 1);
+      if (ahead < stages) {
+        fill_rows(ahead, (step + STAGES - 1) % STEPS);
+        fill_vectors(ahead);
       }
       copies.commit();
-
-      uint4 vector[EIGHTS];
 #pragma unroll
-      for (int v = 0; v < EIGHTS; v++) vector[v] = right[stage][(vector_part + v * 8) * 4 + lane];
+      for (int g = 0; g < WIDTH; g++) {
+        const uint4* rows = left[stage % STAGES] + (g * SIDE + row_part * PART) * 4 + lane;
+        const uint4* numbers = right[stage % STAGES] + (g * SIDE + vector_part) * 4 + lane;
+        uint4 vector[EIGHTS];
 #pragma unroll
-      for (int m = 0; m < TILES; m++) {
-        const uint4* rows = left[stage] + (row_part * PART + m * 16) * 4 + lane;
-        uint4 upper = rows[0], lower = rows[32];
-        const unsigned a[2][4] = {{upper.x, upper.y, upper.z, upper.w}, {lower.x, lower.y, lower.z, lower.w}};
+        for (int v = 0; v < EIGHTS; v++) vector[v] = numbers[v * 32];
 #pragma unroll
-        for (int v = 0; v < EIGHTS; v++) multiply_group<T>(sums[m][v], a[0], a[1], vector[v]);
+        for (int m = 0; m < TILES; m++) {
+          uint4 upper = rows[m * 64], lower = rows[m * 64 + 32];
+          const unsigned a[2][4] = {{upper.x, upper.y, upper.z, upper.w}, {lower.x, lower.y, lower.z, lower.w}};
+#pragma unroll
+          for (int v = 0; v < EIGHTS; v++) multiply_group<T>(sums[m][v], a[0], a[1], vector[v]);
+        }
       }
     }
   }
