@@ -362,6 +362,9 @@ fn absent(error: DriverError) -> DeviceError {
 
 /// The kernels are compiled for a version of CUDA that older drivers do not know.
 fn unloadable(error: DriverError) -> DeviceError {
+    if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+        return DeviceError::NoDevice("its memory is full: not even the kernels fit".to_owned());
+    }
     DeviceError::NoDevice(format!(
         "the driver does not load the kernels, which need version 580 or newer: {error}"
     ))

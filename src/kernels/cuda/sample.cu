@@ -5,6 +5,8 @@ namespace {
 
 // A few tokens that are left to choose from, in shared memory.
 constexpr int FEW = 2048;
+// Parts whose largest tokens are looked at first for top-p, with all that is as large as they.
+constexpr unsigned SOME_PARTS = 32;
 struct Few {
   unsigned *ids, *keys;
   u64* weights;
@@ -150,30 +152,27 @@ struct Many {
   }
 };
 
-// A key that none of those who can be chosen is below; 0 if that is not known. `whole` becomes what all weigh, if that
-// was needed.
-__device__ unsigned cutoff(const Choice& choice, const Many& all, const u64* partial, int parts, u64* whole) {
+// The key of the largest token of a part, such that so many parts have larger ones. 0 if there are no such parts.
+__device__ unsigned largest_behind(unsigned before, const u64* partial, int parts) {
   SHARED(unsigned, found, [1]);
-  if (choice.top_k > 0) {
-    // The largest of a part, and as many more as are to be left, are above what is not.
-    if (choice.top_k > static_cast<unsigned>(parts)) return 0;
-    int thread = threadIdx.x;
-    if (thread == 0) *found = 0;
-    __syncthreads();
-    if (thread < parts) {
-      unsigned before = 0;
-      for (int i = 0; i < parts; i++) before += partial[i] > partial[thread];
-      if (before == choice.top_k - 1) *found = static_cast<unsigned>(partial[thread] >> 32);
-    }
-    __syncthreads();
-    return *found;
+  int thread = threadIdx.x;
+  __syncthreads();
+  if (thread == 0) *found = 0;
+  __syncthreads();
+  if (thread < parts) {
+    unsigned larger = 0;
+    for (int i = 0; i < parts; i++) larger += partial[i] > partial[thread];
+    if (larger == before) *found = static_cast<unsigned>(partial[thread] >> 32);
   }
-  if (choice.top_p == ~u64{0}) return 0;
-  // All that weigh less than an equal share of what is to be left out weigh less than that together.
-  all.weigh_parts(0, all.vocabulary, [&](float logit) { return weigh(logit, all.largest, all.inverse); });
-  *whole = all.per_warp.sum();
+  __syncthreads();
+  return *found;
+}
+
+// A key that no token is below which top-p leaves, if all tokens weigh so much: all that weigh less than an equal share of
+// what is to be left out weigh less than that together.
+__device__ unsigned least_share(const Choice& choice, const Many& all, u64 whole) {
   float out = static_cast<float>(~choice.top_p) * 5.421010862e-20f;
-  float share = static_cast<float>(*whole) * 9.094947018e-13f / static_cast<float>(all.vocabulary);
+  float share = static_cast<float>(whole) * 9.094947018e-13f / static_cast<float>(all.vocabulary);
   float least = all.largest + (logf(out) + logf(share) - 0.01f) / all.inverse - 1e-5f * fabsf(all.largest);
   return least > -INFINITY ? order(least) : 0;
 }
@@ -222,15 +221,17 @@ extern "C" __global__ void __launch_bounds__(1024, 1) choose(const float* logits
   const float* x = logits + static_cast<size_t>(row) * vocabulary;
   Many all{x, vocabulary, x[first], choice.inverse_temperature, per_warp};
   u64 random = philox(choice.seed, static_cast<u64>(positions[row]));
-  u64 whole = 0;
-  unsigned least = cutoff(choice, all, partial, parts, &whole);
   SHARED(unsigned, ids, [FEW]);
   SHARED(unsigned, keys, [FEW]);
   SHARED(u64, weights, [FEW]);
   SHARED(unsigned, count, [1]);
-  if (least > 0) {
-    if (threadIdx.x == 0) *count = 0;
+  Few few{ids, keys, weights, 0};
+  // Takes those of at least this key, if there is one and they are few.
+  auto gather = [&](unsigned least) {
+    __syncthreads();  // those before have been looked at
+    if (threadIdx.x == 0) *count = least > 0 ? 0 : FEW + 1;
     __syncthreads();
+    if (least == 0) return false;
     for_each(x, 0, vocabulary, threadIdx.x, blockDim.x, [&](int i, float logit) {
       unsigned key = order(logit);
       if (key < least) return;
@@ -241,10 +242,25 @@ extern "C" __global__ void __launch_bounds__(1024, 1) choose(const float* logits
       weights[at] = weigh(logit, all.largest, all.inverse);
     });
     __syncthreads();
-    if (*count <= FEW) {
-      Few{ids, keys, weights, static_cast<int>(*count)}.choose(choice, whole, random, per_warp, chosen + row);
-      return;
-    }
+    few.count = static_cast<int>(*count);
+    return *count <= FEW;
+  };
+  u64 whole = 0;
+  bool enough = false;
+  if (choice.top_k > 0) {
+    // The largest of as many parts as are to be left are above what is not.
+    enough = choice.top_k <= static_cast<unsigned>(parts) && gather(largest_behind(choice.top_k - 1, partial, parts));
+  } else if (choice.top_p != ~u64{0}) {
+    all.weigh_parts(0, vocabulary, [&](float logit) { return weigh(logit, all.largest, all.inverse); });
+    whole = per_warp.sum();
+    // Mostly a few weigh enough; how many they are, nobody knows before.
+    enough = gather(largest_behind(SOME_PARTS, partial, parts)) &&
+             few.total(per_warp) >= max(__umul64hi(whole, choice.top_p), u64{1});
+    enough = enough || gather(least_share(choice, all, whole));
+  }
+  if (enough) {
+    few.choose(choice, whole, random, per_warp, chosen + row);
+    return;
   }
   unsigned token = all.choose(choice, random);
   if (threadIdx.x == 0) chosen[row] = token;

@@ -47,7 +47,7 @@ __device__ void multiply_few(Weights weights, const T* x, Out* out, int results,
   typename Weights::Slice waiting[DEPTH][TILES][2];
   uint4 now[EIGHTS], next[AHEAD ? EIGHTS : 1];
 #pragma unroll
-  for (int d = 0; d < DEPTH; d++) read_weights(waiting[d], begin + d);
+  for (int d = 0; d < DEPTH; d++) read_weights(waiting[d], max(min(begin + d, end - 1), 0));
   wait_for_previous();
   if constexpr (AHEAD) read_vectors(now, begin, 0);
   for (int first = begin; first < end; first += DEPTH) {
@@ -58,6 +58,7 @@ __device__ void multiply_few(Weights weights, const T* x, Out* out, int results,
 #pragma unroll
       for (int group = 0; group < GROUPS; group++) {
         if constexpr (AHEAD) {
+          // Beyond the end of the chain it is the next one's, and not used.
           read_vectors(next, group + 1 < GROUPS ? slice : slice + 1, (group + 1) % GROUPS);
         } else {
           read_vectors(now, slice, group);
@@ -85,7 +86,9 @@ __device__ void multiply_few(Weights weights, const T* x, Out* out, int results,
           for (int v = 0; v < EIGHTS; v++) now[v] = next[v];
         }
       }
-      read_weights(waiting[d], slice + DEPTH);
+      // Where several wait, two at a time: with the one before they are a whole line of memory.
+      if (DEPTH > 2 && d % 2 == 1 && slice - 1 + DEPTH < end) read_weights(waiting[d - 1], slice - 1 + DEPTH);
+      if ((DEPTH == 2 || d % 2 == 1) && slice + DEPTH < end) read_weights(waiting[d], slice + DEPTH);
     }
   }
 
@@ -118,11 +121,12 @@ __device__ void multiply_few(Weights weights, const T* x, Out* out, int results,
 
 }  // namespace
 
-#define SKINNY(name, T, Weights, TILES, EIGHTS, GATED, Out)                                                          \
-  extern "C" __global__ void __launch_bounds__(256) name(const void* numbers, const void* scales, const T* x,        \
-                                                         Out* out, int results, int columns, int vectors) {          \
+// Two blocks at a time, where registers are enough for that without many being spilt; 0 leaves it to the compiler.
+#define SKINNY(name, T, Weights, TILES, EIGHTS, GATED, Out)                                                            \
+  extern "C" __global__ void __launch_bounds__(256, EIGHTS <= (Weights<T>::SHIFTED ? 1 : 2) ? 2 : 0)                     \
+      name(const void* numbers, const void* scales, const T* x, Out* out, int results, int columns, int vectors) {     \
     multiply_few<T, Weights<T>, TILES, EIGHTS, GATED>(Weights<T>(numbers, scales), x, out, results, columns, vectors); \
-  }                                                                                                                  \
+  }                                                                                                                    \
   EXPORT(name)
 // The more vectors, the more rows share what is read of them.
 #define SKINNIES(name, T, Weights)                                 \

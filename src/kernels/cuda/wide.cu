@@ -121,11 +121,12 @@ __device__ void multiply_wide(Weights weights, const T* x, Out* out, int results
 
 }  // namespace
 
-#define WIDE(name, T, Weights, EIGHTS, GATED, Out)                                                                    \
-  extern "C" __global__ void __launch_bounds__(256) name(const void* numbers, const void* scales, const T* x,         \
-                                                         Out* out, int results, int columns, int vectors) {           \
-    multiply_wide<T, Weights<T>, EIGHTS, GATED>(Weights<T>(numbers, scales), x, out, results, columns, vectors);      \
-  }                                                                                                                   \
+// Two blocks at a time, where registers are enough for that without many being spilt; 0 leaves it to the compiler.
+#define WIDE(name, T, Weights, EIGHTS, GATED, Out)                                                                 \
+  extern "C" __global__ void __launch_bounds__(256, EIGHTS == 4 && !Weights<T>::SHIFTED ? 2 : 0)                   \
+      name(const void* numbers, const void* scales, const T* x, Out* out, int results, int columns, int vectors) { \
+    multiply_wide<T, Weights<T>, EIGHTS, GATED>(Weights<T>(numbers, scales), x, out, results, columns, vectors);   \
+  }                                                                                                                \
   EXPORT(name)
 #define WIDES(name, T, Weights)                          \
   WIDE(wide_##name##_32, T, Weights, 4, false, float)    \
