@@ -31,7 +31,7 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Seconds on a device: pages' edges, several splits, and so many rows that every kernel has its turn.
+    /// Pages' edges, several splits, and so many rows that the kernels for many have their turn.
     pub const DEVICE: Self = Self {
         vocabulary: 32_768,
         width: 512,

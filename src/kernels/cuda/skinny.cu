@@ -7,9 +7,9 @@ namespace {
 
 constexpr int WARPS = CHAINS;
 
-// A block works on 16 * TILES rows, and up to 8 * EIGHTS vectors. A warp has a chain of each row, and what they
-// make is added up in the end. Rows past the last repeat it, vectors past the last are zeros; nothing of them is written. If GATED, the matrix
-// is a gate for each result and then an up for each, of which a block has as many; else its rows are the results.
+// A block works on 16 * TILES rows, and up to 8 * EIGHTS vectors. A warp has a chain of each row, and what they make is
+// added up in the end. Rows past the last repeat it, vectors past the last are zeros; nothing of them is written. If GATED,
+// the matrix is a gate for each result and then an up for each, of which a block has as many; else its rows are the results.
 template <class T, class Weights, int TILES, int EIGHTS, bool GATED, class Out>
 __device__ void multiply_few(Weights weights, const T* x, Out* out, int results, int columns, int vectors) {
   let_next_start();
@@ -123,7 +123,7 @@ __device__ void multiply_few(Weights weights, const T* x, Out* out, int results,
 
 // Two blocks at a time, where registers are enough for that without many being spilt; 0 leaves it to the compiler.
 #define SKINNY(name, T, Weights, TILES, EIGHTS, GATED, Out)                                                            \
-  extern "C" __global__ void __launch_bounds__(256, EIGHTS <= (Weights<T>::SHIFTED ? 1 : 2) ? 2 : 0)                     \
+  extern "C" __global__ void __launch_bounds__(256, EIGHTS <= (Weights<T>::SHIFTED ? 1 : 2) ? 2 : 0)                   \
       name(const void* numbers, const void* scales, const T* x, Out* out, int results, int columns, int vectors) {     \
     multiply_few<T, Weights<T>, TILES, EIGHTS, GATED>(Weights<T>(numbers, scales), x, out, results, columns, vectors); \
   }                                                                                                                    \
