@@ -3,7 +3,7 @@
 use codeseal::kernels::cuda::{Blocks, DeviceError, Matrix, Narrow, quantise};
 use half::{bf16, f16};
 
-use crate::device::Emulator;
+use crate::device::{Emulator, Traits};
 use crate::numbers::{Numbers, assert_close};
 use crate::pages::From32;
 use crate::weights::{matrices, plain, q8_0};
@@ -140,6 +140,32 @@ fn prompts_give_the_bits_of_each_token_in_blocks_of_any_size() {
             assert!(multiply(device, &matrix, 1, x) == together[at * rows..][..rows]);
         }
     }
+}
+
+#[test]
+fn each_size_of_block_has_kernels_of_its_own() {
+    // All give the same bits, so that only what is missing without one shows that it ran.
+    let matrix = |blocks| plain::<bf16>(&Emulator, &[1.0; 64 * 32], 32).in_blocks(blocks);
+    for (blocks, read, count, sums, gated) in [
+        (Blocks::Small, 0, 8, "skinny_plain_bf16_8", "skinny_geglu_plain_bf16_8"),
+        (Blocks::Large, 0, 16, "skinny_plain_bf16_16", "skinny_geglu_plain_bf16_16"),
+        (Blocks::Small, 0, 20, "skinny_plain_bf16_32", "skinny_geglu_plain_bf16_32"),
+        (Blocks::Large, 0, 20, "wide_plain_bf16_32", "wide_geglu_plain_bf16_32"),
+        (Blocks::Large, 0, 33, "wide_plain_bf16_64", "wide_geglu_plain_bf16_64"),
+        (Blocks::Small, 3, 3, "gemm_plain_bf16_64", "gemm_geglu_plain_bf16_64"),
+        (Blocks::Large, 3, 3, "gemm_plain_bf16_128", "gemm_geglu_plain_bf16_128"),
+    ] {
+        let x = vec![bf16::ONE; count * 32];
+        for (idle, sums_are_there, gated_are_there) in
+            [(None, true, true), (Some(sums), false, true), (Some(gated), true, false)]
+        {
+            let device = &Emulator::with(Traits { idle, ..Traits::SOUND });
+            assert_eq!(multiply(device, &matrix(blocks), read, &x)[0] == 32.0, sums_are_there, "{idle:?}");
+            let found = multiply_geglu(device, &matrix(blocks), read, &x)[0];
+            assert_eq!(found == bf16::from_f32(1024.0), gated_are_there, "{idle:?}");
+        }
+    }
+    Emulator::with(Traits::SOUND);
 }
 
 #[test]
