@@ -19,10 +19,10 @@ RUN case ",${FEATURES}," in \
       *,cuda,*) [ -x /opt/cuda/bin/nvcc ] || \
         { apt-get update -q && apt-get install -y -q --no-install-recommends python3-pip && scripts/cuda-toolkit.sh /opt/cuda; } ;; \
     esac
-COPY Cargo.toml Cargo.lock build.rs ./
+COPY Cargo.toml Cargo.lock ./
 COPY benches benches
 # Only tests are built with it, but Cargo wants to know of it.
-COPY kernels-emu kernels-emu
+COPY kernels kernels
 COPY models models
 COPY src src
 # Which GPUs the kernels are compiled for, as compute capabilities; newer ones translate those of the last.

@@ -7,7 +7,7 @@
 
 use std::hint::black_box;
 
-use codeseal::kernels::sampling::{Choice, SamplingParams, Scratch, choose};
+use codeseal_kernels::sampling::{Choice, SamplingParams, Scratch, choose};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 /// The server's.

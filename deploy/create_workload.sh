@@ -23,7 +23,7 @@ for argument in "${arguments[@]}"; do build+=(--build-arg "$argument"); done
 # What the image is made of: the files that the Dockerfile copies, and the arguments.
 source_id() {
   local files
-  files=$(cd "$ROOT_DIR" && find Dockerfile Cargo.toml Cargo.lock build.rs benches kernels-emu models src scripts/cuda-toolkit.sh \
+  files=$(cd "$ROOT_DIR" && find Dockerfile Cargo.toml Cargo.lock benches kernels models src scripts/cuda-toolkit.sh \
     scripts/cuda-toolkit.requirements scripts/cuda-stubs.py scripts/image/root.sh scripts/image/runtime.lock -type f -print0 | sort -z | xargs -0 sha256sum)
   printf '%s\n%s\n' "$files" "${arguments[*]}" | sha256sum | cut -c1-12
 }

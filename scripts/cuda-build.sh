@@ -26,7 +26,7 @@ bytes=$(cat "$out/codeseal-server" "$out/gpu-check.sh" "$out/gpu-check/transform
 echo "$bytes bytes"
 [ "$bytes" -lt "$MOST_BYTES" ] || fail "that is more than the $MOST_BYTES that may be copied to a machine"
 
-# As build.rs has them, where nothing else is asked for.
+# As kernels/build.rs has them, where nothing else is asked for.
 read -r -a devices <<<"${CUDA_ARCHITECTURES:-75 80 89 90}"
 python3 scripts/cuda-devices.py "$out/codeseal-server" "${devices[@]}"
 

@@ -115,7 +115,7 @@ import_base() {
 
 # context DIR: what the Dockerfile copies, and the Dockerfile.
 context() {
-  local paths=(Dockerfile .dockerignore Cargo.toml Cargo.lock build.rs benches kernels-emu models src scripts/cuda-toolkit.sh
+  local paths=(Dockerfile .dockerignore Cargo.toml Cargo.lock benches kernels models src scripts/cuda-toolkit.sh
     scripts/cuda-toolkit.requirements scripts/cuda-stubs.py scripts/image/root.sh scripts/image/runtime.lock)
   rm -rf "$1"
   mkdir -p "$1"

@@ -11,7 +11,6 @@
 //! | [`config`] | command line and environment → validated configuration |
 //! | [`hub`] | model sources (`hf://`, `gs://`, a directory), verified against the manifest |
 //! | [`model`] | the Gemma architecture: weights and forward pass |
-//! | [`kernels`] | the arithmetic, by the machine's widest instructions; the only `unsafe` code |
 //! | [`tokenizer`] | text to token ids and back, UTF-8 safe while streaming |
 //! | [`prompt`] | CodeGemma's templates as token ids, budgets, stop matcher |
 //! | [`engine`] | the one model thread and its async handle |
@@ -25,7 +24,11 @@
 //! | [`sandbox`] | a local Confidential Space on loopback |
 //! | [`demo`] | the whole flow in one process |
 //!
+//! The arithmetic is a crate of its own, `codeseal-kernels`: the only place with `unsafe` code.
+//!
 //! What each module may touch is written in `docs/architecture.md` and held by `tests/it/architecture.rs`.
+
+#![forbid(unsafe_code)]
 
 pub mod attestation;
 #[cfg(feature = "server")]
@@ -41,8 +44,6 @@ pub mod engine;
 pub mod eval;
 #[cfg(feature = "server")]
 pub mod hub;
-#[cfg(feature = "server")]
-pub mod kernels;
 #[cfg(any(feature = "server", feature = "client"))]
 pub mod keys;
 #[cfg(all(feature = "server", feature = "client"))]

@@ -9,11 +9,11 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::BenchError;
-use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
-use crate::kernels::cuda::{Device, DeviceError, NO_TOKEN};
-use crate::kernels::sampling::{Choice, SamplingParams, sample};
 use crate::model::{DeviceModel, DeviceSession, Model, ModelError, ModelFiles, Quantize, Slice, StepRoom};
 use crate::tokenizer::TokenId;
+use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
+use codeseal_kernels::cuda::{Device, DeviceError, NO_TOKEN};
+use codeseal_kernels::sampling::{Choice, SamplingParams, sample};
 
 /// How large the models and how long the texts are.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::kernels::cuda::{Device, DeviceError};
+use codeseal_kernels::cuda::{Device, DeviceError};
 
 /// Far more than any cache holds, in numbers of eight bytes: a gigabyte.
 const NUMBERS: usize = 1 << 27;

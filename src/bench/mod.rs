@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 pub use self::check::{Check, Checks, Extent, check};
 use self::report::{Decode, Report};
 use self::subject::{Facts, OnCpu, OnDevice, Room, Subject};
-use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
-use crate::kernels::cuda::{CudaDevice, Device, DeviceError};
 use crate::model::{Model, ModelError, ModelFiles, Quantize, Slice};
 use crate::telemetry;
 use crate::tokenizer::TokenId;
+use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
+use codeseal_kernels::cuda::{CudaDevice, Device, DeviceError};
 
 /// How many tokens of a prompt are read in one step: as many as the engine reads.
 const PREFILL_TOKENS: usize = 512;

@@ -3,13 +3,13 @@
 //! Must not touch: what is measured of it.
 
 use super::memory;
-use crate::kernels::cpu::{BLOCK_TOKENS, KvPool};
-use crate::kernels::cuda::Device;
-use crate::kernels::sampling::{Choice, SamplingParams};
 use crate::model::{
     DeviceModel, DeviceSession, Model, ModelError, ModelFiles, Quantize, Slice, StepRoom, Workspace,
 };
 use crate::tokenizer::TokenId;
+use codeseal_kernels::cpu::{BLOCK_TOKENS, KvPool};
+use codeseal_kernels::cuda::Device;
+use codeseal_kernels::sampling::{Choice, SamplingParams};
 
 /// For how much there must be room.
 #[derive(Clone, Copy, Debug)]

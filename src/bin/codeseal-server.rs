@@ -1,5 +1,7 @@
 //! The workload: reads its configuration, hardens itself, serves until a signal, says how it ended.
 
+#![forbid(unsafe_code)]
+
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;

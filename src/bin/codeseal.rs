@@ -1,5 +1,7 @@
 //! `codeseal`: the employee's tool. Parses, dispatches, exits; the work is in the library.
 
+#![forbid(unsafe_code)]
+
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 

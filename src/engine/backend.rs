@@ -1,10 +1,10 @@
 //! What the engine needs of a model.
 
-use crate::kernels::cpu::{BlockId, KvPool};
-use crate::kernels::cuda::{Device, NO_TOKEN};
-use crate::kernels::sampling::Choice;
 use crate::model::{DeviceModel, DeviceSession, Model, ModelError, Slice, StepRoom, Workspace};
 use crate::tokenizer::TokenId;
+use codeseal_kernels::cpu::{BlockId, KvPool};
+use codeseal_kernels::cuda::{Device, NO_TOKEN};
+use codeseal_kernels::sampling::Choice;
 
 /// A model as the engine sees it: blocks for keys and values, and steps over a batch. It belongs to one thread.
 pub(super) trait Backend {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use super::chain::{Chain, Link, Root};
-use crate::kernels::cpu::BlockId;
+use codeseal_kernels::cpu::BlockId;
 
 /// All blocks. Clones are the same pool.
 #[derive(Clone)]
@@ -178,9 +178,9 @@ impl Drop for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::BLOCK_TOKENS;
     use crate::protocol::Dek;
     use crate::tokenizer::TokenId;
+    use codeseal_kernels::cpu::BLOCK_TOKENS;
 
     fn root() -> Root {
         Root::new(&Dek::generate().unwrap().namespace())

@@ -8,9 +8,9 @@
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
-use crate::kernels::cpu::BLOCK_TOKENS;
 use crate::protocol::Namespace;
 use crate::tokenizer::TokenId;
+use codeseal_kernels::cpu::BLOCK_TOKENS;
 
 /// The start of all chains of one namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,7 +3,7 @@
 //! Must not touch: requests.
 
 use super::{EngineConfig, StartError};
-use crate::kernels::cpu::BLOCK_TOKENS;
+use codeseal_kernels::cpu::BLOCK_TOKENS;
 
 /// The least that is worth starting with, in tokens: a short prompt and an answer.
 const LEAST_TOKENS: usize = 512;

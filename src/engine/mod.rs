@@ -28,11 +28,11 @@ pub use self::handle::{Generation, Handle};
 pub use self::open::{Open, OpenError, Opened, open};
 pub use self::stats::Load;
 pub use self::thread::{Engine, start, start_on};
-use crate::kernels::cuda::DeviceError;
 use crate::model::ModelError;
 pub use crate::model::{ModelFiles, Quantize};
 use crate::protocol::Namespace;
 use crate::tokenizer::TokenId;
+use codeseal_kernels::cuda::DeviceError;
 
 /// What to generate. The prompt is wiped when this is dropped.
 #[derive(Clone)]

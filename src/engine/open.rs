@@ -3,9 +3,9 @@
 //! Must not touch: where the files come from.
 
 use super::{DeviceChoice, Engine, EngineConfig, Handle, StartError, start, start_on};
-use crate::kernels::cuda::CudaDevice;
 use crate::model::{Model, ModelError, ModelFiles, Quantize};
 use crate::tokenizer::{Tokenizer, TokenizerError};
+use codeseal_kernels::cuda::CudaDevice;
 
 /// Why a model's files make no engine.
 #[derive(Debug, thiserror::Error)]

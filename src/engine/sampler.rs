@@ -1,14 +1,14 @@
 //! Chooses a token among the model's logits, as a request wants it.
 //!
-//! Repetition penalty first; all else is [`kernels::sampling`](crate::kernels::sampling)'s, as on a device. What is chosen
+//! Repetition penalty first; all else is [`codeseal_kernels::sampling`]'s, as on a device. What is chosen
 //! depends on the logits, the request and where in the text the token stands, on nothing else: so it does not matter in
 //! which batch a request was, or what was guessed.
 //!
 //! Must not touch: the model.
 
 use super::{Logprobs, Sampling};
-use crate::kernels::sampling::{self, Choice, SamplingParams, choose};
 use crate::tokenizer::TokenId;
+use codeseal_kernels::sampling::{self, Choice, SamplingParams, choose};
 
 /// Chooses tokens for one request.
 #[derive(Clone, Copy, Debug)]

@@ -15,9 +15,9 @@ use super::blocks::{BlockPool, Table};
 use super::chain::{Chain, Root};
 use super::draft::{self, Allowance};
 use super::{Finish, GenerationRequest};
-use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
 use crate::model::Slice;
 use crate::tokenizer::TokenId;
+use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
 
 /// Rows of a step that cost next to nothing beside the first, because reading the weights takes longer than
 /// multiplying them: guesses are made up to here.

@@ -9,11 +9,11 @@ use tokio::time::timeout;
 use super::backend::{Backend, Rows};
 use super::thread::spawn;
 use super::*;
-use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
-use crate::kernels::cuda::DeviceError;
-use crate::kernels::sampling::Choice;
 use crate::model::{ModelError, Slice};
 use crate::protocol::Dek;
+use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
+use codeseal_kernels::cuda::DeviceError;
+use codeseal_kernels::sampling::Choice;
 
 const VOCAB: u32 = 200;
 const CONTEXT: usize = 2048;

@@ -10,10 +10,10 @@ use super::sampler::{Sampler, Scratch};
 use super::scheduler::{FREE_ROWS, Limits, Next, Running, Scheduler};
 use super::stats::Stats;
 use super::{EngineConfig, EngineError, Event, Finish, StartError, Token, memory, warmup};
-use crate::kernels::cpu::BLOCK_TOKENS;
-use crate::kernels::cuda::{Device, DeviceError};
 use crate::model::{DeviceModel, Model, ModelError, ModelFiles, Quantize, StepRoom};
 use crate::telemetry;
+use codeseal_kernels::cpu::BLOCK_TOKENS;
+use codeseal_kernels::cuda::{Device, DeviceError};
 
 /// The model thread. Stops when this is dropped, within one step.
 pub struct Engine {

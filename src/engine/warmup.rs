@@ -5,10 +5,10 @@
 
 use super::backend::{Backend, Row};
 use super::{EngineConfig, StartError};
-use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
-use crate::kernels::sampling::{Scratch, likeliest};
 use crate::model::{ModelError, Slice};
 use crate::tokenizer::TokenId;
+use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
+use codeseal_kernels::sampling::{Scratch, likeliest};
 
 /// A prompt that any Gemma can read: `<bos>` and some rows that every vocabulary has.
 const PROMPT: [TokenId; 8] =

@@ -8,11 +8,11 @@
 use super::ModelError;
 use super::config::Config;
 use super::parameters::{Layer, Parameters};
-use crate::kernels::cpu::{
+use crate::tokenizer::TokenId;
+use codeseal_kernels::cpu::{
     Angles, BLOCK_TOKENS, BlockId, Heads, KvPool, KvShape, Level, Place, add_assign, attention, geglu,
     matmul, rms_norm, rotate,
 };
-use crate::tokenizer::TokenId;
 
 /// What a forward pass needs beside keys and values.
 pub(super) struct Network {

@@ -13,7 +13,7 @@ use super::rounding::{Rounder, Rounding};
 use super::sequence::Sequence;
 use super::weights::gguf_config;
 use super::{ModelError, Quantize};
-use crate::kernels::cpu::KvPool;
+use codeseal_kernels::cpu::KvPool;
 
 /// Where the configuration is read from.
 const CONFIG: &str = "config.json";

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::config::Config;
 use super::{ModelError, WeightsError};
-use crate::kernels::cpu::Source;
+use codeseal_kernels::cpu::Source;
 
 /// The first bytes of every such file.
 const MAGIC: [u8; 4] = *b"GGUF";

@@ -19,7 +19,7 @@ mod weights;
 use std::io;
 use std::str::FromStr;
 
-use crate::kernels::cuda::DeviceError;
+use codeseal_kernels::cuda::DeviceError;
 
 pub use self::config::Config;
 pub(crate) use self::device::{DeviceModel, DeviceSession, StepRoom};

@@ -8,7 +8,7 @@ use super::files::ModelFiles;
 use super::rounding::Rounder;
 use super::weights::Weights;
 use super::{ModelError, Quantize};
-use crate::kernels::cpu::{Format, Matrix, Source};
+use codeseal_kernels::cpu::{Format, Matrix, Source};
 
 /// All weights of a model.
 pub(super) struct Parameters {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::ModelError;
 use super::forward::{Network, Slice, Workspace};
-use crate::kernels::cpu::{BLOCK_TOKENS, BlockId, KvPool};
 use crate::tokenizer::TokenId;
+use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId, KvPool};
 
 /// One text and the keys and values that the model keeps of it.
 pub struct Sequence {

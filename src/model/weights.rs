@@ -13,7 +13,7 @@ use super::config::{Config, Part, Tensor};
 use super::files::{ModelFiles, ReadSeek};
 use super::gguf::Header;
 use super::{ModelError, WeightsError};
-use crate::kernels::cpu::Source;
+use codeseal_kernels::cpu::Source;
 
 /// The weights of a model that is in one file.
 const SINGLE: &str = "model.safetensors";

@@ -8,8 +8,8 @@ use half::{bf16, f16};
 
 use super::super::parameters::numbers;
 use super::super::{ModelError, Quantize};
-use crate::kernels::cpu::{Source, quantise_q4k};
-use crate::kernels::cuda::{
+use codeseal_kernels::cpu::{Source, quantise_q4k};
+use codeseal_kernels::cuda::{
     BLOCK, Buffer, Device, DeviceError, Matrix, Narrow, arrange_q4k, arrange_q8_0, draw, draw_words,
     q4k_words, q8_0_words, quantise, repeat_words,
 };

@@ -13,11 +13,11 @@ use super::files::ModelFiles;
 use super::forward::Slice;
 use super::gemma::read_config;
 use super::{ModelError, Quantize};
-use crate::kernels::cpu::{BLOCK_TOKENS, BlockId};
-use crate::kernels::cuda::{
+use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
+use codeseal_kernels::cuda::{
     Device, DeviceError, KvLayout, Narrow, Network, Outcome, PAGE_TOKENS, Runner, RunnerRoom, Text,
 };
-use crate::kernels::sampling::Choice;
+use codeseal_kernels::sampling::Choice;
 
 const _: () = assert!(BLOCK_TOKENS == PAGE_TOKENS, "blocks and pages are the same");
 

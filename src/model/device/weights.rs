@@ -7,7 +7,7 @@ use super::super::files::ModelFiles;
 use super::super::weights::Weights;
 use super::super::{ModelError, Quantize};
 use super::matrix::{FillingMatrix, Kept, Multiplied, as_written, quantised};
-use crate::kernels::cuda::{
+use codeseal_kernels::cuda::{
     Buffer, Device, DeviceError, GROUP, HEAD, LayerWeights, MOST_WIDTH, Matrix, angles,
 };
 

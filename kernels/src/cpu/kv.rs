@@ -1,0 +1,104 @@
+//! Keys and values in blocks of tokens, which any sequence may be given: what is written never moves.
+//!
+//! Must not touch: who owns which block.
+
+use super::simd::{LANES, Lane};
+
+/// Tokens of a block.
+pub const BLOCK_TOKENS: usize = 32;
+
+/// A block of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId(pub u32);
+
+/// What a model keeps of a token.
+#[derive(Clone, Copy, Debug)]
+pub struct KvShape {
+    /// Transformer layers.
+    pub layers: usize,
+    /// KV heads per layer.
+    pub heads: usize,
+    /// Numbers per head.
+    pub head_dim: usize,
+}
+
+/// The keys and values of all sequences.
+pub struct KvPool {
+    shape: KvShape,
+    /// Each holds \[layer\]\[key or value\]\[head\]\[token\]\[lane\].
+    blocks: Vec<Box<[Lane<f32>]>>,
+}
+
+impl KvShape {
+    /// A head's key or value, with zeros up to a whole lane.
+    pub(super) fn lanes(&self) -> usize {
+        self.head_dim.div_ceil(LANES)
+    }
+
+    /// Lanes of a block.
+    fn block_lanes(&self) -> usize {
+        self.layers * 2 * self.heads * BLOCK_TOKENS * self.lanes()
+    }
+
+    /// How many bytes a block takes.
+    pub fn block_bytes(&self) -> usize {
+        self.block_lanes() * size_of::<Lane<f32>>()
+    }
+}
+
+impl KvPool {
+    /// So many blocks of zeros. Memory is taken when they are first written.
+    pub fn new(shape: KvShape, blocks: usize) -> Self {
+        let mut pool = Self { shape, blocks: Vec::new() };
+        pool.grow(blocks);
+        pool
+    }
+
+    /// Adds blocks until there are `blocks`.
+    pub fn grow(&mut self, blocks: usize) {
+        let lanes = self.shape.block_lanes();
+        while self.blocks.len() < blocks {
+            self.blocks.push(vec![[0.0; LANES]; lanes].into_boxed_slice());
+        }
+    }
+
+    /// Overwrites a block with zeros.
+    pub fn clear(&mut self, block: BlockId) {
+        self.blocks[block.0 as usize].fill([0.0; LANES]);
+    }
+
+    /// Layers, heads and head size.
+    pub fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    /// How many blocks there are.
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Writes the key and the value, one head after the other, of the token at `position` of the sequence whose
+    /// blocks are `table`.
+    pub fn write(&mut self, layer: usize, table: &[BlockId], position: usize, key: &[f32], value: &[f32]) {
+        let (lanes, head_dim) = (self.shape.lanes(), self.shape.head_dim);
+        let block = table[position / BLOCK_TOKENS];
+        for (kind, all) in [key, value].into_iter().enumerate() {
+            for (head, from) in all.chunks_exact(head_dim).enumerate() {
+                let at = self.offset(layer, kind, head) + position % BLOCK_TOKENS * lanes;
+                let to = &mut self.blocks[block.0 as usize][at..at + lanes];
+                to.as_flattened_mut()[..head_dim].copy_from_slice(from);
+            }
+        }
+    }
+
+    /// The keys and the values of a block, token after token.
+    pub(super) fn block(&self, layer: usize, head: usize, block: BlockId) -> [&[Lane<f32>]; 2] {
+        let length = BLOCK_TOKENS * self.shape.lanes();
+        [0, 1].map(|kind| &self.blocks[block.0 as usize][self.offset(layer, kind, head)..][..length])
+    }
+
+    /// Where a head begins in a block.
+    fn offset(&self, layer: usize, kind: usize, head: usize) -> usize {
+        ((layer * 2 + kind) * self.shape.heads + head) * BLOCK_TOKENS * self.shape.lanes()
+    }
+}

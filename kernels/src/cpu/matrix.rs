@@ -1,0 +1,294 @@
+//! Weights as they lie in memory: panels of sixteen rows, in the type that they came in, or quantised.
+//!
+//! A panel goes column by column, so one load gives sixteen rows the same columns, and a kernel reads memory in one
+//! direction. Must not touch: files.
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::Level;
+use super::ggml::{SMALL, Source};
+use super::memory::{Memory, Plain};
+use super::q4k::{self, FourBitBlock, Quantise};
+use super::simd::{LANES, Lane};
+
+/// Rows of a panel.
+pub(super) const PANEL: usize = LANES;
+/// Columns of an [`EightBitBlock`].
+pub(super) const EIGHT_BIT_COLUMNS: usize = 2 * SMALL;
+
+/// How weights are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// As they are in an f32 file, and what an f16 file becomes: exact, and no machine multiplies f16 faster.
+    F32,
+    /// As they are in a bf16 file.
+    Bf16,
+    /// An i8 each, and an f16 scale for every 32.
+    Q8_0,
+    /// Four bits each, and for every 32 a scale and a minimum of six bits. Where rows are no multiple of 256 long,
+    /// [`Format::Q8_0`] takes its place.
+    Q4K,
+}
+
+/// A matrix of weights. Rows and columns are padded with zeros to whole panels and blocks.
+#[derive(Clone, Debug)]
+pub struct Matrix {
+    pub(super) store: Store,
+    rows: usize,
+    columns: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Store {
+    /// For each column sixteen rows.
+    F32(Memory<Lane<f32>>),
+    /// For each two columns sixteen rows.
+    Bf16(Memory<Lane<[u16; 2]>>),
+    Q8(Memory<EightBitBlock>),
+    Q4(Memory<FourBitBlock>),
+}
+
+/// 64 columns of sixteen rows.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct EightBitBlock {
+    /// Of each 32 columns, as f16.
+    pub(super) scales: [Lane<u16>; 2],
+    /// Four columns for each row and step, each 128 more than it is.
+    pub(super) quants: [[Lane<[u8; 4]>; SMALL / 4]; 2],
+}
+
+// SAFETY: integers, whose sizes add up to a multiple of the alignment.
+unsafe impl Plain for EightBitBlock {}
+
+impl Matrix {
+    /// Zeros. Memory is taken when they are overwritten.
+    pub fn zeros(format: Format, rows: usize, columns: usize) -> Self {
+        let panels = rows.div_ceil(PANEL);
+        let store = match format {
+            Format::F32 => Store::F32(Memory::zeros(panels * columns)),
+            Format::Bf16 => Store::Bf16(Memory::zeros(panels * columns.div_ceil(2))),
+            Format::Q4K if columns.is_multiple_of(q4k::COLUMNS) => {
+                Store::Q4(Memory::zeros(panels * columns / q4k::COLUMNS))
+            }
+            Format::Q8_0 | Format::Q4K => {
+                Store::Q8(Memory::zeros(panels * columns.div_ceil(EIGHT_BIT_COLUMNS)))
+            }
+        };
+        Self { store, rows, columns }
+    }
+
+    /// Overwrites whole rows, from `first` on, with what `bytes` hold. Bytes that make no whole row are ignored.
+    pub fn fill_rows(&mut self, first: usize, source: Source, bytes: &[u8]) {
+        let (rows, columns) = (self.rows, self.columns);
+        let Some(width) = source.bytes(columns) else { return };
+        let rows = Rows { first, end: rows.min(first + bytes.len() / width), width, columns, source, bytes };
+        match &mut self.store {
+            Store::F32(to) => rows.for_each(to, columns, |panel, lane, bytes| {
+                for (to, number) in panel.iter_mut().zip(rows.numbers(bytes)) {
+                    to[lane] = number;
+                }
+            }),
+            Store::Bf16(to) if source == Source::Bf16 => {
+                rows.for_each(to, columns.div_ceil(2), |panel, lane, bytes| {
+                    for (to, pair) in panel.iter_mut().zip(bytes.chunks(4)) {
+                        to[lane] = match *pair {
+                            [a, b, c, d] => [u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])],
+                            [a, b, ..] => [u16::from_le_bytes([a, b]), 0],
+                            _ => [0; 2],
+                        };
+                    }
+                });
+            }
+            Store::Bf16(to) => rows.for_each(to, columns.div_ceil(2), |panel, lane, bytes| {
+                for (to, pair) in panel.iter_mut().zip(rows.numbers(bytes).chunks(2)) {
+                    for (to, &number) in to[lane].iter_mut().zip(pair) {
+                        *to = bf16::from_f32(number).to_bits();
+                    }
+                }
+            }),
+            Store::Q8(to) => rows.for_each(to, columns.div_ceil(EIGHT_BIT_COLUMNS), |panel, lane, bytes| {
+                if source == Source::Q8_0 {
+                    panel
+                        .iter_mut()
+                        .zip(bytes.chunks(2 * (2 + SMALL)))
+                        .for_each(|(to, from)| to.copy(lane, from));
+                } else {
+                    let numbers = rows.numbers(bytes);
+                    let blocks = numbers.chunks(EIGHT_BIT_COLUMNS);
+                    panel.iter_mut().zip(blocks).for_each(|(to, from)| to.quantise(lane, from));
+                }
+            }),
+            Store::Q4(to) if source == Source::Q4K => {
+                let length = source.bytes(q4k::COLUMNS).unwrap_or(1);
+                rows.for_each(to, columns / q4k::COLUMNS, |panel, lane, bytes| {
+                    panel.iter_mut().zip(bytes.chunks(length)).for_each(|(to, from)| to.copy(lane, from));
+                });
+            }
+            Store::Q4(to) => rows.quantise(to),
+        }
+    }
+
+    /// Writes the row `row` into `to`, times `factor`.
+    pub fn read_row(&self, row: usize, factor: f32, to: &mut [f32]) {
+        let (panel, lane) = (row / PANEL, row % PANEL);
+        let columns = self.columns;
+        let panel_of = |length: usize| panel * length..(panel + 1) * length;
+        match &self.store {
+            Store::F32(from) => {
+                for (to, from) in to.iter_mut().zip(&from[panel_of(columns)]) {
+                    *to = from[lane] * factor;
+                }
+            }
+            Store::Bf16(from) => {
+                for (to, from) in to.chunks_mut(2).zip(&from[panel_of(columns.div_ceil(2))]) {
+                    for (to, bits) in to.iter_mut().zip(from[lane]) {
+                        *to = bf16::from_bits(bits).to_f32() * factor;
+                    }
+                }
+            }
+            Store::Q8(from) => {
+                let blocks = &from[panel_of(columns.div_ceil(EIGHT_BIT_COLUMNS))];
+                to.chunks_mut(EIGHT_BIT_COLUMNS)
+                    .zip(blocks)
+                    .for_each(|(to, from)| from.read(lane, factor, to));
+            }
+            Store::Q4(from) => {
+                let blocks = &from[panel_of(columns / q4k::COLUMNS)];
+                to.chunks_mut(q4k::COLUMNS).zip(blocks).for_each(|(to, from)| from.read(lane, factor, to));
+            }
+        }
+    }
+
+    /// Rows (outputs).
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns (inputs).
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// How many bytes the weights take.
+    pub fn bytes(&self) -> usize {
+        match &self.store {
+            Store::F32(all) => size_of_val::<[_]>(all),
+            Store::Bf16(all) => size_of_val::<[_]>(all),
+            Store::Q8(all) => size_of_val::<[_]>(all),
+            Store::Q4(all) => size_of_val::<[_]>(all),
+        }
+    }
+}
+
+/// Rows on their way into a matrix.
+struct Rows<'a> {
+    first: usize,
+    /// The one behind the last.
+    end: usize,
+    /// Bytes of a row.
+    width: usize,
+    columns: usize,
+    source: Source,
+    bytes: &'a [u8],
+}
+
+impl Rows<'_> {
+    fn numbers(&self, bytes: &[u8]) -> Vec<f32> {
+        let mut numbers = vec![0.0; self.columns];
+        self.source.read(bytes, &mut numbers);
+        numbers
+    }
+
+    /// Calls `fill` with the panel of each row, which has `length` elements, the row's lane in it, and its bytes.
+    fn for_each<T: Plain>(&self, to: &mut [T], length: usize, fill: impl Fn(&mut [T], usize, &[u8]) + Sync) {
+        self.for_each_panel(to, length, |panel, first, bytes| {
+            for (row, bytes) in bytes.chunks_exact(self.width).enumerate() {
+                fill(panel, first + row, bytes);
+            }
+        });
+    }
+
+    /// Calls `fill` with each panel, the lane of its first row, and the bytes of its rows.
+    fn for_each_panel<T: Plain>(
+        &self,
+        to: &mut [T],
+        length: usize,
+        fill: impl Fn(&mut [T], usize, &[u8]) + Sync,
+    ) {
+        let panels = self.first / PANEL..self.end.div_ceil(PANEL);
+        let to = &mut to[panels.start * length..panels.end * length];
+        to.par_chunks_mut(length).zip(panels).for_each(|(panel, number)| {
+            let start = number * PANEL;
+            let (from, end) = (self.first.max(start), self.end.min(start + PANEL));
+            let bytes = (from - self.first) * self.width..(end - self.first) * self.width;
+            fill(panel, from - start, &self.bytes[bytes]);
+        });
+    }
+
+    fn quantise(&self, to: &mut [FourBitBlock]) {
+        let level = Level::best();
+        self.for_each_panel(to, self.columns / q4k::COLUMNS, |panel, first, bytes| {
+            let rows: Vec<_> = bytes.chunks_exact(self.width).map(|bytes| self.numbers(bytes)).collect();
+            for (block, to) in panel.iter_mut().enumerate() {
+                let mut numbers = [[0.0; LANES]; q4k::COLUMNS];
+                for (lane, row) in (first..).zip(&rows) {
+                    for (to, number) in numbers.iter_mut().zip(&row[block * q4k::COLUMNS..]) {
+                        to[lane] = *number;
+                    }
+                }
+                let mut chosen = *to;
+                level.run(Quantise { numbers: &numbers, to: &mut chosen });
+                to.merge(&chosen, first, rows.len());
+            }
+        });
+    }
+}
+
+impl EightBitBlock {
+    /// Takes over one or two blocks of a file as the row `lane`.
+    fn copy(&mut self, lane: usize, blocks: &[u8]) {
+        for (half, block) in blocks.chunks_exact(2 + SMALL).enumerate() {
+            let Some((scale, quants)) = block.split_first_chunk() else { return };
+            self.scales[half][lane] = u16::from_le_bytes(*scale);
+            for (to, from) in self.quants[half].iter_mut().zip(quants.as_chunks::<4>().0) {
+                to[lane] = from.map(|quant| quant ^ 0x80);
+            }
+        }
+    }
+
+    /// The nearest of 255 equidistant numbers for each of `numbers`, as the row `lane`. What is not finite makes a
+    /// scale that is not: it must not turn into a plausible weight.
+    fn quantise(&mut self, lane: usize, numbers: &[f32]) {
+        for (half, numbers) in numbers.chunks(SMALL).enumerate() {
+            let largest = numbers.iter().fold(0.0f32, |largest, number| {
+                if number.is_finite() { largest.max(number.abs()) } else { f32::INFINITY }
+            });
+            self.scales[half][lane] = f16::from_f32(largest / 127.0).to_bits();
+            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+            for (to, four) in self.quants[half].iter_mut().zip(numbers.chunks(4)) {
+                for (to, number) in to[lane].iter_mut().zip(four) {
+                    *to = (round(number * inverse) as i8).cast_unsigned() ^ 0x80;
+                }
+            }
+        }
+    }
+
+    /// The numbers of the row `lane`, times `factor`.
+    fn read(&self, lane: usize, factor: f32, to: &mut [f32]) {
+        for ((to, quants), scales) in to.chunks_mut(SMALL).zip(&self.quants).zip(&self.scales) {
+            let scale = f16::from_bits(scales[lane]).to_f32();
+            for (to, quants) in to.chunks_mut(4).zip(quants) {
+                for (to, quant) in to.iter_mut().zip(quants[lane]) {
+                    *to = scale * f32::from((quant ^ 0x80).cast_signed()) * factor;
+                }
+            }
+        }
+    }
+}
+
+/// To the nearest whole number, halves away from zero, as ggml does; up to 2²². Unlike [`f32::round`] it is no call.
+#[inline(always)]
+fn round(value: f32) -> f32 {
+    (value + 0.5f32.copysign(value)).trunc()
+}

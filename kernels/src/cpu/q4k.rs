@@ -1,0 +1,307 @@
+//! Four bits for a weight: 256 columns of sixteen rows, and how they are chosen.
+//!
+//! The numbers are those of ggml's `Q4_K`; only the six bits of a scale take a byte here, so that sixteen are read at once.
+//! Must not touch: files.
+use half::f16;
+use rayon::prelude::*;
+
+use super::Level;
+use super::ggml::FourBits;
+use super::memory::Plain;
+use super::simd::{Kernel, LANES, Lane, Simd};
+
+/// Columns of a block.
+pub(super) const COLUMNS: usize = super::ggml::LARGE;
+/// Columns that share a scale and a minimum.
+const GROUP: usize = 32;
+/// Groups of a block.
+pub(super) const GROUPS: usize = COLUMNS / GROUP;
+/// The largest number that fits.
+const MOST: f32 = 15.0;
+/// The largest scale and minimum.
+const MOST_SCALE: f32 = 63.0;
+/// How many widths of a step are tried for each group, and by how many steps the range is narrower or wider than 15.
+const TRIES: usize = 21;
+const TRY: f32 = 0.1;
+
+/// 256 columns of sixteen rows.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct FourBitBlock {
+    /// What scales are multiples of, as f16.
+    pub(super) unit: Lane<u16>,
+    /// What minima are multiples of, as f16.
+    pub(super) minimum_unit: Lane<u16>,
+    pub(super) scales: [Lane<u8>; GROUPS],
+    /// What is subtracted.
+    pub(super) minima: [Lane<u8>; GROUPS],
+    /// The lower halves are 32 columns, four for each row and step; the upper halves are the next 32.
+    pub(super) quants: [[Lane<[u8; 4]>; GROUP / 4]; GROUPS / 2],
+}
+
+// SAFETY: integers, whose sizes add up to a multiple of the alignment.
+unsafe impl Plain for FourBitBlock {}
+
+impl FourBitBlock {
+    /// All zeros.
+    const EMPTY: Self = Self {
+        unit: [0; LANES],
+        minimum_unit: [0; LANES],
+        scales: [[0; LANES]; GROUPS],
+        minima: [[0; LANES]; GROUPS],
+        quants: [[[[0; 4]; LANES]; GROUP / 4]; GROUPS / 2],
+    };
+
+    /// The numbers of the row `lane`, times `factor`.
+    pub(super) fn read(&self, lane: usize, factor: f32, to: &mut [f32]) {
+        let [unit, minimum] =
+            [self.unit, self.minimum_unit].map(|units| f16::from_bits(units[lane]).to_f32());
+        for (column, to) in to.iter_mut().enumerate() {
+            let (group, at) = (column / GROUP, column % GROUP);
+            let byte = self.quants[group / 2][at / 4][lane][at % 4];
+            let quant = byte >> (group % 2 * 4) & 15;
+            let scale = unit * f32::from(self.scales[group][lane]);
+            let minimum = minimum * f32::from(self.minima[group][lane]);
+            *to = (scale * f32::from(quant) - minimum) * factor;
+        }
+    }
+
+    /// Takes over a block of a file as the row `lane`.
+    pub(super) fn copy(&mut self, lane: usize, block: &[u8]) {
+        let Some(block) = FourBits::split(block) else { return };
+        [self.unit[lane], self.minimum_unit[lane]] = block.units;
+        for group in 0..GROUPS {
+            self.scales[group][lane] = block.scales[group];
+            self.minima[group][lane] = block.minima[group];
+        }
+        for (to, from) in self.quants.iter_mut().zip(block.quants.chunks_exact(GROUP)) {
+            for (to, from) in to.iter_mut().zip(from.as_chunks::<4>().0) {
+                to[lane] = *from;
+            }
+        }
+    }
+
+    /// The row `lane` as a block of a file.
+    fn write(&self, lane: usize) -> Vec<u8> {
+        let (mut packed, mut quants) = ([0; 12], Vec::with_capacity(COLUMNS / 2));
+        for at in 0..GROUPS / 2 {
+            let [scales, minima] =
+                [&self.scales, &self.minima].map(|all| [all[at][lane], all[at + GROUPS / 2][lane]]);
+            packed[at] = scales[0] | scales[1] >> 4 << 6;
+            packed[at + 4] = minima[0] | minima[1] >> 4 << 6;
+            packed[at + 8] = scales[1] & 15 | minima[1] << 4;
+        }
+        for four in self.quants.as_flattened() {
+            quants.extend_from_slice(&four[lane]);
+        }
+        let units = [self.unit[lane], self.minimum_unit[lane]].map(u16::to_le_bytes);
+        [units.as_flattened(), &packed, &quants].concat()
+    }
+
+    /// Takes over the rows from `first` on, `count` of them, of `other`.
+    pub(super) fn merge(&mut self, other: &Self, first: usize, count: usize) {
+        if count == LANES {
+            *self = *other;
+            return;
+        }
+        for lane in first..first + count {
+            self.unit[lane] = other.unit[lane];
+            self.minimum_unit[lane] = other.minimum_unit[lane];
+            for group in 0..GROUPS {
+                self.scales[group][lane] = other.scales[group][lane];
+                self.minima[group][lane] = other.minima[group][lane];
+            }
+            for (to, from) in self.quants.as_flattened_mut().iter_mut().zip(other.quants.as_flattened()) {
+                to[lane] = from[lane];
+            }
+        }
+    }
+}
+
+/// Whole blocks of `numbers` as [`super::Source::Q4K`] has them in a file.
+pub fn quantise_q4k(numbers: &[f32]) -> Vec<u8> {
+    let level = Level::best();
+    let sixteen = numbers.par_chunks(LANES * COLUMNS).map(|blocks| {
+        let mut lanes = [[0.0; LANES]; COLUMNS];
+        for (lane, block) in blocks.chunks_exact(COLUMNS).enumerate() {
+            lanes.iter_mut().zip(block).for_each(|(to, number)| to[lane] = *number);
+        }
+        let mut chosen = FourBitBlock::EMPTY;
+        level.run(Quantise { numbers: &lanes, to: &mut chosen });
+        (0..blocks.len() / COLUMNS).flat_map(|lane| chosen.write(lane)).collect::<Vec<_>>()
+    });
+    sixteen.collect::<Vec<_>>().concat()
+}
+
+/// Chooses a block for sixteen rows at once.
+pub(super) struct Quantise<'a> {
+    pub(super) numbers: &'a [Lane<f32>; COLUMNS],
+    pub(super) to: &'a mut FourBitBlock,
+}
+
+impl Kernel for Quantise<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (groups, _) = self.numbers.as_chunks::<GROUP>();
+        let mut fits = [Fit { scale: [0.0; LANES], minimum: [0.0; LANES] }; GROUPS];
+        for (fit, group) in fits.iter_mut().zip(groups) {
+            *fit = Fit::find(simd, group);
+        }
+        let scales = multiples(fits.map(|fit| fit.scale), &mut self.to.unit, &mut self.to.scales);
+        let minima = multiples(fits.map(|fit| fit.minimum), &mut self.to.minimum_unit, &mut self.to.minima);
+        let mut broken = simd.splat(0.0);
+        self.to.quants = [[[[0; 4]; LANES]; GROUP / 4]; GROUPS / 2];
+        for (group, numbers) in groups.iter().enumerate() {
+            let minimum = simd.load(&minima[group]);
+            let inverse = scales[group].map(|scale| if scale > 0.0 { scale.recip() } else { 0.0 });
+            let inverse = simd.load(&inverse);
+            for (column, number) in numbers.iter().enumerate() {
+                let number = simd.load(number);
+                broken = simd.fma(number, simd.splat(0.0), broken);
+                let mut quants = [0.0; LANES];
+                simd.store(nearest(simd, simd.mul(simd.add(number, minimum), inverse)), &mut quants);
+                let to = &mut self.to.quants[group / 2][column / 4];
+                for (to, quant) in to.iter_mut().zip(quants) {
+                    to[column % 4] |= (quant as u8) << (group % 2 * 4);
+                }
+            }
+        }
+        // What is no number must not turn into a plausible weight.
+        let mut marks = [0.0; LANES];
+        simd.store(broken, &mut marks);
+        for (unit, mark) in self.to.unit.iter_mut().zip(marks) {
+            if mark != 0.0 {
+                *unit = f16::NAN.to_bits();
+            }
+        }
+    }
+}
+
+/// To the nearest number that fits.
+#[inline(always)]
+fn nearest<S: Simd>(simd: S, number: S::V) -> S::V {
+    simd.min(simd.splat(MOST), simd.max(simd.splat(0.0), simd.round(number)))
+}
+
+/// `values` as multiples of a sixty-third of the largest: the unit, the factors, and what they come to.
+#[inline(always)]
+fn multiples(
+    values: [Lane<f32>; GROUPS],
+    unit: &mut Lane<u16>,
+    factors: &mut [Lane<u8>; GROUPS],
+) -> [Lane<f32>; GROUPS] {
+    let mut exact = [[0.0; LANES]; GROUPS];
+    for lane in 0..LANES {
+        let largest = values.iter().fold(0.0f32, |largest, values| largest.max(values[lane]));
+        let rounded = f16::from_f32(largest / MOST_SCALE);
+        unit[lane] = rounded.to_bits();
+        let rounded = rounded.to_f32();
+        for group in 0..GROUPS {
+            let factor = if rounded > 0.0 { (values[group][lane] / rounded).round_ties_even() } else { 0.0 };
+            let factor = factor.clamp(0.0, MOST_SCALE);
+            factors[group][lane] = factor as u8;
+            exact[group][lane] = factor * rounded;
+        }
+    }
+    exact
+}
+
+/// number ≈ scale · (0 to 15) - minimum, for each of sixteen rows.
+#[derive(Clone, Copy)]
+struct Fit {
+    scale: Lane<f32>,
+    minimum: Lane<f32>,
+}
+
+impl Fit {
+    /// The best of several: for each width of a step, the line with the least squared error through what its numbers
+    /// are rounded to. Large weights count for more.
+    #[inline(always)]
+    fn find<S: Simd>(simd: S, numbers: &[Lane<f32>; GROUP]) -> Self {
+        let (zero, tiny) = (simd.splat(0.0), simd.splat(1e-30));
+        let (mut least, mut most, mut squares) = (zero, zero, zero);
+        for number in numbers {
+            let number = simd.load(number);
+            (least, most) = (simd.min(number, least), simd.max(number, most));
+            squares = simd.fma(number, number, squares);
+        }
+        let mut mean = [0.0; LANES];
+        simd.store(simd.mul(squares, simd.splat(1.0 / GROUP as f32)), &mut mean);
+        let mean = simd.load(&mean.map(f32::sqrt));
+        let range = simd.max(tiny, simd.add(most, simd.mul(least, simd.splat(-1.0))));
+
+        let mut weights = [[0.0; LANES]; GROUP];
+        let (mut all, mut firsts, mut seconds) = (zero, zero, zero);
+        for (weight, number) in weights.iter_mut().zip(numbers) {
+            let number = simd.load(number);
+            let counts = simd.add(mean, simd.max(number, simd.mul(number, simd.splat(-1.0))));
+            simd.store(counts, weight);
+            let product = simd.mul(counts, number);
+            (all, firsts) = (simd.add(all, counts), simd.add(firsts, product));
+            seconds = simd.fma(product, number, seconds);
+        }
+        let plain = simd.div(range, simd.splat(MOST));
+        let mut best = Best::new(store(simd, plain), store(simd, least));
+        let sums = [all, firsts, seconds].map(|sum| store(simd, sum));
+        for attempt in 0..TRIES {
+            let steps = MOST + TRY * (attempt as f32 - (TRIES / 2) as f32);
+            let inverse = simd.div(simd.splat(steps), range);
+            let offset = simd.mul(least, simd.mul(inverse, simd.splat(-1.0)));
+            let (mut quants, mut squares, mut products) = (zero, zero, zero);
+            for (weight, number) in weights.iter().zip(numbers) {
+                let (weight, number) = (simd.load(weight), simd.load(number));
+                let quant = nearest(simd, simd.fma(number, inverse, offset));
+                let weighed = simd.mul(weight, quant);
+                quants = simd.add(quants, weighed);
+                squares = simd.fma(weighed, quant, squares);
+                products = simd.fma(weighed, number, products);
+            }
+            best.consider(&sums, &[quants, squares, products].map(|sum| store(simd, sum)));
+        }
+        Self { scale: best.scale, minimum: best.offset.map(|offset| -offset) }
+    }
+}
+
+#[inline(always)]
+fn store<S: Simd>(simd: S, value: S::V) -> Lane<f32> {
+    let mut lane = [0.0; LANES];
+    simd.store(value, &mut lane);
+    lane
+}
+
+/// The line with the least error so far, of each row.
+struct Best {
+    error: Lane<f32>,
+    scale: Lane<f32>,
+    offset: Lane<f32>,
+}
+
+impl Best {
+    #[inline(always)]
+    fn new(scale: Lane<f32>, offset: Lane<f32>) -> Self {
+        Self { error: [f32::INFINITY; LANES], scale, offset }
+    }
+
+    /// `sums` are those of the weights, of weight · number and weight · number²; `quants` those of weight · quant,
+    /// weight · quant² and weight · quant · number.
+    #[inline(always)]
+    fn consider(&mut self, sums: &[Lane<f32>; 3], quants: &[Lane<f32>; 3]) {
+        for lane in 0..LANES {
+            let [all, firsts, seconds] = [sums[0][lane], sums[1][lane], sums[2][lane]];
+            let [ones, squares, products] = [quants[0][lane], quants[1][lane], quants[2][lane]];
+            let determinant = all * squares - ones * ones;
+            let scale = (all * products - firsts * ones) / determinant;
+            let offset = (squares * firsts - ones * products) / determinant;
+            // A minimum cannot be negative: then the line goes through zero.
+            let through_zero = offset > 0.0;
+            let scale = if through_zero { products / squares } else { scale };
+            let offset = if through_zero { 0.0 } else { offset };
+            let error = seconds
+                + scale * (scale * squares - 2.0 * products)
+                + offset * (offset * all - 2.0 * firsts + 2.0 * scale * ones);
+            if determinant > 0.0 && error < self.error[lane] {
+                (self.error[lane], self.scale[lane], self.offset[lane]) = (error, scale, offset);
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What stands in the driver's place in programs without the feature `cuda`: a device that is never there.
+
+use super::launch::{Arg, DeviceError, Launch, Shape};
+use super::memory::Device;
+
+/// A device that cannot be had.
+pub enum CudaDevice {}
+
+impl CudaDevice {
+    /// No.
+    pub fn is_there() -> bool {
+        false
+    }
+
+    /// Opens the device with this number.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn open(_number: usize) -> Result<Self, DeviceError> {
+        Err(DeviceError::NoDevice("this program was built without CUDA".to_owned()))
+    }
+}
+
+impl Launch for CudaDevice {
+    unsafe fn launch(&self, _: &'static str, _: Shape, _: &[Arg]) -> Result<(), DeviceError> {
+        match *self {}
+    }
+}
+
+impl Device for CudaDevice {
+    type Memory = ();
+    type Mark = ();
+    type Recording = ();
+
+    fn name(&self) -> String {
+        match *self {}
+    }
+
+    fn has_bf16(&self) -> bool {
+        match *self {}
+    }
+
+    fn free_bytes(&self) -> Result<u64, DeviceError> {
+        match *self {}
+    }
+
+    fn allocate(&self, _: usize) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    fn address((): &()) -> u64 {
+        0
+    }
+
+    fn write(&self, (): &mut (), _: usize, _: &[u8]) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    fn read(&self, (): &(), _: usize, _: &mut [u8]) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    fn read_at(&self, (): &(), (): &(), _: usize, _: &mut [u8]) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    fn zero(&self, (): &mut (), _: usize, _: usize) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    fn copy(&self, (): &(), (): &mut (), _: usize) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    fn mark(&self) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    fn record(&self, _: &mut dyn FnMut() -> Result<(), DeviceError>) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    fn recorded((): &()) -> usize {
+        0
+    }
+
+    unsafe fn replay(&self, (): &()) -> Result<(), DeviceError> {
+        match *self {}
+    }
+}

@@ -1,0 +1,88 @@
+//! What is run on a machine with a GPU to learn whether it computes right, and how fast: here on the emulator.
+
+use codeseal::bench::{BenchConfig, BenchWeights, Checks, Extent, check, run_on};
+use codeseal::model::Quantize;
+use codeseal_kernels::cuda::DeviceError;
+use serde_json::{Value, json};
+
+use codeseal_emulator::device::{Emulator, Traits};
+
+fn checked(traits: Traits) -> Checks {
+    check(|| Ok(Emulator::with(traits)), &Extent::EMULATOR).unwrap()
+}
+
+/// What failed.
+fn failed(checks: &Checks) -> Vec<&str> {
+    let failed = checks.checks.iter().filter(|check| check.failure.is_some());
+    failed.map(|check| check.name.as_str()).collect()
+}
+
+#[test]
+fn a_sound_device_passes_every_check() {
+    for has_bf16 in [true, false] {
+        let checks = checked(Traits { has_bf16, ..Traits::SOUND });
+        let nothing: [&str; 0] = [];
+        assert_eq!(failed(&checks), nothing);
+        assert_eq!(checks.checks.len(), 6 * 5);
+        let mut report = Vec::new();
+        checks.write(true, &mut report).unwrap();
+        let report: Value = serde_json::from_slice(&report).unwrap();
+        assert_eq!(report["device"], "the emulator");
+    }
+}
+
+#[test]
+fn a_device_that_computes_wrong_fails_by_the_check_that_is_for_it() {
+    let checks = checked(Traits { records: false, ..Traits::SOUND });
+    let failed = failed(&checks);
+    assert_eq!(failed.len(), 6);
+    assert!(failed.iter().all(|name| name.contains("replayed")), "{failed:?}");
+
+    // What it should have written is what was there before.
+    let checks = checked(Traits { idle: Some("combine_bf16"), ..Traits::SOUND });
+    let wrong = checks.checks.iter().filter(|check| check.name.ends_with("the processors'"));
+    assert!(wrong.clone().count() == 6 && wrong.clone().all(|check| check.failure.is_some()));
+    assert!(!checks.passed());
+    let mut report = Vec::new();
+    checks.write(false, &mut report).unwrap();
+    assert!(
+        String::from_utf8(report).unwrap().contains("\nFAILED  4 heads, 4 for a key, weights none: logits")
+    );
+}
+
+#[test]
+fn the_benchmark_measures_a_device_as_it_does_the_processors() {
+    let dir = tempfile::tempdir().unwrap();
+    let shape = dir.path().join("shape.json");
+    let config = json!({
+        "model_type": "gemma", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256,
+    });
+    std::fs::write(&shape, config.to_string()).unwrap();
+    let config = BenchConfig {
+        weights: BenchWeights::Random(shape),
+        quantize: Quantize::Q8_0,
+        prompt_tokens: 35,
+        new_tokens: 4,
+        batches: vec![1, 3],
+        device: Some(0),
+        threads: Some(1),
+        repeats: 1,
+        json: true,
+    };
+    let sound = |_: usize| -> Result<Emulator, DeviceError> {
+        Ok(Emulator::with(Traits { free_bytes: 1 << 16, ..Traits::SOUND }))
+    };
+    let mut report = Vec::new();
+    run_on(&config, sound, &mut report).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["device"], "the emulator");
+    let decode = report["decode"].as_array().unwrap();
+    assert_eq!(decode.len(), 2);
+    // The fewest that two layers can be.
+    assert!(decode.iter().all(|row| row["launches_per_step"].as_u64() > Some(10)), "{report}");
+    assert!(report["memory_bytes_per_second"].as_f64().unwrap() > 0.0);
+    // 34 bytes for every 32 weights, and two for each number of a key or a value.
+    assert_eq!(report["weight_bytes"].as_u64().unwrap() % 34, 0);
+    assert_eq!(report["kv_bytes_per_token"], 2 * 2 * 256 * 2);
+}

@@ -1,0 +1,289 @@
+//! Steps that feed themselves: what is copied, recorded and launched, and that it changes nothing.
+//!
+//! Whether it does is looked at by checks of a device; a test holds them against devices with faults, too.
+
+use codeseal::model::Quantize;
+use codeseal::tokenizer::TokenId;
+use codeseal_kernels::cuda::{NO_TOKEN, Narrow, Runner, RunnerRoom, Text};
+use codeseal_kernels::sampling::{Choice, SamplingParams, sample};
+use half::{bf16, f16};
+
+use crate::forward::assert_near;
+use crate::toy::{TABLE_WIDTH, VOCABULARY, Weights};
+use codeseal_emulator::device::{Done, Emulator, Traits};
+use codeseal_emulator::pages::From32;
+
+const WARM: SamplingParams = SamplingParams { temperature: 1.0, top_k: 20, top_p: 0.9, min_p: 0.02 };
+
+/// A text that goes on by itself, in pages of its own.
+#[derive(Clone)]
+struct Going {
+    ids: Vec<u32>,
+    pages: Vec<u32>,
+    choice: Choice,
+}
+
+impl Going {
+    fn new(first: u32, number: usize, params: &SamplingParams) -> Self {
+        let pages = (0..TABLE_WIDTH).rev().map(|page| (number * TABLE_WIDTH + page) as u32);
+        Self { ids: vec![first], pages: pages.collect(), choice: Choice::new(params, u64::from(first)) }
+    }
+
+    /// Its last token.
+    fn text(&self) -> Text<'_> {
+        let position = self.ids.len() - 1;
+        Text { ids: &self.ids[position..], position, generated: 1, pages: &self.pages, wanted: 1 }
+    }
+}
+
+fn runner<T: Narrow + From32>(weights: &Weights, traits: Traits) -> Runner<Emulator, T> {
+    let network = weights.on(&Emulator, Quantize::None);
+    let room = RunnerRoom { pages: 5 * TABLE_WIDTH, table_width: TABLE_WIDTH, rows: 40, scored: 5, batch: 5 };
+    Runner::new(Emulator::with(traits), network, room).unwrap()
+}
+
+/// A step of all `texts`.
+fn step<T: Narrow>(runner: &mut Runner<Emulator, T>, texts: &mut [Going]) {
+    let choices: Vec<_> = texts.iter().map(|text| Some(text.choice)).collect();
+    let views: Vec<_> = texts.iter().map(Going::text).collect();
+    let chosen = runner.step(&views, &choices).unwrap().chosen.to_vec();
+    for (text, token) in texts.iter_mut().zip(chosen) {
+        assert!(token != NO_TOKEN, "a step chooses nothing");
+        text.ids.push(token);
+    }
+}
+
+/// What `work` does on the device.
+fn done(work: impl FnOnce()) -> Done {
+    let before = Emulator::done();
+    work();
+    let after = Emulator::done();
+    Done {
+        launches: after.launches - before.launches,
+        replays: after.replays - before.replays,
+        writes: after.writes - before.writes,
+        recordings: after.recordings - before.recordings,
+    }
+}
+
+/// A batch chooses what its members would by themselves, and what the CPU chooses.
+pub(crate) fn batches_are_their_members(traits: Traits) {
+    codeseal_emulator::schedule(codeseal_emulator::Schedule::Reverse, 0);
+    let weights = Weights::random(2);
+    let model = weights.on_cpu(Quantize::None);
+    let all = [(7, SamplingParams::GREEDY), (12, WARM), (99, WARM)];
+    let all: Vec<_> =
+        all.iter().enumerate().map(|(number, (first, params))| Going::new(*first, number, params)).collect();
+    let mut together = all.clone();
+    let mut batch = runner::<f16>(&weights, traits);
+    (0..4).for_each(|_| step(&mut batch, &mut together));
+    for (alone, expected) in all.into_iter().zip(&together) {
+        let mut runner = runner::<f16>(&weights, traits);
+        let params = if alone.ids[0] == 7 { SamplingParams::GREEDY } else { WARM };
+        let mut sequence = model.sequence();
+        let mut alone = [alone];
+        for position in 0..4 {
+            let token = alone[0].ids[position];
+            let logits = runner.step(&[alone[0].text()], &[None]).unwrap().logits.to_vec();
+            assert_near(&logits, &sequence.forward(&[TokenId(token)]).unwrap(), 4e-3);
+            // The same step once more, chosen on the device.
+            step(&mut runner, &mut alone);
+            let chosen = sample(&logits, &params, u64::from(expected.ids[0]), position as u64);
+            assert!(chosen == alone[0].ids.last().copied(), "the device does not choose by its logits");
+        }
+        assert!(alone[0].ids == expected.ids, "a batch is not what its members are");
+    }
+}
+
+/// A batch that goes on is not copied, and its next step is launched ahead.
+pub(crate) fn steps_feed_themselves(traits: Traits) {
+    let weights = Weights::random(3);
+    let mut runner = runner::<bf16>(&weights, traits);
+    let recorded = done(|| runner.record().unwrap());
+    // Batches of one to five rows.
+    assert_eq!((recorded.recordings, recorded.replays), (5, 0));
+    assert!(runner.is_recorded());
+    let mut texts: Vec<_> = (0..3).map(|number| Going::new(20, number, &WARM)).collect();
+    let nothing = Done::default();
+    let first = done(|| step(&mut runner, &mut texts));
+    assert_eq!(first, Done { replays: 1, writes: 1, ..nothing });
+    // The first that is launched ahead comes beside the one that is read.
+    for replays in [1, 2, 1, 1, 1] {
+        let found = done(|| step(&mut runner, &mut texts));
+        assert!(found == Done { replays, ..nothing }, "a step does not feed the next: {found:?}");
+    }
+    // One leaves: the step that was launched ahead is not wanted.
+    texts.pop();
+    assert_eq!(done(|| step(&mut runner, &mut texts)), Done { replays: 1, writes: 1, ..nothing });
+    // A prompt comes: nothing of it is a batch's.
+    let prompt: Vec<u32> = (30..50).collect();
+    let reads = Text { ids: &prompt, position: 0, generated: 0, pages: &[19], wanted: 1 };
+    let choices = [None, Some(texts[0].choice), Some(texts[1].choice)];
+    let mixed = done(|| {
+        let outcome = runner.step(&[reads, texts[0].text(), texts[1].text()], &choices).unwrap();
+        assert_eq!((outcome.chosen.len(), outcome.logits.len()), (3, VOCABULARY));
+    });
+    assert_eq!((mixed.replays, mixed.writes, mixed.recordings), (0, 1, 0));
+}
+
+/// What was launched ahead and is not wanted changes nothing.
+pub(crate) fn what_is_not_wanted_does_no_harm(traits: Traits) {
+    let weights = Weights::random(4);
+    let run = |disturb: bool| {
+        let mut runner = runner::<bf16>(&weights, traits);
+        let mut texts: Vec<_> = (0..2).map(|number| Going::new(40, number, &WARM)).collect();
+        let mut other = [Going::new(41, 2, &WARM)];
+        for round in 0..12 {
+            step(&mut runner, &mut texts);
+            if disturb && round % 5 == 4 {
+                step(&mut runner, &mut other);
+            }
+            if disturb && round == 8 {
+                // A page that nobody has is cleared meanwhile.
+                runner.clear(4 * TABLE_WIDTH).unwrap();
+            }
+        }
+        texts.into_iter().map(|text| text.ids).collect::<Vec<_>>()
+    };
+    assert!(run(true) == run(false), "what others do changes a text");
+}
+
+/// Guessed rows get the bits of rows that come one by one.
+pub(crate) fn guesses_are_what_comes_one_by_one(traits: Traits) {
+    let weights = Weights::random(5);
+    let mut runner = runner::<bf16>(&weights, traits);
+    let ids = [3, 8, 21, 34];
+    // Each time in pages that do not hold it already.
+    let pages = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]];
+    let one_by_one: Vec<Vec<f32>> = (0..4)
+        .map(|position| {
+            let ids = &ids[position..=position];
+            let text = Text { ids, position, generated: 1, pages: &pages[0], wanted: 1 };
+            runner.step(&[text], &[None]).unwrap().logits.to_vec()
+        })
+        .collect();
+    let text = Text { ids: &ids, position: 0, generated: 4, pages: &pages[1], wanted: 4 };
+    let mut same = runner.step(&[text], &[None; 4]).unwrap().logits == one_by_one.concat();
+    // And beside a prompt that is read in the same step.
+    let prompt = Text { ids: &[5, 6, 7], position: 0, generated: 0, pages: &[12], wanted: 0 };
+    let text = Text { pages: &pages[2], ..text };
+    same &= runner.step(&[prompt, text], &[None; 4]).unwrap().logits == one_by_one.concat();
+    assert!(same, "guessed rows are not what comes one by one");
+}
+
+/// A prompt gives the same bits however it is cut.
+pub(crate) fn prompts_may_be_cut(traits: Traits) {
+    let weights = Weights::random(6);
+    let mut runner = runner::<bf16>(&weights, traits);
+    let ids: Vec<u32> = (0..39).map(|number| number * 3 + 1).collect();
+    let mut read = |pieces: &[usize], pages: &[u32]| {
+        let (mut position, mut last) = (0, Vec::new());
+        for piece in pieces {
+            let ids = &ids[position..position + piece];
+            let text = Text { ids, position, generated: 0, pages, wanted: 1 };
+            last = runner.step(&[text], &[None]).unwrap().logits.to_vec();
+            position += piece;
+        }
+        assert_eq!(position, 39);
+        last
+    };
+    let whole = read(&[39], &[0, 1]);
+    let cuts = [&[38, 1][..], &[1, 38], &[32, 7], &[7, 7, 7, 7, 7, 4]];
+    for (number, pieces) in (1..).zip(cuts) {
+        // In pages that do not hold it already.
+        assert!(
+            read(pieces, &[2 * number, 2 * number + 1]) == whole,
+            "a prompt is not the same in pieces of {pieces:?}"
+        );
+    }
+}
+
+/// What is replayed is what would be launched one by one.
+pub(crate) fn replays_are_launches(traits: Traits) {
+    let weights = Weights::random(7);
+    let run = |records| {
+        let mut runner = runner::<bf16>(&weights, Traits { records, ..traits });
+        runner.record().unwrap();
+        assert_eq!(runner.is_recorded(), records);
+        let launches = runner.launches_per_step(3);
+        let mut texts: Vec<_> =
+            (0..3).map(|number| Going::new(50 + number, number as usize, &WARM)).collect();
+        let first = done(|| step(&mut runner, &mut texts));
+        (0..5).for_each(|_| step(&mut runner, &mut texts));
+        let texts = texts.into_iter().map(|text| text.ids).collect::<Vec<_>>();
+        (texts, if records { launches } else { Some(first.launches as usize) })
+    };
+    assert!(run(true) == run(false), "what is replayed is not what is launched");
+}
+
+/// Of a page that was cleared nothing is left, and pages begin that way.
+pub(crate) fn cleared_pages_hold_nothing(traits: Traits) {
+    let mut runner = runner::<bf16>(&Weights::random(9), traits);
+    // Attends to all of its page, of which it writes the last place only.
+    let look = |runner: &mut Runner<Emulator, bf16>, page: u32| {
+        let text = Text { ids: &[17], position: 31, generated: 1, pages: &[page], wanted: 1 };
+        runner.step(&[text], &[None]).unwrap().logits.to_vec()
+    };
+    let ids: Vec<u32> = (50..81).collect();
+    let prompt = Text { ids: &ids, position: 0, generated: 0, pages: &[2], wanted: 0 };
+    runner.step(&[prompt], &[]).unwrap();
+    let (new, read) = (look(&mut runner, 3), look(&mut runner, 2));
+    assert!(new.iter().all(|logit| logit.is_finite()), "pages do not begin with zeros");
+    assert!(new != read, "nothing was read");
+    runner.clear(2).unwrap();
+    assert!(look(&mut runner, 2) == new, "something is left of a page");
+}
+
+#[test]
+fn a_batch_chooses_what_its_members_would_and_what_the_cpu_does() {
+    batches_are_their_members(Traits::SOUND);
+}
+
+#[test]
+fn a_batch_that_goes_on_is_not_copied_and_its_next_step_is_launched_ahead() {
+    steps_feed_themselves(Traits::SOUND);
+}
+
+#[test]
+fn what_was_launched_ahead_and_not_wanted_changes_nothing() {
+    what_is_not_wanted_does_no_harm(Traits::SOUND);
+}
+
+#[test]
+fn guessed_rows_get_the_bits_of_rows_that_come_one_by_one() {
+    guesses_are_what_comes_one_by_one(Traits::SOUND);
+}
+
+#[test]
+fn a_prompt_gives_the_same_bits_however_it_is_cut() {
+    prompts_may_be_cut(Traits::SOUND);
+}
+
+#[test]
+fn a_device_that_cannot_record_does_the_same_launch_by_launch() {
+    replays_are_launches(Traits::SOUND);
+}
+
+#[test]
+fn nothing_is_left_of_a_cleared_page() {
+    cleared_pages_hold_nothing(Traits::SOUND);
+}
+
+#[test]
+fn steps_that_do_not_fit_are_refused() {
+    let mut runner = runner::<bf16>(&Weights::random(8), Traits::SOUND);
+    let text = Text { ids: &[5, 6], position: 31, generated: 0, pages: &[0, 1], wanted: 1 };
+    assert!(runner.step(&[text], &[None]).is_ok());
+    for bad in [
+        Text { pages: &[0], ..text },
+        Text { wanted: 3, ..text },
+        Text { position: TABLE_WIDTH * 32 - 1, ..text },
+        Text { ids: &[5; 41], position: 0, pages: &[0, 1, 2, 3], ..text },
+    ] {
+        let choices = vec![None; bad.wanted];
+        assert!(runner.step(&[bad], &choices).is_err(), "{} tokens at {}", bad.ids.len(), bad.position);
+    }
+    assert!(runner.step(&[text], &[]).is_err(), "nothing is chosen for the wanted row");
+    assert!(runner.step(&[text; 6], &[None; 6]).is_err());
+    assert!(runner.clear(5 * TABLE_WIDTH).is_err());
+}
