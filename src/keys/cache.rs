@@ -1,7 +1,8 @@
 //! The DEK cache: one KMS call for each client session, however many requests it makes at once.
 //!
 //! Keyed by SHA-256 of the wrapped key. Single-flight: the fetch runs in a task of its own, so that whoever asked
-//! first may go away without failing the others. Rejected keys are remembered apart, so junk cannot flush a DEK.
+//! first may go away without failing the others. Rejected keys, and keys of disabled versions, are remembered apart, so
+//! junk cannot flush a DEK.
 //! Must not touch: KMS. What is fetched, and how, is the caller's.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -13,8 +14,11 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::config::CacheLimits;
-use super::error::KeyError;
+use super::error::{KeyError, KeyService};
 use crate::protocol::Dek;
+
+/// A fetch that panicked.
+const FAILED: KeyError = KeyError::Unavailable(KeyService::Kms);
 
 type Digest = [u8; 32];
 type Outcome = Result<Arc<Dek>, KeyError>;
@@ -36,6 +40,7 @@ struct State {
     /// Counts uses, to find the entry that was not used for longest.
     clock: u64,
     rejected: Rejections,
+    disabled: Rejections,
     flights: HashMap<Digest, watch::Receiver<Option<Outcome>>>,
 }
 
@@ -94,7 +99,7 @@ impl DekCache {
         };
         let landed = flight.wait_for(Option::is_some).await;
         // The task goes without landing only if it panics or the runtime ends.
-        landed.ok().and_then(|outcome| outcome.clone()).unwrap_or(Err(KeyError::Unavailable))
+        landed.ok().and_then(|outcome| outcome.clone()).unwrap_or(Err(FAILED))
     }
 
     fn join(&self, key: Digest) -> Joined {
@@ -105,6 +110,9 @@ impl DekCache {
         }
         if state.rejected.contains(&key, now) {
             return Joined::Landed(Err(KeyError::Rejected));
+        }
+        if state.disabled.contains(&key, now) {
+            return Joined::Landed(Err(KeyError::KeyVersionDisabled));
         }
         if let Some(flight) = state.flights.get(&key) {
             return Joined::Waiting(flight.clone());
@@ -130,7 +138,10 @@ impl Flight {
         let mut state = self.shared.state();
         match &outcome {
             Ok(dek) => state.insert(self.key, dek.clone(), limits),
-            Err(KeyError::Rejected) => state.rejected.insert(self.key, limits),
+            Err(KeyError::Rejected) => state.rejected.insert(self.key, limits.rejected_ttl, limits.rejected),
+            Err(KeyError::KeyVersionDisabled) => {
+                state.disabled.insert(self.key, limits.disabled_ttl, limits.rejected);
+            }
             // Any other failure can be over in the next moment.
             Err(_) => {}
         }
@@ -178,6 +189,7 @@ impl State {
     fn sweep(&mut self, now: Instant) {
         self.deks.retain(|_, entry| now < entry.expires_at);
         self.rejected.sweep(now);
+        self.disabled.sweep(now);
     }
 }
 
@@ -187,11 +199,11 @@ impl Rejections {
         self.known.contains(key)
     }
 
-    fn insert(&mut self, key: Digest, limits: &CacheLimits) {
+    fn insert(&mut self, key: Digest, ttl: Duration, most: usize) {
         if self.known.insert(key) {
-            self.by_age.push_back((Instant::now() + limits.rejected_ttl, key));
+            self.by_age.push_back((Instant::now() + ttl, key));
         }
-        while self.by_age.len() > limits.rejected {
+        while self.by_age.len() > most {
             self.drop_oldest();
         }
     }
@@ -221,8 +233,11 @@ mod tests {
         ttl: Duration::from_secs(600),
         deks: 2,
         rejected_ttl: Duration::from_secs(30),
+        disabled_ttl: Duration::from_secs(5),
         rejected: 2,
         in_flight: 2,
+        calls_per_minute: 1,
+        calls_at_once: 1,
     };
 
     /// A cache whose fetches take a second, counted.
@@ -315,11 +330,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_disabled_version_is_asked_about_again_soon_and_flushes_no_dek() {
+        let fixture = Fixture::new();
+        fixture.get(0, Ok(())).await.unwrap();
+        let disabled = KeyError::KeyVersionDisabled;
+        for _ in 0..3 {
+            assert_eq!(fixture.get(1, Err(disabled)).await.unwrap_err(), disabled);
+        }
+        assert_eq!(fixture.fetches(), 2);
+        for key in 2..=50 {
+            assert_eq!(fixture.get(key, Err(disabled)).await.unwrap_err(), disabled);
+        }
+        assert_eq!(fixture.held(), (1, 0, 0));
+        assert_eq!(fixture.cache.shared.state().disabled.known.len(), 2);
+        tokio::time::sleep(LIMITS.disabled_ttl).await;
+        fixture.get(1, Ok(())).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn other_failures_are_shared_but_not_remembered() {
         let fixture = Fixture::new();
-        let down = || fixture.get(1, Err(KeyError::Unavailable));
+        let down = || fixture.get(1, Err(FAILED));
         for outcome in join_all([down(), down()]).await {
-            assert_eq!(outcome.unwrap_err(), KeyError::Unavailable);
+            assert_eq!(outcome.unwrap_err(), FAILED);
         }
         assert_eq!(fixture.fetches(), 1);
         fixture.get(1, Ok(())).await.unwrap();
@@ -351,7 +384,7 @@ mod tests {
     async fn a_fetch_that_panics_fails_its_callers_only() {
         let fixture = Fixture::new();
         let outcome = fixture.cache.get_or_fetch([1; 32], || async { panic!("on purpose") }).await;
-        assert_eq!(outcome.unwrap_err(), KeyError::Unavailable);
+        assert_eq!(outcome.unwrap_err(), FAILED);
         fixture.get(1, Ok(())).await.unwrap();
         assert_eq!(fixture.held(), (1, 0, 0));
     }

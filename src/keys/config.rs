@@ -73,10 +73,17 @@ pub struct CacheLimits {
     pub deks: usize,
     /// How long KMS is not asked again about a key that it rejected.
     pub rejected_ttl: Duration,
-    /// How many rejected keys are remembered; they never take a DEK's place.
+    /// How long KMS is not asked again about a key of a version that was disabled. Shorter: it may be enabled again.
+    pub disabled_ttl: Duration,
+    /// How many keys of each of these two kinds are remembered; they never take a DEK's place.
     pub rejected: usize,
     /// How many keys are unwrapped at the same time; one more is refused as overload.
     pub in_flight: usize,
+    /// How many calls of KMS requests may cause in a minute; one more is refused as overload. All replicas share the
+    /// project's quota, and anybody can make up wrapped keys.
+    pub calls_per_minute: u32,
+    /// How many of these may come at once, after a restart for example.
+    pub calls_at_once: u32,
 }
 
 impl Default for Timeouts {
@@ -99,8 +106,11 @@ impl Default for CacheLimits {
             ttl: Duration::from_secs(600),
             deks: 1024,
             rejected_ttl: Duration::from_secs(30),
+            disabled_ttl: Duration::from_secs(5),
             rejected: 1024,
             in_flight: 256,
+            calls_per_minute: 1800,
+            calls_at_once: 512,
         }
     }
 }

@@ -186,6 +186,7 @@ mod tests {
 
     use super::*;
 
+    const DOWN: KeyError = KeyError::Unavailable(super::super::error::KeyService::Sts);
     const PAUSE: Duration = Duration::from_secs(1);
 
     /// Tokens `t1`, `t2`, … that take a second and live for an hour, until `fault` is set.
@@ -273,7 +274,7 @@ mod tests {
         let source = Source::default();
         let credentials = source.credentials();
         credentials.bearer().await.unwrap();
-        source.fail(Some(KeyError::Unavailable));
+        source.fail(Some(DOWN));
         sleep(3600 - 240).await;
         for _ in 0..3 {
             assert_eq!(credentials.bearer().await.unwrap(), "t1");
@@ -281,7 +282,7 @@ mod tests {
         }
         assert_eq!(source.fetches(), 2);
         sleep(240).await;
-        assert_eq!(credentials.bearer().await.unwrap_err(), KeyError::Unavailable);
+        assert_eq!(credentials.bearer().await.unwrap_err(), DOWN);
         source.fail(None);
         sleep(1).await;
         assert!(credentials.bearer().await.is_ok());

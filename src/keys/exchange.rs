@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::config::{KmsConfig, SCOPE, Timeouts};
-use super::error::KeyError;
+use super::error::{KeyError, KeyService};
 use super::names::WipAudience;
 use super::retry::{Failure, retry};
 use crate::attestation::{LauncherSocket, TokenSource};
@@ -95,15 +95,12 @@ impl Exchange {
     /// # Errors
     /// [`KeyError`]; what a repetition can heal has been repeated.
     pub(super) async fn access_token(&self) -> Result<AccessToken, KeyError> {
-        tokio::time::timeout(self.timeouts.exchange, self.exchange()).await.unwrap_or(Err(KeyError::Timeout))
-    }
-
-    async fn exchange(&self) -> Result<AccessToken, KeyError> {
-        let federated = retry(self.timeouts.backoff, || self.federate()).await?;
-        match &self.impersonation_url {
-            None => Ok(federated),
-            Some(url) => retry(self.timeouts.backoff, || self.impersonate(url, &federated)).await,
-        }
+        let deadline = Instant::now() + self.timeouts.exchange;
+        let federating = retry(self.timeouts.backoff, || self.federate());
+        let federated = within(deadline, KeyService::Sts, federating).await?;
+        let Some(url) = &self.impersonation_url else { return Ok(federated) };
+        let impersonating = retry(self.timeouts.backoff, || self.impersonate(url, &federated));
+        within(deadline, KeyService::Iam, impersonating).await
     }
 
     async fn federate(&self) -> Result<AccessToken, Failure<KeyError>> {
@@ -120,8 +117,8 @@ impl Exchange {
             ("scope", scope),
         ]);
         let since = Instant::now();
-        let answer: StsAnswer = call(request, KeyError::ExchangeRefused).await?;
-        AccessToken::new(Secret::new(answer.access_token), answer.expires_in, since)
+        let answer: StsAnswer = call(request, KeyService::Sts).await?;
+        AccessToken::new(Secret::new(answer.access_token), answer.expires_in, since, KeyService::Sts)
     }
 
     async fn impersonate(&self, url: &str, as_whom: &AccessToken) -> Result<AccessToken, Failure<KeyError>> {
@@ -132,17 +129,22 @@ impl Exchange {
             .header(header::AUTHORIZATION, as_whom.header.clone())
             .json(&serde_json::json!({"scope": [SCOPE], "lifetime": lifetime}));
         let since = Instant::now();
-        let answer: IamAnswer = call(request, KeyError::ImpersonationRefused).await?;
+        let answer: IamAnswer = call(request, KeyService::Iam).await?;
         // IAM gives the lifetime that was asked for or refuses, so its `expireTime` need not be parsed.
-        AccessToken::new(Secret::new(answer.access_token), IMPERSONATED_SECS, since)
+        AccessToken::new(Secret::new(answer.access_token), IMPERSONATED_SECS, since, KeyService::Iam)
     }
 }
 
 impl AccessToken {
-    fn new(token: Secret<String>, lifetime_secs: u64, since: Instant) -> Result<Self, Failure<KeyError>> {
+    fn new(
+        token: Secret<String>,
+        lifetime_secs: u64,
+        since: Instant,
+        service: KeyService,
+    ) -> Result<Self, Failure<KeyError>> {
         let bearer = Secret::new(format!("Bearer {}", token.expose()));
         let header = HeaderValue::from_str(bearer.expose());
-        let mut header = header.map_err(|_| Failure::Transient(KeyError::Unavailable))?;
+        let mut header = header.map_err(|_| Failure::Transient(KeyError::Unavailable(service)))?;
         header.set_sensitive(true);
         // No token lives for a day; this only keeps a silly number from overflowing a clock.
         let lifetime = Duration::from_secs(lifetime_secs.min(86_400));
@@ -150,28 +152,137 @@ impl AccessToken {
     }
 }
 
-/// Sends `request`; a 4xx means `refused`, unless it asks for patience.
+/// Bounds `work`, which calls `service`, by `deadline`.
+async fn within<T>(
+    deadline: Instant,
+    service: KeyService,
+    work: impl Future<Output = Result<T, KeyError>>,
+) -> Result<T, KeyError> {
+    tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(KeyError::Timeout(service)))
+}
+
+/// Sends `request` to `service`.
 async fn call<T: DeserializeOwned>(
     request: reqwest::RequestBuilder,
-    refused: KeyError,
+    service: KeyService,
 ) -> Result<T, Failure<KeyError>> {
     let broken = |error: reqwest::Error| {
-        Failure::Transient(if error.is_timeout() { KeyError::Timeout } else { KeyError::Unavailable })
+        let timeout = error.is_timeout();
+        Failure::Transient(if timeout { KeyError::Timeout(service) } else { KeyError::Unavailable(service) })
     };
-    let unavailable = Failure::Transient(KeyError::Unavailable);
     let mut response = request.send().await.map_err(broken)?;
-    match response.status() {
-        StatusCode::OK => {}
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => return Err(unavailable),
-        status if status.is_client_error() => return Err(Failure::Final(refused)),
-        _ => return Err(unavailable),
-    }
+    let status = response.status();
     let mut body = Secret::new(Vec::new());
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
         if body.expose().len() + chunk.len() > MAX_ANSWER_BYTES {
-            return Err(unavailable);
+            return Err(refusal(service, status, b""));
         }
         body.expose_mut().extend_from_slice(&chunk);
     }
-    serde_json::from_slice(body.expose()).map_err(|_| unavailable)
+    if status != StatusCode::OK {
+        return Err(refusal(service, status, body.expose()));
+    }
+    serde_json::from_slice(body.expose()).map_err(|_| Failure::Transient(KeyError::Unavailable(service)))
+}
+
+/// OAuth's error (RFC 6749, 5.2), as STS writes it. Google's own form has an object in `error`, and is none.
+#[derive(Deserialize)]
+struct OAuthError {
+    error: String,
+    #[serde(default)]
+    error_description: String,
+}
+
+/// What an answer of `service` means that is not a 200 with a token.
+fn refusal(service: KeyService, status: StatusCode, body: &[u8]) -> Failure<KeyError> {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => return Failure::Transient(KeyError::QuotaSpent(service)),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => {
+            return Failure::Transient(KeyError::Timeout(service));
+        }
+        status if status.is_client_error() => {}
+        _ => return Failure::Transient(KeyError::Unavailable(service)),
+    }
+    if service == KeyService::Iam {
+        return Failure::Final(KeyError::ImpersonationRefused);
+    }
+    let Ok(OAuthError { error, error_description }) = serde_json::from_slice(body) else {
+        return Failure::Final(KeyError::ExchangeRefused);
+    };
+    Failure::Final(match error.as_str() {
+        "invalid_target" => KeyError::ProviderUnknown,
+        "unauthorized_client" => KeyError::ConditionNotMet,
+        // The condition has been reported under other codes too; its sentence has not changed.
+        _ if error_description.contains("attribute condition") => KeyError::ConditionNotMet,
+        "invalid_grant" => KeyError::TokenRefused,
+        _ => KeyError::ExchangeRefused,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sts(status: u16, body: &str) -> Failure<KeyError> {
+        refusal(KeyService::Sts, StatusCode::from_u16(status).unwrap(), body.as_bytes())
+    }
+
+    #[test]
+    fn each_refusal_of_sts_has_a_reason_of_its_own() {
+        let oauth = |error: &str, description: &str| {
+            sts(400, &serde_json::json!({"error": error, "error_description": description}).to_string())
+        };
+        for (error, description, reason) in [
+            (
+                "invalid_target",
+                "The target service indicated by the \"audience\" parameters is invalid. This might either be \
+                 because the pool or provider is disabled or deleted or because it doesn't exist.",
+                KeyError::ProviderUnknown,
+            ),
+            (
+                "unauthorized_client",
+                "The given credential is rejected by the attribute condition.",
+                KeyError::ConditionNotMet,
+            ),
+            (
+                "invalid_grant",
+                "The given credential is rejected by the attribute condition.",
+                KeyError::ConditionNotMet,
+            ),
+            (
+                "invalid_grant",
+                "ID Token issued at 1700000000 is stale to sign-in.",
+                KeyError::TokenRefused,
+            ),
+            ("invalid_request", "Invalid value for \"audience\".", KeyError::ExchangeRefused),
+            ("unsupported_grant_type", "", KeyError::ExchangeRefused),
+        ] {
+            assert_eq!(oauth(error, description), Failure::Final(reason), "{error}");
+        }
+        // Google's own form: the API is not enabled, or the project is suspended.
+        let google = r#"{"error":{"code":403,"message":"m","status":"PERMISSION_DENIED"}}"#;
+        assert_eq!(sts(403, google), Failure::Final(KeyError::ExchangeRefused));
+        for body in ["<html>", "", "[]", "{}", r#"{"error":null}"#] {
+            assert_eq!(sts(400, body), Failure::Final(KeyError::ExchangeRefused), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_passes_is_named_by_its_service() {
+        for service in [KeyService::Sts, KeyService::Iam] {
+            for (status, error) in [
+                (429, KeyError::QuotaSpent(service)),
+                (408, KeyError::Timeout(service)),
+                (504, KeyError::Timeout(service)),
+                (500, KeyError::Unavailable(service)),
+                (503, KeyError::Unavailable(service)),
+                (302, KeyError::Unavailable(service)),
+            ] {
+                let status = StatusCode::from_u16(status).unwrap();
+                assert_eq!(refusal(service, status, b"<html>"), Failure::Transient(error));
+            }
+        }
+        let denied = refusal(KeyService::Iam, StatusCode::FORBIDDEN, b"{}");
+        assert_eq!(denied, Failure::Final(KeyError::ImpersonationRefused));
+    }
 }

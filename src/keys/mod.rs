@@ -14,6 +14,8 @@ mod error;
 mod exchange;
 mod kms;
 mod names;
+#[cfg(feature = "server")]
+mod rate;
 mod retry;
 #[cfg(feature = "server")]
 mod service;
@@ -21,7 +23,7 @@ mod service;
 mod wrap;
 
 pub use self::config::{CacheLimits, Endpoint, KmsConfig, Timeouts};
-pub use self::error::KeyError;
+pub use self::error::{KeyError, KeyService};
 pub use self::names::{InvalidName, KeyName, ServiceAccount, WipAudience};
 #[cfg(feature = "server")]
 pub use self::service::{Keys, Status};

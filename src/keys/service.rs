@@ -1,5 +1,7 @@
 //! The key service as the server sees it: a wrapped key in, a DEK out, and whether that works.
 //!
+//! Whether it works is decided by probes of the server's own alone. What a request ends with says nothing about the next
+//! one: anybody can send wrapped keys that KMS refuses, delays or counts against a quota.
 //! Must not touch: prompts, HTTP answers.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,13 +9,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use google_cloud_auth::credentials::Credentials as GoogleCredentials;
+use tokio::time::Instant;
 
 use super::cache::DekCache;
 use super::config::KmsConfig;
 use super::credentials::Credentials;
-use super::error::{Fault, KeyError};
+use super::error::{Fault, KeyError, KeyService};
 use super::exchange::Exchange;
 use super::kms::Kms;
+use super::rate::Rate;
 use super::retry::{Failure, retry};
 use crate::protocol::{Dek, WrappedDek};
 use crate::telemetry::{Event, emit};
@@ -21,21 +25,33 @@ use crate::telemetry::{Event, emit};
 /// No KMS ciphertext: what is sent to see whether KMS would decrypt one.
 const PROBE: &[u8] = b"codeseal probe";
 
+/// Between two log lines about disabled versions: anybody who holds such a key can send it as often as they like.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Unwraps DEKs through Cloud KMS.
 pub struct Keys {
     service: Arc<Service>,
     cache: DekCache,
 }
 
-/// Whether keys can be unwrapped, as far as is known.
+/// Whether keys can be unwrapped, as far as the server's own probes know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Nothing was tried yet.
+    /// No probe has ended yet.
     Untried,
-    /// The last try got an answer from KMS.
+    /// The last probe got an answer from KMS.
     Ok,
-    /// The last try failed; keys that are in the cache still work.
+    /// The last probe failed; keys that are in the cache still work.
     Failing(KeyError),
+}
+
+/// What a DEK is unwrapped for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    /// A request, whose wrapped key comes from outside.
+    Request,
+    /// Readiness, with bytes of the server's own.
+    Probe,
 }
 
 struct Service {
@@ -44,6 +60,8 @@ struct Service {
     overall: Duration,
     backoff: Duration,
     status: Mutex<Status>,
+    rate: Rate,
+    disabled_reported: Mutex<Option<Instant>>,
 }
 
 impl Keys {
@@ -70,6 +88,8 @@ impl Keys {
             overall: timeouts.overall,
             backoff: timeouts.backoff,
             status: Mutex::new(Status::Untried),
+            rate: Rate::new(config.cache.calls_per_minute, config.cache.calls_at_once),
+            disabled_reported: Mutex::default(),
         });
         Ok(Self { service, cache: DekCache::new(config.cache) })
     }
@@ -81,42 +101,52 @@ impl Keys {
     pub async fn dek(&self, wrapped: &WrappedDek) -> Result<Arc<Dek>, KeyError> {
         let fetch = || {
             let (service, wrapped) = (self.service.clone(), wrapped.clone());
-            async move { service.unwrap(&wrapped).await }
+            async move { service.unwrap(&wrapped, Caller::Request).await }
         };
-        self.cache.get_or_fetch(wrapped.digest(), fetch).await
+        let outcome = self.cache.get_or_fetch(wrapped.digest(), fetch).await;
+        if matches!(outcome, Err(KeyError::KeyVersionDisabled)) {
+            self.service.report_disabled_version();
+        }
+        outcome
     }
 
-    /// Tries the whole way to KMS and back, and updates the status: for readiness, at the start and while the
-    /// status is not [`Status::Ok`]. Each call may cost a token exchange and one KMS operation.
+    /// Tries the whole way to KMS and back with bytes of the server's own, and sets the status by the outcome: for
+    /// readiness. Each call may cost a token exchange and one KMS operation.
     ///
     /// # Errors
-    /// [`KeyError`] if a DEK could not be unwrapped now.
+    /// [`KeyError`] if DEKs cannot be unwrapped now.
     pub async fn probe(&self) -> Result<(), KeyError> {
         let Ok(junk) = WrappedDek::new(PROBE.to_vec()) else { return Err(KeyError::Setup) };
-        match self.service.unwrap(&junk).await {
-            // KMS looks at the grant and the key's state before it looks at the ciphertext.
+        let outcome = match self.service.unwrap(&junk, Caller::Probe).await {
+            // KMS looks at the grant and the key before it looks at the ciphertext.
             Ok(_) | Err(KeyError::Rejected) => Ok(()),
+            // No version is named in these bytes: it is the key itself that cannot be used.
+            Err(KeyError::KeyVersionDisabled) => Err(KeyError::KeyUnusable),
             Err(error) => Err(error),
-        }
+        };
+        self.service.record(outcome.err());
+        outcome
     }
 
-    /// What the last try ended with; nothing is called.
+    /// What the last probe ended with; nothing is called.
     pub fn status(&self) -> Status {
         *self.service.status()
     }
 }
 
 impl Service {
-    async fn unwrap(&self, wrapped: &WrappedDek) -> Result<Dek, KeyError> {
-        let attempts = retry(self.backoff, || self.attempt(wrapped));
-        let outcome = tokio::time::timeout(self.overall, attempts).await.unwrap_or(Err(KeyError::Timeout));
-        self.record(outcome.as_ref().err().copied());
-        outcome
+    async fn unwrap(&self, wrapped: &WrappedDek, caller: Caller) -> Result<Dek, KeyError> {
+        let attempts = retry(self.backoff, || self.attempt(wrapped, caller));
+        let late = KeyError::Timeout(KeyService::Kms);
+        tokio::time::timeout(self.overall, attempts).await.unwrap_or(Err(late))
     }
 
-    async fn attempt(&self, wrapped: &WrappedDek) -> Result<Dek, Failure<KeyError>> {
+    async fn attempt(&self, wrapped: &WrappedDek, caller: Caller) -> Result<Dek, Failure<KeyError>> {
         // Asked for here, although the client would, to have the reason and not its text.
         self.credentials.bearer().await.map_err(Failure::Final)?;
+        if caller == Caller::Request && !self.rate.take() {
+            return Err(Failure::Final(KeyError::Overloaded));
+        }
         self.kms.decrypt(wrapped).await.map_err(|failure| match failure {
             // Revoked, or shorter-lived than it said: worth another try with a new one.
             Failure::Final(Fault::Unauthenticated) => {
@@ -128,11 +158,16 @@ impl Service {
         })
     }
 
-    /// Remembers how it went; only a change is worth a line in the log.
+    /// Remembers how a probe went; only a change is worth a line in the log.
     fn record(&self, error: Option<KeyError>) {
         let now = match error {
-            // The service did its work.
-            None | Some(KeyError::Rejected) => Status::Ok,
+            None => Status::Ok,
+            // All replicas share the quota, so another one would not do better, and cached keys are still served. KMS
+            // answered this replica, which is as good as a first success.
+            Some(KeyError::QuotaSpent(KeyService::Kms)) => match *self.status() {
+                Status::Untried => Status::Ok,
+                before => before,
+            },
             Some(error) => Status::Failing(error),
         };
         let before = std::mem::replace(&mut *self.status(), now);
@@ -140,6 +175,15 @@ impl Service {
             (_, Status::Failing(error)) if before != now => emit(Event::KeysLost { reason: error.as_str() }),
             (Status::Failing(_), Status::Ok) => emit(Event::KeysRecovered),
             _ => {}
+        }
+    }
+
+    /// Tells the operator that requests use a version of the key that is disabled.
+    fn report_disabled_version(&self) {
+        let mut reported = self.disabled_reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
+            *reported = Some(Instant::now());
+            emit(Event::KeyVersionDisabled);
         }
     }
 

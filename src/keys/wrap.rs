@@ -130,10 +130,10 @@ impl From<Fault> for WrapError {
         match fault {
             Fault::Rejected => Self::Rejected,
             Fault::Denied => Self::Denied,
-            Fault::KeyUnusable => Self::KeyUnusable,
+            Fault::VersionUnusable | Fault::KeyMissing => Self::KeyUnusable,
             Fault::Unauthenticated => Self::Unauthenticated,
             Fault::Corrupted => Self::Corrupted,
-            Fault::Unavailable => Self::Unavailable,
+            Fault::QuotaSpent | Fault::Unavailable => Self::Unavailable,
             Fault::Timeout => Self::Timeout,
         }
     }

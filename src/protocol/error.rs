@@ -34,6 +34,8 @@ pub enum ErrorCode {
     InvalidRequest,
     /// Cloud KMS or the token exchange cannot be reached, or refuses this workload.
     KeyServiceUnavailable,
+    /// The DEK was wrapped under a version of the KMS key that is disabled or destroyed.
+    KeyVersionDisabled,
     /// The method is not one that this path takes.
     MethodNotAllowed,
     /// There is nothing at this path.
@@ -56,7 +58,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::AttestationExpired,
         Self::AttestationUnavailable,
         Self::ContextLengthExceeded,
@@ -67,6 +69,7 @@ impl ErrorCode {
         Self::InvalidParameter,
         Self::InvalidRequest,
         Self::KeyServiceUnavailable,
+        Self::KeyVersionDisabled,
         Self::MethodNotAllowed,
         Self::NotFound,
         Self::PayloadTooLarge,
@@ -82,6 +85,7 @@ impl ErrorCode {
     pub fn status(self) -> u16 {
         match self {
             Self::ContextLengthExceeded | Self::EnvelopeRejected | Self::InvalidRequest => 400,
+            Self::KeyVersionDisabled => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
@@ -135,6 +139,7 @@ impl ErrorCode {
             Self::InvalidParameter => "invalid_parameter",
             Self::InvalidRequest => "invalid_request",
             Self::KeyServiceUnavailable => "key_service_unavailable",
+            Self::KeyVersionDisabled => "key_version_disabled",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NotFound => "not_found",
             Self::PayloadTooLarge => "payload_too_large",

@@ -77,7 +77,8 @@ impl App {
         let started = Instant::now();
         let key = tokio::time::timeout_at(deadline, loaded.keys.dek(&envelope.wrapped_dek)).await;
         self.metrics.key(started.elapsed());
-        Ok(key.map_err(|_| ErrorCode::DeadlineExceeded)??)
+        let key = key.map_err(|_| ErrorCode::DeadlineExceeded)?;
+        Ok(key.inspect_err(|error| self.metrics.key_failed(error.as_str()))?)
     }
 }
 

@@ -74,6 +74,9 @@ fn message(code: ErrorCode) -> &'static str {
         ErrorCode::InvalidParameter => "a parameter is outside its range",
         ErrorCode::InvalidRequest => "the body is not the JSON that this path takes",
         ErrorCode::KeyServiceUnavailable => "the key service is unavailable: retry",
+        ErrorCode::KeyVersionDisabled => {
+            "the key was wrapped under a KMS key version that is disabled or destroyed: wrap a new key"
+        }
         ErrorCode::MethodNotAllowed => "this path takes another method",
         ErrorCode::NotFound => "there is nothing at this path",
         ErrorCode::PayloadTooLarge => "the body is too large",

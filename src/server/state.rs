@@ -116,7 +116,8 @@ impl App {
     /// Whether a load balancer should send requests.
     ///
     /// # Errors
-    /// The reason why not: starting, draining, no attestation token, no key service.
+    /// The reason why not: starting, draining, no attestation token, no key service. No request has a say in it: all of
+    /// these are found out by the server's own looks and probes (`server::watch`).
     pub(super) fn readiness(&self) -> Result<(), ErrorCode> {
         let loaded = self.loaded()?;
         if loaded.engine.is_stopped() {
@@ -137,12 +138,11 @@ impl App {
         }
     }
 
-    /// Has the key service prove that it works, unless the last request did.
+    /// Has the key service prove that it works. The outcome is what its status says from then on.
     pub(super) async fn probe_keys(&self) {
         let Some(loaded) = self.loaded.get() else { return };
-        if loaded.keys.status() != Status::Ok {
-            // What comes of it is what the status says from then on.
-            loaded.keys.probe().await.ok();
+        if let Err(error) = loaded.keys.probe().await {
+            self.metrics.key_failed(error.as_str());
         }
     }
 

@@ -48,6 +48,9 @@ pub enum Event {
     },
     /// Keys can be unwrapped again.
     KeysRecovered,
+    /// A request has a DEK that was wrapped under a disabled or destroyed version of the KMS key. Written once a minute
+    /// at most; `codeseal_key_failures_total` counts them all.
+    KeyVersionDisabled,
     /// So much of the model has been fetched.
     ModelDownload {
         /// In steps of ten.
@@ -103,6 +106,7 @@ impl Event {
             Self::DeviceFailed | Self::GenerationFailed | Self::Panicked { .. } => Level::ERROR,
             Self::AttestationLost { .. }
             | Self::KeysLost { .. }
+            | Self::KeyVersionDisabled
             | Self::ModelNotLocked
             | Self::StepsNotRecorded => Level::WARN,
             Self::ModelDownload { .. } | Self::ModelVerify { .. } => Level::DEBUG,

@@ -35,6 +35,7 @@ pub struct Metrics {
     prompt_tokens: Counter,
     generation_tokens: Counter,
     key_seconds: Histogram,
+    key_failures: Family<ReasonLabel, Counter>,
     replay_entries: Gauge,
     ready: Gauge,
 }
@@ -83,6 +84,11 @@ struct EndpointLabel {
     endpoint: Endpoint,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
 /// Counts one request as in flight for as long as it lives.
 #[derive(Debug)]
 pub struct InFlight(Gauge);
@@ -103,6 +109,7 @@ impl Metrics {
             prompt_tokens: Counter::<u64, AtomicU64>::default(),
             generation_tokens: Counter::<u64, AtomicU64>::default(),
             key_seconds: seconds(),
+            key_failures: Family::default(),
             replay_entries: Gauge::default(),
             ready: Gauge::default(),
             registry: Registry::default(),
@@ -138,6 +145,11 @@ impl Metrics {
             "key_seconds",
             "Seconds until a request had its key, from the cache or from Cloud KMS",
             m.key_seconds.clone(),
+        );
+        registry.register(
+            "key_failures",
+            "Keys that could not be unwrapped, and failed probes of the key service, by reason",
+            m.key_failures.clone(),
         );
         registry.register(
             "replay_entries",
@@ -185,6 +197,12 @@ impl Metrics {
     /// A key was had, or not, after `elapsed`.
     pub fn key(&self, elapsed: Duration) {
         self.key_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// A key could not be unwrapped, or a probe of the key service failed. `reason` is a name out of a closed set, see
+    /// `KeyError::as_str`.
+    pub fn key_failed(&self, reason: &'static str) {
+        self.key_failures.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// Whether requests are taken.
@@ -278,6 +296,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.request_finished(Endpoint::Generate, Outcome::Ok, Duration::from_millis(3));
         metrics.request_finished(Endpoint::Other, Outcome::Failed(ErrorCode::NotFound), Duration::ZERO);
+        metrics.key_failed("condition_not_met");
         let engine = EngineReadings {
             running: 1,
             waiting: 2,
@@ -293,6 +312,7 @@ mod tests {
             "codeseal_requests_total{endpoint=\"generate\",code=\"ok\"} 1",
             "codeseal_requests_total{endpoint=\"other\",code=\"not_found\"} 1",
             "codeseal_request_seconds_count{endpoint=\"generate\"} 1",
+            "codeseal_key_failures_total{reason=\"condition_not_met\"} 1",
             "codeseal_num_requests_running 1",
             "codeseal_num_requests_waiting 2",
             "codeseal_kv_cache_usage_perc 0.75",

@@ -1,0 +1,56 @@
+//! How many calls of KMS requests may cause: a token bucket.
+//!
+//! Each call for a key that the cache does not know costs KMS quota, which all replicas share, and anybody can make up
+//! wrapped keys. Probes of the server itself are not counted here.
+//! Must not touch: KMS.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A bound on calls for each minute, some of them at once.
+#[derive(Debug)]
+pub(super) struct Rate {
+    per_minute: f64,
+    burst: f64,
+    state: Mutex<(f64, Instant)>,
+}
+
+impl Rate {
+    /// `per_minute` calls, at most `burst` of them at once. Must be made inside a tokio runtime.
+    pub(super) fn new(per_minute: u32, burst: u32) -> Self {
+        let burst = f64::from(burst);
+        Self { per_minute: f64::from(per_minute), burst, state: Mutex::new((burst, Instant::now())) }
+    }
+
+    /// Whether one more call may be made now; it is counted if so.
+    pub(super) fn take(&self) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (left, at) = *state;
+        let now = Instant::now();
+        let gained = (now - at).as_secs_f64() * self.per_minute / MINUTE.as_secs_f64();
+        let left = (left + gained).min(self.burst);
+        let may = left >= 1.0;
+        *state = (if may { left - 1.0 } else { left }, now);
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_is_allowed_and_then_the_rate() {
+        let rate = Rate::new(60, 3);
+        let count = || (0..10).filter(|_| rate.take()).count();
+        assert_eq!((count(), count()), (3, 0));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(count(), 2);
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!(count(), 3, "unused calls are not saved up");
+    }
+}
