@@ -15,12 +15,15 @@ use serde_json::{Map, Value, json};
 
 use super::Shared;
 use super::faults::Fault;
+use super::kms::VersionChange;
 use super::launcher::Launcher;
 
 /// What scripts can reach: the sandbox's parts, and the launcher of its own workload.
 pub(super) struct Control {
     pub(super) shared: Arc<Shared>,
     pub(super) launcher: Arc<Launcher>,
+    /// The key that the sandbox was started with.
+    pub(super) kms_key: String,
 }
 
 /// What the token file can be made to be.
@@ -44,6 +47,7 @@ struct Order {
 pub(super) fn router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/sandbox/faults", get(faults).post(order))
+        .route("/sandbox/keys", get(keys).post(change_keys))
         .route("/sandbox/ledger", get(ledger))
         .with_state(control)
 }
@@ -51,6 +55,55 @@ pub(super) fn router(control: Arc<Control>) -> Router {
 /// `GET /sandbox/faults`: what is waiting to strike.
 async fn faults(State(control): State<Arc<Control>>) -> Json<Value> {
     Json(json!({"active": control.shared.faults.active()}))
+}
+
+/// An order about the versions of a key: either of the last two.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyOrder {
+    /// Without it, the key that the sandbox was started with.
+    key: Option<String>,
+    /// Makes a new version, which becomes the primary one.
+    #[serde(default)]
+    rotate: bool,
+    /// Changes a version, the primary one unless `version` says otherwise.
+    change: Option<VersionChange>,
+    version: Option<u32>,
+}
+
+/// `GET /sandbox/keys`: the versions of the key that the sandbox was started with.
+async fn keys(State(control): State<Arc<Control>>) -> Response {
+    listed(&control, &control.kms_key)
+}
+
+/// `POST /sandbox/keys`: `{"rotate": true}`, or `{"change": "disable", "version": 1}` with a change of `enable`, `disable`,
+/// `destroy`, `restore`, `erase` or `make_primary`.
+async fn change_keys(State(control): State<Arc<Control>>, body: Bytes) -> Response {
+    let Some(order) = serde_json::from_slice::<KeyOrder>(&body)
+        .ok()
+        .filter(|order| order.rotate != order.change.is_some() && !(order.rotate && order.version.is_some()))
+    else {
+        let message = "say rotate, or a change of enable, disable, destroy, restore, erase or make_primary \
+             with the number of a version";
+        return (StatusCode::BAD_REQUEST, Json(json!({"error": message}))).into_response();
+    };
+    let key = order.key.as_deref().unwrap_or(&control.kms_key);
+    let kms = &control.shared.kms;
+    let done = match order.change {
+        None => kms.rotate(key).map(drop),
+        Some(change) => kms.change(key, order.version, change).map(drop),
+    };
+    match done {
+        Ok(()) => listed(&control, key),
+        Err(status) => status.into_response(),
+    }
+}
+
+fn listed(control: &Control, key: &str) -> Response {
+    match control.shared.kms.keys.versions(key) {
+        Ok(versions) => Json(json!({"versions": versions})).into_response(),
+        Err(status) => status.into_response(),
+    }
 }
 
 /// `GET /sandbox/ledger`: the counts and the last token exchange.

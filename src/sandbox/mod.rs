@@ -37,6 +37,7 @@ pub use self::faults::{Active, Fault, Faults};
 use self::faults::{Struck, Target};
 pub use self::issuer::Issuer;
 use self::kms::Kms;
+pub use self::kms::{KeyVersion, VersionChange, VersionState};
 pub use self::launcher::{Build, Launcher, SOCKET, TOKEN_FILE};
 pub use self::ledger::{Counts, Exchange, Ledger, Tally, Verdict};
 pub use self::tokens::Principal;
@@ -91,6 +92,9 @@ pub enum SandboxError {
     /// The claims are no JSON object.
     #[error("the claims must be a JSON object")]
     Claims,
+    /// A key has no such version, or its state does not allow the change.
+    #[error("{0}")]
+    Version(String),
     /// There is no randomness, or a key could not be used.
     #[error("a key could not be made or used: check that the system has randomness")]
     Key,
@@ -173,7 +177,11 @@ impl Sandbox {
         let launcher =
             Launcher::start(Arc::clone(&shared), claims, &config.dir, config.token_lifetime, config.launcher);
         let launcher = Arc::new(launcher.await?);
-        let control = Control { shared: Arc::clone(&shared), launcher: Arc::clone(&launcher) };
+        let control = Control {
+            shared: Arc::clone(&shared),
+            launcher: Arc::clone(&launcher),
+            kms_key: config.kms_key.clone(),
+        };
         let router = router::router(Arc::clone(&shared)).merge(control::router(Arc::new(control)));
         let stop = CancellationToken::new();
         // An answer whose end waits for an acknowledgement costs the caller 40 ms.
@@ -246,6 +254,28 @@ impl Sandbox {
     /// [`SandboxError::Key`].
     pub fn add_key(&self, name: &str) -> Result<(), SandboxError> {
         self.shared.kms.add_key(name)
+    }
+
+    /// Makes a new version of a key the primary one; DEKs of older versions can still be unwrapped.
+    ///
+    /// # Errors
+    /// [`SandboxError::Version`].
+    pub fn rotate_key(&self, name: &str) -> Result<KeyVersion, SandboxError> {
+        self.shared.kms.rotate(name).map_err(|status| SandboxError::Version(status.message))
+    }
+
+    /// Enables, disables, destroys or restores a version of a key: the primary one, unless its number is given.
+    ///
+    /// # Errors
+    /// [`SandboxError::Version`] if there is no such version, or its state does not allow it.
+    pub fn change_version(
+        &self,
+        name: &str,
+        number: Option<u32>,
+        change: VersionChange,
+    ) -> Result<KeyVersion, SandboxError> {
+        let changed = self.shared.kms.change(name, number, change);
+        changed.map_err(|status| SandboxError::Version(status.message))
     }
 
     /// An access token of an employee: it may encrypt, and nothing else.

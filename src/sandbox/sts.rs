@@ -24,6 +24,10 @@ const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
 const SUBJECT_TOKEN_TYPES: [&str; 2] =
     ["urn:ietf:params:oauth:token-type:jwt", "urn:ietf:params:oauth:token-type:id_token"];
 
+/// What STS says of a provider that it does not have, in its words.
+const UNKNOWN_PROVIDER: &str = "The target service indicated by the \"audience\" parameters is invalid. This might either \
+    be because the pool or provider is disabled or deleted or because it doesn't exist.";
+
 /// The form of RFC 8693, as far as it matters here.
 #[derive(Default)]
 struct Form {
@@ -106,7 +110,7 @@ impl Form {
             return Err(("unsupported_grant_type", "Only token exchange is supported."));
         }
         if self.audience != shared.wip_audience {
-            return Err(("invalid_target", "The target service indicated by the audience is invalid."));
+            return Err(("invalid_target", UNKNOWN_PROVIDER));
         }
         if self.requested_token_type != ACCESS_TOKEN_TYPE {
             return Err(("invalid_request", "requested_token_type must be an access token."));

@@ -4,6 +4,7 @@ mod faults;
 mod flow;
 mod kms;
 mod launcher;
+mod versions;
 mod wire;
 
 use std::time::Duration;

@@ -16,12 +16,17 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 
 use super::proto::{self, BadFrame, Int64Value, frame, unframe};
-use super::{DecryptCall, EncryptCall, Shared, decrypt, encrypt};
+use super::versions::{KeyVersion, VersionChange, VersionState, parse_version};
+use super::{DecryptCall, EncryptCall, Shared, admin, decrypt, encrypt};
 use crate::sandbox::status::{Code, Status};
 use crate::secret::Secret;
 
 /// `SOFTWARE`
 const PROTECTION_LEVEL: i32 = 1;
+/// Of `CryptoKeyPurpose`.
+const ENCRYPT_DECRYPT: i32 = 1;
+/// Of `CryptoKeyVersionAlgorithm`.
+const GOOGLE_SYMMETRIC_ENCRYPTION: i32 = 1;
 
 /// `POST /google.cloud.kms.v1.KeyManagementService/{method}`
 pub(in crate::sandbox) async fn route(
@@ -33,7 +38,16 @@ pub(in crate::sandbox) async fn route(
     let answer = match method.as_str() {
         "Encrypt" => encrypt_message(&shared, &headers, &body).await,
         "Decrypt" => decrypt_message(&shared, &headers, &body).await,
-        _ => Err(Status::new(Code::Unimplemented, "only Encrypt and Decrypt are to be had from the sandbox")),
+        "GetCryptoKey"
+        | "GetCryptoKeyVersion"
+        | "CreateCryptoKeyVersion"
+        | "UpdateCryptoKeyVersion"
+        | "DestroyCryptoKeyVersion"
+        | "RestoreCryptoKeyVersion"
+        | "UpdateCryptoKeyPrimaryVersion" => administrate(&shared, &method, &headers, &body),
+        _ => {
+            Err(Status::new(Code::Unimplemented, "the sandbox encrypts, decrypts and manages versions only"))
+        }
     };
     match answer {
         Ok(message) => served(message),
@@ -75,12 +89,72 @@ async fn decrypt_message(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> R
     let mut response = proto::DecryptResponse {
         plaintext: std::mem::take(answer.plaintext.expose_mut()),
         plaintext_crc32c: Some(Int64Value { value: answer.plaintext_crc32c }),
-        used_primary: true,
+        used_primary: answer.used_primary,
         protection_level: PROTECTION_LEVEL,
     };
     let framed = frame(&response);
     *answer.plaintext.expose_mut() = std::mem::take(&mut response.plaintext);
     Ok(framed)
+}
+
+/// The methods about versions.
+fn administrate(shared: &Shared, method: &str, headers: &HeaderMap, body: &[u8]) -> Result<Bytes, Status> {
+    admin::may_administrate(shared, headers)?;
+    let keys = &shared.kms.keys;
+    let changed = |name: &str, change| {
+        let (key, number) = parse_version(name)
+            .ok_or_else(|| Status::new(Code::InvalidArgument, "name must be that of a CryptoKeyVersion."))?;
+        keys.change(key, number, change)
+    };
+    let version = match method {
+        "CreateCryptoKeyVersion" => keys.add_version(&unframe::<proto::NameRequest>(body)?.name)?,
+        "GetCryptoKeyVersion" => {
+            let name = unframe::<proto::NameRequest>(body)?.name;
+            let (key, number) = parse_version(&name).ok_or_else(|| {
+                Status::new(Code::InvalidArgument, "name must be that of a CryptoKeyVersion.")
+            })?;
+            keys.version(key, number)?
+        }
+        "DestroyCryptoKeyVersion" => {
+            changed(&unframe::<proto::NameRequest>(body)?.name, VersionChange::Destroy)?
+        }
+        "RestoreCryptoKeyVersion" => {
+            changed(&unframe::<proto::NameRequest>(body)?.name, VersionChange::Restore)?
+        }
+        "UpdateCryptoKeyVersion" => {
+            let request: proto::UpdateCryptoKeyVersionRequest = unframe(body)?;
+            if request.update_mask.is_none_or(|mask| mask.paths != ["state"]) {
+                return Err(Status::new(Code::InvalidArgument, "update_mask must be state."));
+            }
+            let version = request.crypto_key_version.unwrap_or_default();
+            let state = [VersionState::Enabled, VersionState::Disabled]
+                .into_iter()
+                .find(|state| state.number() == version.state);
+            changed(&version.name, admin::change_to(state)?)?
+        }
+        _ => return framed_key(shared, method, body),
+    };
+    Ok(frame(&message_of(&version)))
+}
+
+/// `GetCryptoKey` and `UpdateCryptoKeyPrimaryVersion`, which answer with a key.
+fn framed_key(shared: &Shared, method: &str, body: &[u8]) -> Result<Bytes, Status> {
+    let request: proto::UpdateCryptoKeyPrimaryVersionRequest = unframe(body)?;
+    if method == "UpdateCryptoKeyPrimaryVersion" {
+        admin::make_primary(shared, &request.name, request.crypto_key_version_id.parse().ok())?;
+    }
+    let versions = shared.kms.keys.versions(&request.name)?;
+    let primary = versions.iter().find(|version| version.primary).map(message_of);
+    Ok(frame(&proto::CryptoKey { name: request.name, primary, purpose: ENCRYPT_DECRYPT }))
+}
+
+fn message_of(version: &KeyVersion) -> proto::CryptoKeyVersion {
+    proto::CryptoKeyVersion {
+        name: version.name.clone(),
+        state: version.state.number(),
+        protection_level: PROTECTION_LEVEL,
+        algorithm: GOOGLE_SYMMETRIC_ENCRYPTION,
+    }
 }
 
 impl From<BadFrame> for Status {

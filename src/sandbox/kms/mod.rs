@@ -2,18 +2,20 @@
 //!
 //! Must not touch: how a caller became who it is.
 
+mod admin;
 mod grpc;
 mod proto;
 mod rest;
+mod versions;
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use http::HeaderMap;
 
+pub(super) use self::admin::route as admin;
 pub(super) use self::grpc::route as grpc;
 pub(super) use self::rest::route as rest;
+pub use self::versions::{KeyVersion, VersionChange, VersionState};
+use self::versions::{Keys, version_name};
 use super::faults::{Struck, Target};
 use super::ledger::Outcome;
 use super::status::{Code, Status};
@@ -23,12 +25,16 @@ use crate::secret::Secret;
 
 /// Google's bound on a plaintext and on additional data, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
-/// The first byte of our ciphertexts.
-const FORMAT: u8 = 1;
+/// The first byte of our ciphertexts. The number of the key's version follows, in four bytes.
+const FORMAT: u8 = 2;
+const VERSION_BYTES: usize = 4;
 const TAG_BYTES: usize = 16;
 
-/// The keys of the project.
-pub(super) struct Kms(Mutex<BTreeMap<String, RandomizedNonceKey>>);
+/// Cloud KMS.
+pub(super) struct Kms {
+    /// The keys of the project.
+    pub(super) keys: Keys,
+}
 
 struct EncryptCall {
     key: String,
@@ -57,6 +63,7 @@ struct DecryptCall {
 struct DecryptAnswer {
     plaintext: Secret<Vec<u8>>,
     plaintext_crc32c: i64,
+    used_primary: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,28 +74,33 @@ enum Operation {
 
 impl Kms {
     pub(super) fn new() -> Self {
-        Self(Mutex::default())
+        Self { keys: Keys::new() }
     }
 
     /// Makes a key; one that is there already stays as it is.
     pub(super) fn add_key(&self, name: &str) -> Result<(), SandboxError> {
-        let mut bytes = Secret::new([0; 32]);
-        getrandom::fill(bytes.expose_mut()).map_err(|_| SandboxError::Key)?;
-        let key = RandomizedNonceKey::new(&AES_256_GCM, bytes.expose()).map_err(|_| SandboxError::Key)?;
-        self.lock().entry(name.to_owned()).or_insert(key);
-        Ok(())
+        self.keys.add(name)
     }
 
-    fn with_key<T>(&self, name: &str, use_it: impl FnOnce(&RandomizedNonceKey) -> T) -> Result<T, Status> {
-        let keys = self.lock();
-        let key = keys
-            .get(name)
-            .ok_or_else(|| Status::new(Code::NotFound, format!("CryptoKey {name} not found.")))?;
-        Ok(use_it(key))
+    /// Makes a new version of a key the primary one, as `gcloud kms keys versions create --primary` does.
+    pub(super) fn rotate(&self, name: &str) -> Result<KeyVersion, Status> {
+        let version = self.keys.add_version(name)?;
+        let number = versions::parse_version(&version.name).map(|(_, number)| number);
+        self.change(name, number, VersionChange::MakePrimary)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, RandomizedNonceKey>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changes a version, the primary one unless its number is given.
+    pub(super) fn change(
+        &self,
+        name: &str,
+        number: Option<u32>,
+        change: VersionChange,
+    ) -> Result<KeyVersion, Status> {
+        let number = match number {
+            Some(number) => number,
+            None => self.keys.primary(name)?,
+        };
+        self.keys.change(name, number, change)
     }
 }
 
@@ -99,11 +111,12 @@ async fn encrypt(shared: &Shared, headers: &HeaderMap, call: EncryptCall) -> Res
         check_crc32c(&call.aad, call.aad_crc32c, "additional_authenticated_data_crc32c")?;
         check_length(call.plaintext.expose(), "plaintext")?;
         check_length(&call.aad, "additional_authenticated_data")?;
-        let ciphertext = shared
-            .kms
-            .with_key(&call.key, |key| seal(key, &call.key, &call.aad, call.plaintext.expose()))??;
+        let (version, ciphertext) = shared.kms.keys.with_primary(&call.key, |version, key| {
+            (version, seal(key, version, &call.key, &call.aad, call.plaintext.expose()))
+        })?;
+        let ciphertext = ciphertext?;
         Ok(EncryptAnswer {
-            key_version: format!("{}/cryptoKeyVersions/1", call.key),
+            key_version: version_name(&call.key, version),
             ciphertext_crc32c: crc32c_of(&ciphertext, struck),
             ciphertext,
             verified_plaintext_crc32c: call.plaintext_crc32c.is_some(),
@@ -119,9 +132,15 @@ async fn decrypt(shared: &Shared, headers: &HeaderMap, call: DecryptCall) -> Res
         check_crc32c(&call.ciphertext, call.ciphertext_crc32c, "ciphertext_crc32c")?;
         check_crc32c(&call.aad, call.aad_crc32c, "additional_authenticated_data_crc32c")?;
         check_length(&call.aad, "additional_authenticated_data")?;
-        let plaintext =
-            shared.kms.with_key(&call.key, |key| open(key, &call.key, &call.aad, &call.ciphertext))??;
-        Ok(DecryptAnswer { plaintext_crc32c: crc32c_of(plaintext.expose(), struck), plaintext })
+        // A key is looked up before the ciphertext is read: a key that is not there is said first.
+        let version = version_of(&call.ciphertext);
+        let opened = shared.kms.keys.with_version(&call.key, version.unwrap_or(0), |key| {
+            open(key, &call.key, &call.aad, &call.ciphertext)
+        })?;
+        let (plaintext, used_primary) = opened.ok_or_else(invalid_ciphertext)?;
+        let plaintext = plaintext?;
+        let plaintext_crc32c = crc32c_of(plaintext.expose(), struck);
+        Ok(DecryptAnswer { plaintext_crc32c, plaintext, used_primary })
     })
     .await
 }
@@ -205,13 +224,30 @@ fn crc32c_of(data: &[u8], struck: Struck) -> i64 {
     i64::from(crc32c::crc32c(data) ^ u32::from(struck.corrupt_crc))
 }
 
-/// Format, nonce, ciphertext, tag.
-fn seal(key: &RandomizedNonceKey, name: &str, aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, Status> {
+/// Format, version, nonce, ciphertext, tag.
+fn seal(
+    key: &RandomizedNonceKey,
+    version: u32,
+    name: &str,
+    aad: &[u8],
+    plaintext: &[u8],
+) -> Result<Vec<u8>, Status> {
     let mut sealed = Secret::new(plaintext.to_vec());
     let nonce = key
         .seal_in_place_append_tag(bound(name, aad), sealed.expose_mut())
         .map_err(|_| Status::new(Code::Internal, "the plaintext could not be encrypted"))?;
-    Ok([&[FORMAT], nonce.as_ref().as_slice(), sealed.expose()].concat())
+    Ok([&[FORMAT], &version.to_be_bytes()[..], nonce.as_ref().as_slice(), sealed.expose()].concat())
+}
+
+/// Under which version a ciphertext was made, as far as it says so.
+fn version_of(ciphertext: &[u8]) -> Option<u32> {
+    let (&format, rest) = ciphertext.split_first()?;
+    let version = rest.first_chunk::<VERSION_BYTES>()?;
+    (format == FORMAT).then(|| u32::from_be_bytes(*version))
+}
+
+fn invalid_ciphertext() -> Status {
+    Status::new(Code::InvalidArgument, "Decryption failed: the ciphertext is invalid.")
 }
 
 fn open(
@@ -220,10 +256,10 @@ fn open(
     aad: &[u8],
     ciphertext: &[u8],
 ) -> Result<Secret<Vec<u8>>, Status> {
-    let invalid = || Status::new(Code::InvalidArgument, "Decryption failed: the ciphertext is invalid.");
-    let (&format, rest) = ciphertext.split_first().ok_or_else(invalid)?;
+    let invalid = invalid_ciphertext;
+    let rest = ciphertext.get(1 + VERSION_BYTES..).ok_or_else(invalid)?;
     let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or_else(invalid)?;
-    if format != FORMAT || sealed.len() < TAG_BYTES {
+    if sealed.len() < TAG_BYTES {
         return Err(invalid());
     }
     let mut plaintext = Secret::new(sealed.to_vec());
@@ -254,10 +290,13 @@ mod tests {
     #[test]
     fn a_ciphertext_opens_with_its_key_its_name_and_its_additional_data_only() {
         let kms = kms();
-        let sealed = kms.with_key("a", |key| seal(key, "a", b"aad", b"plain")).unwrap().unwrap();
+        let sealed = kms.keys.with_primary("a", |version, key| seal(key, version, "a", b"aad", b"plain"));
+        let sealed = sealed.unwrap().unwrap();
         let try_open = |key: &str, name: &str, aad: &[u8], sealed: &[u8]| {
-            kms.with_key(key, |key| open(key, name, aad, sealed)).unwrap().map(|plain| plain.expose().clone())
+            let opened = kms.keys.with_version(key, 1, |key| open(key, name, aad, sealed)).unwrap().unwrap();
+            opened.0.map(|plain| plain.expose().clone())
         };
+        assert_eq!(version_of(&sealed), Some(1));
         assert_eq!(try_open("a", "a", b"aad", &sealed).unwrap(), b"plain");
         for (key, name, aad) in [("b", "a", &b"aad"[..]), ("a", "b", b"aad"), ("a", "a", b"other")] {
             assert_eq!(try_open(key, name, aad, &sealed).unwrap_err().code, Code::InvalidArgument);
@@ -270,10 +309,12 @@ mod tests {
     #[test]
     fn a_key_is_made_once() {
         let kms = kms();
-        let sealed = kms.with_key("a", |key| seal(key, "a", b"", b"plain")).unwrap().unwrap();
+        let seal = |version: u32, key: &RandomizedNonceKey| seal(key, version, "a", b"", b"plain");
+        let sealed = kms.keys.with_primary("a", seal).unwrap().unwrap();
         kms.add_key("a").unwrap();
-        assert!(kms.with_key("a", |key| open(key, "a", b"", &sealed)).unwrap().is_ok());
-        assert_eq!(kms.with_key("c", |_| ()).unwrap_err().code, Code::NotFound);
+        let opened = kms.keys.with_version("a", 1, |key| open(key, "a", b"", &sealed)).unwrap().unwrap();
+        assert!(opened.0.is_ok());
+        assert_eq!(kms.keys.with_primary("c", |_, _| ()).unwrap_err().code, Code::NotFound);
     }
 
     #[test]

@@ -75,6 +75,58 @@ pub(super) struct DecryptResponse {
     pub(super) protection_level: i32,
 }
 
+/// Any request whose first member is a name: of a version, or of the key that gets one.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct NameRequest {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct CryptoKeyVersion {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(int32, tag = "3")]
+    pub(super) state: i32,
+    #[prost(int32, tag = "7")]
+    pub(super) protection_level: i32,
+    #[prost(int32, tag = "10")]
+    pub(super) algorithm: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct CryptoKey {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(message, optional, tag = "2")]
+    pub(super) primary: Option<CryptoKeyVersion>,
+    #[prost(int32, tag = "3")]
+    pub(super) purpose: i32,
+}
+
+/// `google.protobuf.FieldMask`
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct FieldMask {
+    #[prost(string, repeated, tag = "1")]
+    pub(super) paths: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct UpdateCryptoKeyVersionRequest {
+    #[prost(message, optional, tag = "1")]
+    pub(super) crypto_key_version: Option<CryptoKeyVersion>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) update_mask: Option<FieldMask>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct UpdateCryptoKeyPrimaryVersionRequest {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "2")]
+    pub(super) crypto_key_version_id: String,
+}
+
 macro_rules! redacted {
     ($($name:ident),+) => {$(
         impl fmt::Debug for $name {

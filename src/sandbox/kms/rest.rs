@@ -98,7 +98,7 @@ async fn decrypt_json(
     Ok(json!({
         "plaintext": BASE64_STANDARD.encode(answer.plaintext.expose()),
         "plaintextCrc32c": answer.plaintext_crc32c.to_string(),
-        "usedPrimary": true,
+        "usedPrimary": answer.used_primary,
         "protectionLevel": protection_level(query),
     }))
 }

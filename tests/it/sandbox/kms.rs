@@ -210,7 +210,7 @@ async fn grpc_does_the_same() {
     };
     assert_eq!(status("Decrypt", &request, None).await, PERMISSION_DENIED);
     assert_eq!(status("Decrypt", &request, Some("made-up")).await, UNAUTHENTICATED);
-    assert_eq!(status("DestroyCryptoKeyVersion", &request, None).await, UNIMPLEMENTED);
+    assert_eq!(status("AsymmetricSign", &request, None).await, UNIMPLEMENTED);
     let wrong_key = DecryptRequest { name: "other".to_owned(), ..request };
     assert_eq!(status("Decrypt", &wrong_key, Some(&federated)).await, NOT_FOUND);
 }
