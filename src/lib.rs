@@ -7,9 +7,11 @@
 //! | [`secret`] | the redacting, zeroizing types that every DEK, prompt and token lives in |
 //! | [`protocol`] | wire types, seal and open, padding, stream frames; pure, shared by client and server |
 //! | [`attestation`] | the launcher's token (file and socket), claims, policy profiles, JWT verification |
+//! | [`files`] | small regular files, read within a bound and without waiting |
 //! | [`keys`] | Cloud KMS client over reviving credentials, DEK cache |
 //! | [`config`] | command line and environment → validated configuration |
 //! | [`hub`] | model sources (`hf://`, `gs://`, a directory), verified against the manifest |
+//! | [`machine`] | how much memory the machine and its control groups leave this process |
 //! | [`model`] | the Gemma architecture: weights and forward pass |
 //! | [`tokenizer`] | text to token ids and back, UTF-8 safe while streaming |
 //! | [`prompt`] | CodeGemma's templates as token ids, budgets, stop matcher |
@@ -42,12 +44,15 @@ pub mod demo;
 pub mod engine;
 #[cfg(feature = "server")]
 pub mod eval;
+pub mod files;
 #[cfg(feature = "server")]
 pub mod hub;
 #[cfg(any(feature = "server", feature = "client"))]
 pub mod keys;
 #[cfg(all(feature = "server", feature = "client"))]
 pub mod loadtest;
+#[cfg(feature = "server")]
+pub mod machine;
 #[cfg(feature = "server")]
 pub mod model;
 #[cfg(any(feature = "client", feature = "sandbox"))]

@@ -17,6 +17,19 @@ pub enum AttestationError {
          directory, so build the image for them with RUNTIME_USER=0"
     )]
     NotReadable,
+    /// The path of the token file names a pipe, a device, a socket or a directory.
+    #[error("--attestation-token does not name a regular file: name the token file of the launcher")]
+    NotAFile,
+    /// The token file is longer than any token.
+    #[error(
+        "--attestation-token names a file that is longer than any token: name the token file of the launcher"
+    )]
+    TooLong,
+    /// The path of the launcher's socket names something else.
+    #[error(
+        "there is no token file, and --attestation-socket does not name a socket: name those of the launcher"
+    )]
+    NotASocket,
     /// What is there is no token.
     #[error("the attestation token is malformed: ask the launcher for a new one")]
     Malformed,
@@ -43,6 +56,9 @@ impl AttestationError {
         match self {
             Self::Missing => "missing",
             Self::NotReadable => "not_readable",
+            Self::NotAFile => "not_a_file",
+            Self::TooLong => "too_long",
+            Self::NotASocket => "not_a_socket",
             Self::Malformed => "malformed",
             Self::ClockOff => "clock_off",
             Self::Expired => "expired",
@@ -62,6 +78,9 @@ mod tests {
         for error in [
             AttestationError::Missing,
             AttestationError::NotReadable,
+            AttestationError::NotAFile,
+            AttestationError::TooLong,
+            AttestationError::NotASocket,
             AttestationError::Malformed,
             AttestationError::ClockOff,
             AttestationError::Expired,

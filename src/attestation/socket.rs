@@ -5,6 +5,7 @@
 //! must not let a stranger decide how often this runs.
 //! Must not touch: what a token says.
 
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -94,6 +95,10 @@ impl LauncherSocket {
         self.call(Method::POST, body.into()).await
     }
 
+    fn is_no_socket(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|metadata| !metadata.file_type().is_socket())
+    }
+
     async fn call(&self, method: Method, body: Bytes) -> Result<Secret<String>, AttestationError> {
         tokio::time::timeout(self.timeout, self.exchange(method, body))
             .await
@@ -104,6 +109,8 @@ impl LauncherSocket {
         let unreachable = |_| AttestationError::Unreachable;
         let stream = UnixStream::connect(&self.path).await.map_err(|error| match error.kind() {
             std::io::ErrorKind::PermissionDenied => AttestationError::NotReadable,
+            // What is there takes no connections, because nothing listens or because it is no socket.
+            _ if self.is_no_socket() => AttestationError::NotASocket,
             _ => AttestationError::Unreachable,
         })?;
         let (mut sender, connection) =

@@ -12,13 +12,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::claims::{MAX_TOKEN_BYTES, peek_life};
 use super::clock::Clock;
 use super::error::AttestationError;
 use super::socket::LauncherSocket;
+use crate::files::{self, ReadError};
 use crate::secret::Secret;
 
 /// A token that expires sooner than this is as good as expired: it would not survive the exchange.
@@ -30,6 +30,9 @@ const RENEW_AHEAD: Duration = Duration::from_secs(600);
 /// How far this machine's clock and the issuer's may lie apart.
 const LEEWAY: Duration = Duration::from_secs(60);
 
+/// How long reading the file may take. It is small; only a file system that does not answer takes longer.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Where the launcher's default token comes from. A clone is another handle on the same place.
 #[derive(Clone)]
 pub struct TokenSource(Arc<Place>);
@@ -40,6 +43,8 @@ struct Place {
     clock: Clock,
     /// The last token of the socket. Locked during a call, so that one is made for all who wait.
     kept: Mutex<Option<Secret<String>>>,
+    /// Held by the thread that reads the file: a file system that hangs must not take one thread after the other.
+    reading: Arc<Semaphore>,
 }
 
 impl TokenSource {
@@ -50,7 +55,8 @@ impl TokenSource {
 
     /// The same by another clock.
     pub fn with_clock(file: impl Into<PathBuf>, socket: Option<LauncherSocket>, clock: Clock) -> Self {
-        Self(Arc::new(Place { file: file.into(), socket, clock, kept: Mutex::default() }))
+        let reading = Arc::new(Semaphore::new(1));
+        Self(Arc::new(Place { file: file.into(), socket, clock, kept: Mutex::default(), reading }))
     }
 
     /// A token that is valid now.
@@ -80,8 +86,10 @@ impl TokenSource {
             Ok(answer) => Ok(answer),
             // These say more than a missing or an expired file does.
             Err(error @ (AttestationError::Expired | AttestationError::ClockOff)) => Err(error),
-            Err(AttestationError::NotReadable) if with_file == AttestationError::Missing => {
-                Err(AttestationError::NotReadable)
+            Err(error @ (AttestationError::NotReadable | AttestationError::NotASocket))
+                if with_file == AttestationError::Missing =>
+            {
+                Err(error)
             }
             Err(_) => Err(with_file),
         }
@@ -146,15 +154,24 @@ impl Place {
     }
 
     async fn read_file(&self) -> Result<Secret<String>, AttestationError> {
-        let read = async {
-            let file = tokio::fs::File::open(&self.file).await?;
-            let mut bytes = Secret::new(Vec::new());
-            file.take(MAX_TOKEN_BYTES as u64 + 1).read_to_end(bytes.expose_mut()).await?;
-            Ok(bytes)
+        let reading = async {
+            // The semaphore is never closed.
+            let turn = Arc::clone(&self.reading).acquire_owned().await.ok()?;
+            let path = self.file.clone();
+            let read = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                files::read_secret(&path, MAX_TOKEN_BYTES as u64)
+            });
+            read.await.ok()
         };
-        let mut bytes = read.await.map_err(|error: std::io::Error| match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => AttestationError::Missing,
-            _ => AttestationError::NotReadable,
+        let read = tokio::time::timeout(READ_TIMEOUT, reading).await.ok().flatten();
+        let mut bytes = read.ok_or(AttestationError::NotReadable)?.map_err(|error| match error {
+            ReadError::NotAFile(_) => AttestationError::NotAFile,
+            ReadError::TooLong { .. } => AttestationError::TooLong,
+            error => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory => AttestationError::Missing,
+                _ => AttestationError::NotReadable,
+            },
         })?;
         let end = bytes.expose().trim_ascii_end().len();
         bytes.expose_mut().truncate(end);
@@ -210,7 +227,7 @@ mod tests {
     }
 
     async fn launcher(dir: &Path, token: String) -> Launcher {
-        use tokio::io::AsyncWriteExt as _;
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let path = dir.join("teeserver.sock");
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
         let calls = Arc::new(AtomicUsize::new(0));
@@ -256,17 +273,47 @@ mod tests {
             (aged(-600, 4200), AttestationError::ClockOff),
             ("junk".into(), AttestationError::Malformed),
             (String::new(), AttestationError::Malformed),
-            ("x".repeat(MAX_TOKEN_BYTES + 1), AttestationError::Malformed),
+            ("x".repeat(MAX_TOKEN_BYTES), AttestationError::Malformed),
+            ("x".repeat(MAX_TOKEN_BYTES + 1), AttestationError::TooLong),
         ] {
             std::fs::write(&file, content).unwrap();
             assert_eq!(source.token().await.unwrap_err(), error);
         }
         std::fs::remove_file(&file).unwrap();
-        // Neither a directory nor a loop can be read, whoever runs the tests; EACCES is mapped the same way.
+        std::fs::create_dir(&file).unwrap();
+        assert_eq!(source.token().await.unwrap_err(), AttestationError::NotAFile);
+        std::fs::remove_dir(&file).unwrap();
+        // A loop cannot be read by any user; EACCES is mapped the same way.
         symlink(&file, &file).unwrap();
         let error = source.token().await.unwrap_err();
         assert_eq!(error, AttestationError::NotReadable);
         assert!(!error.to_string().contains('/'), "no path in an error");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_regular_file_is_told_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let link = dir.path().join("link");
+        symlink(&pipe, &link).unwrap();
+        for path in [&pipe, &link, Path::new("/dev/zero"), Path::new("/dev/null"), dir.path()] {
+            let source = TokenSource::new(path, None);
+            assert_eq!(source.token().await.unwrap_err(), AttestationError::NotAFile, "{}", path.display());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_path_without_a_socket_is_told_apart_from_no_launcher() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, socket) = (dir.path().join("token"), dir.path().join("socket"));
+        let source = TokenSource::new(&file, Some(LauncherSocket::new(&socket, Duration::from_secs(5))));
+        assert_eq!(source.token().await.unwrap_err(), AttestationError::Missing);
+        std::fs::write(&socket, "").unwrap();
+        assert_eq!(source.token().await.unwrap_err(), AttestationError::NotASocket);
+        std::fs::write(&file, token(-1)).unwrap();
+        assert_eq!(source.token().await.unwrap_err(), AttestationError::Expired);
     }
 
     #[tokio::test]

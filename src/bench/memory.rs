@@ -11,6 +11,8 @@ use codeseal_kernels::cuda::{Device, DeviceError};
 
 /// Far more than any cache holds, in numbers of eight bytes: a gigabyte.
 const NUMBERS: usize = 1 << 27;
+/// What [`read_bandwidth`] takes, in bytes.
+pub(super) const READ_BYTES: u64 = (NUMBERS * size_of::<u64>()) as u64;
 /// What a thread reads at a time, in numbers.
 const PIECE: usize = 1 << 16;
 /// How often the memory is read; the best counts, since nothing makes memory faster than it is.

@@ -17,12 +17,16 @@ use std::time::{Duration, Instant};
 pub use self::check::{Check, Checks, Extent, check};
 use self::report::{Decode, Report};
 use self::subject::{Facts, OnCpu, OnDevice, Room, Subject};
-use crate::model::{Model, ModelError, ModelFiles, Quantize, Slice};
+use crate::files;
+use crate::machine::Available;
+use crate::model::{Model, ModelError, ModelFiles, Needs, NotEnoughMemory, Quantize, Slice};
 use crate::telemetry;
 use crate::tokenizer::TokenId;
 use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
 use codeseal_kernels::cuda::{CudaDevice, Device, DeviceError};
 
+/// What to change if memory does not suffice.
+const ADVICE: &str = "lower --batch, --prompt-tokens or --new-tokens, choose a smaller type with --quantize, or raise the limit";
 /// How many tokens of a prompt are read in one step: as many as the engine reads.
 const PREFILL_TOKENS: usize = 512;
 /// Steps before those that are measured: the first ones touch memory that is new.
@@ -91,6 +95,9 @@ pub enum BenchError {
         /// The context's length.
         limit: usize,
     },
+    /// Weights, keys and values and a step do not fit into memory.
+    #[error(transparent)]
+    NotEnoughMemory(#[from] NotEnoughMemory),
     /// There are no threads to be had.
     #[error("cannot start the threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
@@ -110,7 +117,7 @@ impl BenchError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoRoom { .. } | Self::ReadConfig(_) => 64,
-            Self::Model(ModelError::Device(_)) => 69,
+            Self::Model(ModelError::Device(_)) | Self::NotEnoughMemory(_) => 69,
             _ => 70,
         }
     }
@@ -165,6 +172,10 @@ fn measure<D: Device + 'static>(
     let room = Room { blocks: batch * blocks, rows: PREFILL_TOKENS, batch };
     match config.device {
         None => {
+            let needs = Needs::of(&files, config.quantize)?;
+            let kv = needs.kv_block.saturating_mul(room.blocks as u64);
+            let scratch = needs.scratch(PREFILL_TOKENS.max(batch), batch).saturating_add(memory::READ_BYTES);
+            needs.check(kv, scratch, Available::now(), ADVICE)?;
             let model = Model::from_files(&files, &name, config.quantize, |_, _| {})?;
             let load_seconds = began.elapsed().as_secs_f64();
             check_length(config, model.context_length())?;
@@ -257,15 +268,8 @@ fn files(weights: &BenchWeights) -> Result<(String, ModelFiles), BenchError> {
     match weights {
         BenchWeights::Model { name, files } => Ok((name.clone(), files.clone())),
         BenchWeights::Random(path) => {
-            let read = || {
-                let mut json = Vec::new();
-                io::Read::read_to_end(
-                    &mut io::Read::take(std::fs::File::open(path)?, MAX_CONFIG_BYTES),
-                    &mut json,
-                )?;
-                Ok(json)
-            };
-            let files = ModelFiles::random(read().map_err(BenchError::ReadConfig)?)?;
+            let json = files::read_argument(path, MAX_CONFIG_BYTES);
+            let files = ModelFiles::random(json.map_err(|error| BenchError::ReadConfig(error.into()))?)?;
             Ok(("random weights".to_owned(), files))
         }
     }

@@ -108,7 +108,7 @@ async fn models(command: ModelsCommand) -> Result<(), Failure> {
             (model, manifest, model_cache, hugging_face_token)
         }
     };
-    let cache = config::model_cache(model_cache).map_err(|error| (USAGE, error.to_string()))?;
+    let cache = config::cache_for(&model, model_cache).map_err(|error| (USAGE, error.to_string()))?;
     let built_in = Manifest::built_in().map_err(internal)?;
     let options = FetchOptions {
         progress: Progress::shown(),

@@ -7,13 +7,14 @@ mod file;
 mod policy;
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[cfg(feature = "sandbox")]
 use http::Uri;
 
 use crate::client::{CompletionOptions, Cursor, Origin, Policy, PolicyError, Source};
+use crate::files::{self, ReadError};
 use crate::keys::{Endpoint, KeyName, WrapConfig};
 use crate::protocol::openai::MAX_STOPS;
 #[cfg(feature = "sandbox")]
@@ -30,6 +31,8 @@ pub use self::policy::PolicyArgs;
 const DEFAULT_TIMEOUT_SECS: u64 = 120;
 /// The most that may be asked for, in seconds: a forgotten terminal must not wait for days.
 const MAX_TIMEOUT_SECS: u64 = 3600;
+/// The largest file that is read of those named on the command line, in bytes: conditions, claims, images.
+const MAX_FILE_BYTES: u64 = 4 << 20;
 /// How much of a file goes with a cursor, in bytes: about 5000 tokens of code, of CodeGemma's 8192.
 const DEFAULT_CONTEXT_BYTES: usize = 16 * 1024;
 
@@ -73,12 +76,14 @@ pub struct VerifyConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// A file named on the command line cannot be read.
-    #[error("cannot read the file given to {flag}: {kind}")]
+    #[error("cannot read the file given to {flag}, {path}: {why}")]
     File {
         /// The flag.
         flag: &'static str,
-        /// What the system says.
-        kind: std::io::ErrorKind,
+        /// The file.
+        path: String,
+        /// Why not.
+        why: String,
     },
     /// The configuration file is wrong.
     #[error("{0}")]
@@ -116,9 +121,7 @@ impl SandboxArgs {
     /// [`SettingsError`]: which flag is wrong.
     pub fn resolve(self) -> Result<SandboxConfig, SettingsError> {
         let read = |flag, path: &Option<PathBuf>| match path {
-            Some(path) => std::fs::read_to_string(path)
-                .map(Some)
-                .map_err(|error| SettingsError::File { flag, kind: error.kind() }),
+            Some(path) => read_file(flag, path).map(Some),
             None => Ok(None),
         };
         let claims = read("--claims", &self.claims)?;
@@ -199,6 +202,18 @@ impl VerifyArgs {
             timeout: timeout(self.timeout_secs.or(file.timeout_secs))?,
         })
     }
+}
+
+/// Reads a file that was named on the command line.
+fn read_file(flag: &'static str, path: &Path) -> Result<String, SettingsError> {
+    let read = files::read_argument(path, MAX_FILE_BYTES)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|_| ReadError::NotUtf8));
+    read.map_err(|error| SettingsError::File {
+        flag,
+        // Escaped: a name may hold anything.
+        path: format!("{:?}", path.display().to_string()),
+        why: error.to_string(),
+    })
 }
 
 fn server(flag: Option<String>, file: Option<String>) -> Result<Origin, SettingsError> {
@@ -290,18 +305,15 @@ pub(super) fn loopback(url: &str) -> Result<String, SettingsError> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory as _, FromArgMatches as _};
+    use clap::CommandFactory as _;
 
+    use super::super::typed;
     use super::*;
 
     const KEY: &str = "projects/p/locations/global/keyRings/r/cryptoKeys/k";
 
-    /// What was typed, without looking at this process's environment.
     fn complete(flags: &[&str]) -> Result<CompleteArgs, clap::Error> {
-        let command = ClientArgs::command()
-            .mut_subcommand("complete", |complete| complete.mut_args(|argument| argument.env(None::<&str>)));
-        let matches = command.try_get_matches_from(["codeseal", "complete"].iter().chain(flags))?;
-        match ClientArgs::from_arg_matches(&matches)?.command {
+        match typed::<ClientArgs>(["codeseal", "complete"].iter().chain(flags))?.command {
             Command::Complete(args) => Ok(*args),
             _ => unreachable!("the command is complete"),
         }

@@ -27,6 +27,8 @@ use crate::model::{ModelFiles, Quantize};
 use crate::server::Shaping;
 use crate::telemetry::{LogFormat, LogLevel};
 
+/// The most that the bodies of all connections may come to.
+const MAX_BODIES_BYTES: usize = 64 << 30;
 /// Often enough for a load balancer, seldom enough for the launcher's socket, which attests anew each time.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -134,6 +136,9 @@ pub struct Logging {
 /// Flags that do not go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
+    /// All connections can bring a body at the same time.
+    #[error("--max-body-bytes times --max-connections is more than 64 GiB: lower one of them")]
+    Bodies,
     /// There is neither a cache directory nor a home.
     #[error("there is no home directory to keep models in: name one with --model-cache")]
     NoModelCache,
@@ -186,6 +191,9 @@ impl ServeArgs {
             (None, true) => Profile::Sandbox,
             (None, false) => return Err(ConfigError::NoProfile),
         };
+        if self.max_body_bytes.saturating_mul(self.max_connections) > MAX_BODIES_BYTES {
+            return Err(ConfigError::Bodies);
+        }
         let limits = Limits {
             max_new_tokens: self.max_new_tokens,
             max_body_bytes: self.max_body_bytes,
@@ -212,7 +220,10 @@ impl ServeArgs {
         Ok(ServerConfig {
             listen: self.listen,
             admin_listen: self.admin_listen,
-            model: ModelOrigin::Fetched { source: self.model, cache: model_cache(self.model_cache)? },
+            model: ModelOrigin::Fetched {
+                cache: cache_for(&self.model, self.model_cache)?,
+                source: self.model,
+            },
             quantize: self.quantize,
             kms,
             profile,
@@ -220,7 +231,7 @@ impl ServeArgs {
             shaping: self.stream_shaping.with_interval(Duration::from_millis(self.stream_interval_ms)),
             engine: EngineConfig {
                 step_tokens: self.step_tokens,
-                kv_cache_bytes: self.kv_cache_mib.map(|mib| u64::from(mib.get()) << 20),
+                kv_cache_bytes: self.kv_cache_mib.map(|mib| mib << 20),
                 draft_tokens: self.draft_tokens,
                 prefix_cache: self.prefix_cache,
                 device: self.device,
@@ -245,11 +256,22 @@ impl ServeArgs {
     }
 }
 
+/// Where `source` is kept: a model in a directory is read where it is, and needs neither a cache nor a home.
+///
+/// # Errors
+/// As [`model_cache`], for what has to be downloaded.
+pub fn cache_for(source: &ModelSource, named: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+    match source {
+        ModelSource::Directory(_) => Ok(named.unwrap_or_default()),
+        ModelSource::HuggingFace { .. } | ModelSource::Bucket { .. } => model_cache(named),
+    }
+}
+
 /// The directory named, or else one in the user's cache directory.
 ///
 /// # Errors
 /// There is neither a cache directory nor a home.
-pub fn model_cache(named: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+fn model_cache(named: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     named
         .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("codeseal")))
@@ -263,8 +285,9 @@ fn is_sandbox(endpoint: &Endpoint) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory as _, Parser as _};
+    use clap::CommandFactory as _;
 
+    use super::super::typed;
     use super::*;
     use crate::model::Rounding;
 
@@ -279,7 +302,7 @@ mod tests {
     ];
 
     fn resolve(more: &[&str]) -> Result<ServerConfig, ConfigError> {
-        let args = ServerArgs::try_parse_from(REQUIRED.iter().chain(more)).unwrap();
+        let args = typed::<ServerArgs>(REQUIRED.iter().chain(more)).unwrap();
         args.resolve().map(|action| match action {
             Action::Serve(config) => *config,
             _ => panic!("no subcommand was named"),
@@ -330,15 +353,40 @@ mod tests {
             ["--device", "gpu"],
             ["--device", "cuda:x"],
             ["--log-level", "warn"],
+            ["--kv-cache-mib", "0"],
+            ["--kv-cache-mib", "18446744073709551615"],
+            ["--kv-cache-mib", "16777217"],
+            ["--max-running", "1000000"],
+            ["--max-waiting", "268435456"],
+            ["--step-tokens", "268435456"],
+            ["--max-new-tokens", "268435456"],
+            ["--max-body-bytes", "268435456"],
+            ["--max-connections", "268435456"],
+            ["--max-replay-entries", "268435456"],
         ] {
-            assert!(ServerArgs::try_parse_from(REQUIRED.iter().chain(&bad)).is_err(), "{bad:?}");
+            assert!(typed::<ServerArgs>(REQUIRED.iter().chain(&bad)).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn bodies_of_all_connections_together_are_bounded() {
+        let most = ["--max-body-bytes", "67108864", "--profile", "tdx", "--max-connections"];
+        assert!(resolve(&[&most[..], &["1024"]].concat()).is_ok());
+        assert_eq!(resolve(&[&most[..], &["1025"]].concat()).unwrap_err(), ConfigError::Bodies);
+    }
+
+    #[test]
+    fn a_directory_needs_no_cache() {
+        let cache = cache_for(&"models/tiny".parse().unwrap(), None).unwrap();
+        assert_eq!(cache, PathBuf::new());
+        let source = "hf://google/codegemma-2b".parse().unwrap();
+        assert_eq!(cache_for(&source, Some("/cache".into())).unwrap(), PathBuf::from("/cache"));
     }
 
     #[test]
     fn locking_a_model_needs_none_of_the_flags_of_serving() {
         let args = ["codeseal-server", "models", "lock", "--model", "hf://google/codegemma-2b"];
-        let args = ServerArgs::try_parse_from(args).unwrap();
+        let args = typed::<ServerArgs>(args).unwrap();
         assert!(matches!(args.resolve().unwrap(), Action::Models(ModelsCommand::Lock { .. })));
     }
 
@@ -346,7 +394,7 @@ mod tests {
     fn measuring_a_model_needs_none_of_the_flags_of_serving() {
         let args =
             ["codeseal-server", "eval", "fim", "--model", "models/tiny", "--cases", "c", "--quantize", "q4k"];
-        let args = ServerArgs::try_parse_from(args).unwrap();
+        let args = typed::<ServerArgs>(args).unwrap();
         let Action::EvalFim(config) = args.resolve().unwrap() else { panic!("another subcommand was named") };
         assert_eq!((config.model_name.as_str(), config.rounding), ("tiny", Rounding::Q4K));
     }

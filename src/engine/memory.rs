@@ -3,10 +3,15 @@
 //! Must not touch: requests.
 
 use super::{EngineConfig, StartError};
+use crate::machine::Available;
+use crate::model::{Needs, StepRoom};
 use codeseal_kernels::cpu::BLOCK_TOKENS;
 
 /// The least that is worth starting with, in tokens: a short prompt and an answer.
 const LEAST_TOKENS: usize = 512;
+/// What to change if memory does not suffice.
+const ADVICE: &str = "lower --kv-cache-mib, --max-running or --step-tokens, choose a smaller type with --quantize, or \
+    raise the limit";
 
 /// How many blocks of `block_bytes` to make for sequences of up to `context_length` tokens, if `available` bytes may be
 /// taken unless the configuration says how many.
@@ -19,7 +24,6 @@ pub(super) fn blocks(
     context_length: usize,
     available: u64,
 ) -> Result<usize, StartError> {
-    let whole = |tokens: usize| tokens.div_ceil(BLOCK_TOKENS);
     let bytes = config.kv_cache_bytes.unwrap_or(available);
     let affordable = usize::try_from(bytes / block_bytes.max(1) as u64).unwrap_or(usize::MAX);
     let useful = config.max_running.saturating_mul(whole(context_length));
@@ -32,23 +36,39 @@ pub(super) fn blocks(
     Ok(blocks)
 }
 
-/// What may be taken of this machine's memory: others live there too.
-pub(super) fn available() -> u64 {
-    free_memory() / 4
+/// Refuses what does not fit into `available`, before it is taken: weights, keys and values, and the largest step.
+///
+/// # Errors
+/// [`StartError::NotEnoughMemory`]
+pub(super) fn check(
+    config: &EngineConfig,
+    needs: &Needs,
+    room: StepRoom,
+    available: Available,
+) -> Result<(), StartError> {
+    let least = whole(LEAST_TOKENS.min(needs.context_length)) as u64 * needs.kv_block;
+    let kv = config.kv_cache_bytes.unwrap_or(least);
+    let scratch = needs.scratch(room.rows, room.rows.min(room.batch.saturating_mul(1 + config.draft_tokens)));
+    Ok(needs.check(kv, scratch, available, ADVICE)?)
 }
 
-/// Bytes of memory that nobody uses; what a small machine has, if the system does not say.
-fn free_memory() -> u64 {
-    const UNKNOWN: u64 = 1 << 30;
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kib.map_or(UNKNOWN, |kib| kib * 1024)
+/// What may be taken for keys and values unless configured, once the weights are loaded: a quarter of what is available,
+/// because others live there too, but no less than a short request needs.
+pub(super) fn automatic(needs: &Needs, available: Available) -> u64 {
+    let least = whole(LEAST_TOKENS.min(needs.context_length)) as u64 * needs.kv_block;
+    (available.bytes / 4).max(least.min(available.bytes))
+}
+
+/// Blocks for so many tokens.
+fn whole(tokens: usize) -> usize {
+    tokens.div_ceil(BLOCK_TOKENS)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Bound;
+    use crate::model::{ModelFiles, Quantize};
 
     fn config(kv_cache_bytes: Option<u64>) -> EngineConfig {
         EngineConfig { kv_cache_bytes, ..EngineConfig::new(4, 0) }
@@ -69,7 +89,24 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_some_memory() {
-        assert!(free_memory() > 1 << 20);
+    fn what_does_not_fit_is_refused_before_it_is_taken() {
+        let needs = Needs::of(&ModelFiles::tiny(), Quantize::None).unwrap();
+        let room = StepRoom { rows: 256, wanted: 4, batch: 4 };
+        let bytes = |bytes| Available { bytes, bound: Bound::ControlGroup };
+        let check = |kv, available| check(&config(kv), &needs, room, bytes(available));
+        assert!(check(Some(100 << 20), 1 << 30).is_ok());
+        for (kv, available) in [(Some(1 << 40), 24 << 30), (Some(u64::MAX), u64::MAX), (None, 50 << 20)] {
+            let error = check(kv, available).unwrap_err();
+            assert!(matches!(error, StartError::NotEnoughMemory(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn unless_configured_it_is_a_quarter_of_what_the_control_group_leaves() {
+        let needs = Needs::of(&ModelFiles::tiny(), Quantize::None).unwrap();
+        let bytes = |bytes| automatic(&needs, Available { bytes, bound: Bound::ControlGroup });
+        assert_eq!(bytes(4 << 30), 1 << 30);
+        let least = 16 * needs.kv_block;
+        assert_eq!((bytes(least), bytes(least / 2)), (least, least / 2));
     }
 }

@@ -25,10 +25,11 @@ use std::time::Instant;
 use zeroize::Zeroize;
 
 pub use self::handle::{Generation, Handle};
+pub(crate) use self::open::check_memory;
 pub use self::open::{Open, OpenError, Opened, open};
 pub use self::stats::Load;
 pub use self::thread::{Engine, start, start_on};
-use crate::model::ModelError;
+use crate::model::{ModelError, NotEnoughMemory};
 pub use crate::model::{ModelFiles, Quantize};
 use crate::protocol::Namespace;
 use crate::tokenizer::TokenId;
@@ -158,6 +159,9 @@ pub enum StartError {
         /// How many there must be.
         least: u64,
     },
+    /// Weights, keys and values and a step do not fit into memory.
+    #[error(transparent)]
+    NotEnoughMemory(#[from] NotEnoughMemory),
     /// There is no thread to be had.
     #[error("cannot start the model thread: {0}")]
     Thread(#[source] std::io::Error),
@@ -236,7 +240,7 @@ pub struct EngineConfig {
     pub max_waiting: usize,
     /// Tokens that are read in one step, of all requests together.
     pub step_tokens: usize,
-    /// Bytes for keys and values; none means a quarter of the memory that is free, or nine tenths of what is free on
+    /// Bytes for keys and values; none means a quarter of the memory that is available, or nine tenths of what is free on
     /// a device, and no more than can be used.
     pub kv_cache_bytes: Option<u64>,
     /// Tokens that are guessed for a request in one step; 0 turns that off.

@@ -2,8 +2,10 @@
 //!
 //! Must not touch: where the files come from.
 
-use super::{DeviceChoice, Engine, EngineConfig, Handle, StartError, start, start_on};
-use crate::model::{Model, ModelError, ModelFiles, Quantize};
+use super::thread::step_room;
+use super::{DeviceChoice, Engine, EngineConfig, Handle, StartError, memory, start, start_on};
+use crate::machine::Available;
+use crate::model::{Model, ModelError, ModelFiles, Needs, Quantize};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use codeseal_kernels::cuda::CudaDevice;
 
@@ -36,6 +38,14 @@ fn device(choice: DeviceChoice) -> Option<usize> {
     }
 }
 
+/// Refuses a model that takes more memory than is available, before its weights are read.
+///
+/// # Errors
+/// [`StartError::NotEnoughMemory`]
+pub(crate) fn check_memory(config: &EngineConfig, needs: &Needs) -> Result<(), StartError> {
+    memory::check(config, needs, step_room(config), Available::now())
+}
+
 /// Loads the model in `files`, quantised as `quantize` says, calls it `name`, and starts an engine for it. Blocks for as long as that takes.
 ///
 /// # Errors
@@ -49,7 +59,10 @@ pub fn open(
     let tokenizer = Tokenizer::from_files(files)?;
     let (handle, engine) = match device(config.device) {
         Some(number) => start_on(move || CudaDevice::open(number), files.clone(), name, quantize, config)?,
-        None => start(Model::from_files(files, name, quantize, |_, _| {})?, config)?,
+        None => {
+            check_memory(&config, &Needs::of(files, quantize)?)?;
+            start(Model::from_files(files, name, quantize, |_, _| {})?, config)?
+        }
     };
     Ok((handle, engine, tokenizer))
 }

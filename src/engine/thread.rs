@@ -10,6 +10,7 @@ use super::sampler::{Sampler, Scratch};
 use super::scheduler::{FREE_ROWS, Limits, Next, Running, Scheduler};
 use super::stats::Stats;
 use super::{EngineConfig, EngineError, Event, Finish, StartError, Token, memory, warmup};
+use crate::machine::Available;
 use crate::model::{DeviceModel, Model, ModelError, ModelFiles, Quantize, StepRoom};
 use crate::telemetry;
 use codeseal_kernels::cpu::BLOCK_TOKENS;
@@ -52,7 +53,11 @@ struct Ready {
 /// The model fails its self-test, there is too little memory for keys and values, or no thread can be had.
 pub fn start(model: Model, config: EngineConfig) -> Result<(Handle, Engine), StartError> {
     let (bytes, length) = (model.kv_block_bytes(), model.context_length());
-    let blocks = memory::blocks(&config, bytes, length, memory::available())?;
+    let (needs, available) = (model.needs(), Available::now());
+    // As if the weights were still to come, so that the figures are whole.
+    let before = Available { bytes: available.bytes.saturating_add(needs.weights), ..available };
+    memory::check(&config, &needs, step_room(&config), before)?;
+    let blocks = memory::blocks(&config, bytes, length, memory::automatic(&needs, available))?;
     spawn(move || Ok(Cpu::new(model, blocks)), config)
 }
 
@@ -87,7 +92,7 @@ pub fn start_on<D: Device + 'static>(
 }
 
 /// What a step comes to at most: everyone who generates, with guesses, and at least one token of a prompt.
-fn step_room(config: &EngineConfig) -> StepRoom {
+pub(super) fn step_room(config: &EngineConfig) -> StepRoom {
     let batch = config.max_running.max(FREE_ROWS);
     let rows = config.step_tokens.max(config.max_running) + FREE_ROWS + 1;
     StepRoom { rows, wanted: config.max_running + FREE_ROWS, batch }

@@ -1,10 +1,11 @@
 //! Cases of the benchmark: pieces of code with a hole, one JSON object a line.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::files;
 
 /// The largest file of cases that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
@@ -69,11 +70,8 @@ impl Kind {
 /// # Errors
 /// [`CasesError`]
 pub(super) fn read(path: &Path, limit: Option<usize>) -> Result<Vec<Case>, CasesError> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::from(io::ErrorKind::FileTooLarge).into());
-    }
+    let text = String::from_utf8(files::read_argument(path, MAX_FILE_BYTES).map_err(io::Error::from)?);
+    let text = text.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     let mut cases = parse(&text)?;
     cases.truncate(limit.unwrap_or(usize::MAX));
     Ok(cases)

@@ -24,7 +24,7 @@ use crate::engine::{
     self, Engine, EngineConfig, EngineError, Event, Finish, GenerationRequest, Handle, Sampling, StartError,
     SubmitError, Token,
 };
-use crate::model::{Model, ModelError, ModelFiles, Rounding};
+use crate::model::{Model, ModelError, ModelFiles, Needs, Rounding};
 use crate::prompt;
 use crate::protocol::{Dek, Namespace};
 use crate::tokenizer::{TokenId, Tokenizer, TokenizerError};
@@ -105,6 +105,7 @@ impl EvalError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Cases(_) | Self::NoRoom { .. } => 64,
+            Self::Start(StartError::NotEnoughMemory(_)) => 69,
             _ => 70,
         }
     }
@@ -182,13 +183,15 @@ impl Subject {
     ) -> Result<Self, EvalError> {
         let tokenizer = Tokenizer::from_files(files)?;
         let bar = bar(0, "{bar:40} {bytes}/{total_bytes} of the model, {eta} left");
+        let config = EngineConfig::new(IN_FLIGHT, IN_FLIGHT);
+        engine::check_memory(&config, &Needs::rounded(files)?)?;
         let model = Model::rounded(files, name, rounding, |done, total| {
             bar.set_length(total);
             bar.set_position(done);
         })?;
         drop(bar);
         let kept_rows = model.kept_rows();
-        let (handle, engine) = engine::start(model, EngineConfig::new(IN_FLIGHT, IN_FLIGHT))?;
+        let (handle, engine) = engine::start(model, config)?;
         // Cases may share what is computed of them: they belong to the same owner.
         let namespace = Dek::generate()?.namespace();
         Ok(Self { handle, _engine: engine, tokenizer, namespace, kept_rows, max_new_tokens })

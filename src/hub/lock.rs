@@ -12,9 +12,13 @@ use super::files::FileName;
 use super::manifest::{Dtype, FileEntry, Manifest, ModelEntry};
 use super::source::ModelSource;
 use super::{FetchOptions, HubError, cache, directory};
+use crate::files;
 
 const EMPTY: &str = "version = 1\n";
 const TABLE: &str = "[[model]]";
+
+/// The largest manifest that is read, in bytes.
+const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 
 /// The longest header of a safetensors file, as the format has it.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -27,10 +31,10 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// # Errors
 /// [`HubError`]; the manifest is then unchanged.
 pub async fn lock(source: &ModelSource, options: &FetchOptions, path: &Path) -> Result<(), HubError> {
-    let text = match fs::read_to_string(path).await {
+    let text = match files::read_text(path, MAX_MANIFEST_BYTES) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => EMPTY.to_owned(),
-        Err(error) => return Err(HubError::storage(error)),
+        Err(error) => return Err(HubError::storage(error.into())),
     };
     let manifest: Manifest = text.parse()?;
 

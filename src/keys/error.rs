@@ -261,10 +261,7 @@ mod tests {
         };
         let key = "projects/p/locations/l/keyRings/r/cryptoKeys/k";
         assert_eq!(missing(&format!("CryptoKey {key}")), Fault::KeyMissing);
-        assert_eq!(
-            missing(&format!("CryptoKeyVersion {key}/cryptoKeyVersions/7")),
-            Fault::VersionUnusable
-        );
+        assert_eq!(missing(&format!("CryptoKeyVersion {key}/cryptoKeyVersions/7")), Fault::VersionUnusable);
     }
 
     #[test]

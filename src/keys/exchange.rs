@@ -249,11 +249,7 @@ mod tests {
                 "The given credential is rejected by the attribute condition.",
                 KeyError::ConditionNotMet,
             ),
-            (
-                "invalid_grant",
-                "ID Token issued at 1700000000 is stale to sign-in.",
-                KeyError::TokenRefused,
-            ),
+            ("invalid_grant", "ID Token issued at 1700000000 is stale to sign-in.", KeyError::TokenRefused),
             ("invalid_request", "Invalid value for \"audience\".", KeyError::ExchangeRefused),
             ("unsupported_grant_type", "", KeyError::ExchangeRefused),
         ] {

@@ -2,7 +2,6 @@
 //!
 //! Must not touch: the network, a tokenizer: how many characters make a token is what the server's counts say.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
@@ -10,6 +9,7 @@ use serde::Deserialize;
 
 use super::random::Random;
 use crate::client::Prompt;
+use crate::files;
 use crate::secret::Secret;
 
 /// The longest line of a file of prompts, in bytes.
@@ -70,8 +70,9 @@ struct Line {
 impl Prompts {
     /// Reads a file. Cases of `eval fim` can be used as they are.
     pub(super) fn read(path: &Path) -> Result<Self, PromptsError> {
-        let mut prompts = Vec::new();
-        for (index, line) in BufReader::new(File::open(path)?).split(b'\n').enumerate() {
+        let file = files::open_argument(path).map_err(io::Error::from)?;
+        let (mut prompts, lines) = (Vec::new(), BufReader::new(file));
+        for (index, line) in lines.split(b'\n').enumerate() {
             let line = line?;
             if line.len() > MAX_LINE_BYTES || prompts.len() == MAX_PROMPTS {
                 return Err(PromptsError::TooLong);

@@ -52,6 +52,11 @@ pub(crate) struct Workspace {
     logits: Vec<f32>,
 }
 
+/// What a model of this shape keeps of a token.
+pub(super) fn kv_shape(config: &Config) -> KvShape {
+    KvShape { layers: config.num_layers, heads: config.num_kv_heads, head_dim: config.head_dim }
+}
+
 impl Network {
     pub(super) fn new(config: Config, parameters: Parameters) -> Self {
         let base = config.rope_theta as f32;
@@ -63,8 +68,7 @@ impl Network {
 
     /// What is kept of a token.
     pub(super) fn kv_shape(&self) -> KvShape {
-        let Config { num_layers: layers, num_kv_heads: heads, head_dim, .. } = self.config;
-        KvShape { layers, heads, head_dim }
+        kv_shape(&self.config)
     }
 
     /// Reads what `batch` adds to its sequences, keeps their keys and values in `pool`, and returns the wanted

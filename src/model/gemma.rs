@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::config::Config;
 use super::files::ModelFiles;
 use super::forward::{Network, Slice, Workspace};
+use super::needs::Needs;
 use super::parameters::Parameters;
 use super::rounding::{Rounder, Rounding};
 use super::sequence::Sequence;
@@ -136,6 +137,11 @@ impl Model {
     /// The longest sequence, in tokens.
     pub fn context_length(&self) -> usize {
         self.network.config.context_length
+    }
+
+    /// What the model takes of this machine's memory.
+    pub(crate) fn needs(&self) -> Needs {
+        Needs::new(self.config(), self.bytes_per_token())
     }
 
     /// How many bytes of weights are read to make one token.

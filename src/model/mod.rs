@@ -8,6 +8,7 @@ mod files;
 mod forward;
 mod gemma;
 mod gguf;
+mod needs;
 mod parameters;
 mod random;
 mod rounding;
@@ -26,6 +27,7 @@ pub(crate) use self::device::{DeviceModel, DeviceSession, StepRoom};
 pub use self::files::ModelFiles;
 pub(crate) use self::forward::{Slice, Workspace};
 pub use self::gemma::Model;
+pub use self::needs::{Needs, NotEnoughMemory};
 pub use self::rounding::{Rounding, UnknownRounding};
 pub use self::sequence::Sequence;
 #[cfg(any(test, feature = "sandbox"))]

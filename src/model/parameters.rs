@@ -143,7 +143,7 @@ impl Parameters {
 
 /// In what a matrix is kept whose pieces are written in `sources`: in their type if there is a kernel for it and all
 /// have it. Quantised pieces of several types, or of six bits, become eight bits; all else becomes f32.
-fn as_written(sources: impl Iterator<Item = Source>) -> Format {
+pub(super) fn as_written(sources: impl Iterator<Item = Source>) -> Format {
     let sources: Vec<_> = sources.collect();
     let all = |wanted: &[Source]| sources.iter().all(|source| wanted.contains(source));
     if all(&[Source::Bf16]) {

@@ -47,6 +47,22 @@ pub(super) async fn check(tokens: &TokenSource, profile: Profile) -> Result<(), 
     Ok(())
 }
 
+/// Says which path is wrong, for errors that are about a path. It is part of the configuration, and no secret.
+pub(super) fn named(error: ServeError, kms: &KmsConfig) -> ServeError {
+    let ServeError::Attestation(source) = error else { return error };
+    let path = match source {
+        AttestationError::NotAFile | AttestationError::TooLong => Some(&kms.token_file),
+        AttestationError::NotASocket => kms.token_socket.as_ref(),
+        _ => None,
+    };
+    match path {
+        Some(path) => {
+            ServeError::AttestationPath { path: format!("{:?}", path.display().to_string()), source }
+        }
+        None => ServeError::Attestation(source),
+    }
+}
+
 /// An exit means a reboot of the VM, so what may heal is waited for.
 fn is_transient(error: AttestationError) -> bool {
     matches!(

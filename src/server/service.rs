@@ -78,7 +78,9 @@ impl Service {
     /// As [`Service::start`].
     pub async fn start_with(config: ServerConfig, open: Open) -> Result<Self, ServeError> {
         let tokens = self_check::token_source(&config.kms);
-        self_check::check(&tokens, config.profile).await?;
+        self_check::check(&tokens, config.profile)
+            .await
+            .map_err(|error| self_check::named(error, &config.kms))?;
         let (listener, address) = listen(config.listen, "--listen").await?;
         let (admin_listener, admin_address) = listen(config.admin_listen, "--admin-listen").await?;
 

@@ -21,6 +21,14 @@ pub enum ServeError {
     /// There is no token to check at the start.
     #[error(transparent)]
     Attestation(#[from] AttestationError),
+    /// A path that is configured names something else than it must.
+    #[error("{source} (it is {path})")]
+    AttestationPath {
+        /// The path, escaped.
+        path: String,
+        /// What it must name.
+        source: AttestationError,
+    },
     /// The token at the start is none.
     #[error(transparent)]
     AttestationMalformed(#[from] Malformed),
@@ -72,9 +80,14 @@ impl ServeError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Listen { .. } => 64,
-            Self::DeviceFailed(_) | Self::Model(OpenError::Start(StartError::Device(_))) => 69,
+            Self::Model(OpenError::Start(StartError::TooFewBlocks { .. })) => 64,
+            Self::DeviceFailed(_)
+            | Self::Model(OpenError::Start(StartError::Device(_) | StartError::NotEnoughMemory(_))) => 69,
             Self::TokenExpired => 75,
-            Self::Attestation(_) | Self::AttestationMalformed(_) | Self::Profile(_) => 78,
+            Self::Attestation(_)
+            | Self::AttestationPath { .. }
+            | Self::AttestationMalformed(_)
+            | Self::Profile(_) => 78,
             _ => 70,
         }
     }

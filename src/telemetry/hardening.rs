@@ -69,6 +69,7 @@ mod tests {
     #[test]
     fn a_panic_says_where_and_never_what() {
         let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .env_clear()
             .args(["--ignored", "--exact", "--nocapture", "telemetry::hardening::tests::child_that_panics"])
             .env("RUST_BACKTRACE", "full")
             .output()
@@ -95,6 +96,7 @@ mod tests {
     #[test]
     fn the_process_leaves_no_dump_behind() {
         let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .env_clear()
             .args(["--ignored", "--exact", "telemetry::hardening::tests::child_that_hardens"])
             .output()
             .unwrap();

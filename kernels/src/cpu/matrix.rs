@@ -78,6 +78,19 @@ impl Matrix {
         Self { store, rows, columns }
     }
 
+    /// How many bytes the matrix takes that [`Matrix::zeros`] would make.
+    pub fn bytes_of(format: Format, rows: usize, columns: usize) -> usize {
+        let panels = rows.div_ceil(PANEL);
+        match format {
+            Format::F32 => panels * columns * size_of::<Lane<f32>>(),
+            Format::Bf16 => panels * columns.div_ceil(2) * size_of::<Lane<[u16; 2]>>(),
+            Format::Q4K if columns.is_multiple_of(q4k::COLUMNS) => {
+                panels * columns / q4k::COLUMNS * size_of::<FourBitBlock>()
+            }
+            _ => panels * columns.div_ceil(EIGHT_BIT_COLUMNS) * size_of::<EightBitBlock>(),
+        }
+    }
+
     /// Overwrites whole rows, from `first` on, with what `bytes` hold. Bytes that make no whole row are ignored.
     pub fn fill_rows(&mut self, first: usize, source: Source, bytes: &[u8]) {
         let (rows, columns) = (self.rows, self.columns);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jsonwebtoken::jwk::JwkSet;
 
 use super::super::error::ClientError;
+use crate::files::{self, ReadError};
 
 /// For a whole key set.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,9 +51,11 @@ pub(super) async fn fetch(url: &str) -> Result<JwkSet, ClientError> {
 /// # Errors
 /// [`ClientError::IssuerKeys`]
 pub(super) fn read(path: &Path) -> Result<JwkSet, ClientError> {
-    let unreadable = |_| ClientError::IssuerKeys("their file cannot be read");
-    if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_BYTES as u64 {
-        return Err(MALFORMED);
-    }
-    serde_json::from_slice(&std::fs::read(path).map_err(unreadable)?).map_err(|_| MALFORMED)
+    let read = files::read_argument(path, MAX_BYTES as u64);
+    let read = read.map_err(|error| match error {
+        ReadError::NotAFile(_) => ClientError::IssuerKeys("`jwks` of the policy is not a regular file"),
+        ReadError::TooLong { .. } => MALFORMED,
+        _ => ClientError::IssuerKeys("the file that `jwks` of the policy names cannot be read"),
+    })?;
+    serde_json::from_slice(&read).map_err(|_| MALFORMED)
 }

@@ -3,8 +3,6 @@
 //! Fail closed: a policy that pins no image is refused, and so is anything unknown in it.
 //! Must not touch: the network.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -12,6 +10,7 @@ use serde::Deserialize;
 use crate::attestation::Profile;
 use crate::attestation::pki::PinnedRoot;
 use crate::attestation::verify::{GOOGLE_ISSUER, GOOGLE_JWKS};
+use crate::files::{self, ReadError};
 use crate::protocol::{AUDIENCE_PREFIX, Digest, TokenType};
 
 /// The largest file that is read, in bytes.
@@ -64,11 +63,13 @@ pub enum Anchor {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// It, or a file that it names, cannot be read.
-    #[error("cannot read the policy, or a file that it names: {0}")]
-    Read(ErrorKind),
-    /// It is far too long to be one.
-    #[error("the policy is longer than 64 KiB")]
-    TooLong,
+    #[error("cannot read {path} for --policy: {why}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why not.
+        why: String,
+    },
     /// It is not TOML, or holds something unknown.
     #[error("line {line} of the policy: {message}")]
     Parse {
@@ -131,7 +132,7 @@ impl Policy {
     /// [`PolicyError`]
     pub fn read(path: &Path) -> Result<Self, PolicyError> {
         let text = read(path)?;
-        let text = String::from_utf8(text).map_err(|_| PolicyError::Read(ErrorKind::InvalidData))?;
+        let text = String::from_utf8(text).map_err(|_| unreadable(path, &ReadError::NotUtf8))?;
         Self::parse(&text, path.parent().unwrap_or(Path::new("")))
     }
 
@@ -226,11 +227,12 @@ fn fingerprints(key: &'static str, texts: Vec<String>) -> Result<Vec<String>, Po
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, PolicyError> {
-    let error = |error: std::io::Error| PolicyError::Read(error.kind());
-    if fs::metadata(path).map_err(error)?.len() > MAX_BYTES {
-        return Err(PolicyError::TooLong);
-    }
-    fs::read(path).map_err(error)
+    files::read_argument(path, MAX_BYTES).map_err(|error| unreadable(path, &error))
+}
+
+fn unreadable(path: &Path, error: &ReadError) -> PolicyError {
+    // Escaped: a name may hold anything.
+    PolicyError::Read { path: format!("{:?}", path.display().to_string()), why: error.to_string() }
 }
 
 fn invalid(key: &'static str, must: impl ToString) -> PolicyError {

@@ -3,12 +3,13 @@
 //! Must not touch: network.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+use crate::files::{self, ReadError};
 
 /// The largest file that is read, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -44,11 +45,13 @@ pub struct FileSettings {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
     /// It is there, and yet cannot be read.
-    #[error("cannot read the configuration file: {0}")]
-    Read(ErrorKind),
-    /// It is far too long to be one.
-    #[error("the configuration file is longer than 64 KiB")]
-    TooLong,
+    #[error("cannot read the configuration file, {path}: {why}")]
+    Read {
+        /// Where it was looked for.
+        path: String,
+        /// Why not.
+        why: String,
+    },
     /// It is not TOML, or holds something unknown.
     #[error("line {line} of the configuration file: {message}")]
     Parse {
@@ -87,15 +90,18 @@ impl FileSettings {
     }
 
     fn read(path: &Path) -> Result<Self, FileError> {
-        match fs::metadata(path) {
-            Ok(metadata) if metadata.len() > MAX_BYTES => return Err(FileError::TooLong),
-            Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                return Ok(Self::default());
+        match files::read_text(path, MAX_BYTES) {
+            Ok(text) => Self::parse(&text),
+            Err(ReadError::Io(error))
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                Ok(Self::default())
             }
-            Err(error) => return Err(FileError::Read(error.kind())),
+            Err(error) => Err(FileError::Read {
+                path: format!("{:?}", path.display().to_string()),
+                why: error.to_string(),
+            }),
         }
-        Self::parse(&fs::read_to_string(path).map_err(|error| FileError::Read(error.kind()))?)
     }
 
     fn parse(text: &str) -> Result<Self, FileError> {
@@ -159,5 +165,18 @@ mod tests {
     #[test]
     fn no_file_is_no_error() {
         assert!(FileSettings::read(Path::new("/nonexistent/codeseal/config.toml")).unwrap().server.is_none());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_of_this_size_is_an_error_that_says_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = FileSettings::read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("it is a directory, not a regular file"), "{error}");
+        let error = FileSettings::read(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(error.contains("\"/dev/zero\": it is a device"), "{error}");
+        let long = dir.path().join("config.toml");
+        std::fs::write(&long, "#".repeat(65 * 1024)).unwrap();
+        let error = FileSettings::read(&long).unwrap_err().to_string();
+        assert!(error.contains("longer than 65536 bytes"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 
-use super::{SettingsError, invalid};
+use super::{SettingsError, invalid, read_file as read};
 use crate::attestation::Profile;
 use crate::policy::conditions::{
     ImageDigest, ImageReference, Images, ServiceAccount, SigningKey, Workload, codelab, hardened,
@@ -170,8 +170,4 @@ impl PolicyArgs {
             }
         }
     }
-}
-
-fn read(flag: &'static str, path: &Path) -> Result<String, SettingsError> {
-    std::fs::read_to_string(path).map_err(|error| SettingsError::File { flag, kind: error.kind() })
 }

@@ -3,7 +3,6 @@
 //! Must not touch: what the flags mean together.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
@@ -26,7 +25,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0   stopped by a signal, with every request that was running answered
   64  wrong usage or configuration
-  69  no CUDA device where one is asked for, too little memory on it, or it failed
+  69  too little memory, or no CUDA device where one is asked for, or it failed
   70  internal failure
   75  stopped because the attestation token expired (--on-token-expiry exit)
   78  this machine's attestation does not fit --profile; no port was opened
@@ -34,8 +33,22 @@ Exit codes:
 On Confidential Space, configuration belongs into the image, where it is measured: leave
 tee.launch_policy.allow_env_override empty and allow_cmd_override false.";
 
-/// No count needs to be larger: a permit is counted in 29 bits on the smallest machines.
+/// No count without a bound of its own needs to be larger.
 const MAX_COUNT: u64 = 1 << 28;
+/// More texts in one step are of no use to any model.
+const MAX_RUNNING: u64 = 4096;
+/// Waiting longer than that is no waiting.
+const MAX_WAITING: u64 = 65_536;
+/// As many tokens as the longest context of any model.
+const MAX_STEP_TOKENS: u64 = 1 << 17;
+/// 16 TiB.
+const MAX_KV_CACHE_MIB: u64 = 1 << 24;
+/// 64 MiB: no prompt that fits a context is larger.
+const MAX_BODY_BYTES: u64 = 64 << 20;
+/// As many as there are ports.
+const MAX_CONNECTIONS: u64 = 65_536;
+/// About 1 GiB of them.
+const MAX_REPLAY_ENTRIES: u64 = 10_000_000;
 /// Longer guesses are hardly ever right.
 const MAX_DRAFT: u64 = 32;
 /// The launcher makes one after the other, and each takes it a moment.
@@ -198,34 +211,35 @@ pub(super) struct ServeArgs {
 
     /// New tokens of an answer, unless the request says otherwise
     #[arg(long, env = "CODESEAL_MAX_NEW_TOKENS", value_name = "N", default_value_t = DEFAULT_NEW_TOKENS,
-        value_parser = at_least_one())]
+        value_parser = up_to(MAX_STEP_TOKENS))]
     pub(super) max_new_tokens: usize,
 
     /// The largest request body, in bytes
     #[arg(long, env = "CODESEAL_MAX_BODY_BYTES", value_name = "N", default_value_t = 1 << 20,
-        value_parser = at_least_one())]
+        value_parser = up_to(MAX_BODY_BYTES))]
     pub(super) max_body_bytes: usize,
 
     /// Requests that the model works on together
     #[arg(long, env = "CODESEAL_MAX_RUNNING", value_name = "N", default_value_t = 8,
-        value_parser = at_least_one())]
+        value_parser = up_to(MAX_RUNNING))]
     pub(super) max_running: usize,
 
     /// Requests that wait for those; more get 429
     #[arg(long, env = "CODESEAL_MAX_WAITING", value_name = "N", default_value_t = 56,
-        value_parser = RangedU64ValueParser::<usize>::new().range(0..=MAX_COUNT))]
+        value_parser = RangedU64ValueParser::<usize>::new().range(0..=MAX_WAITING))]
     pub(super) max_waiting: usize,
 
     /// Tokens that the model reads in one step, of all requests together: more read prompts faster, fewer keep those
     /// that are being answered from waiting
     #[arg(long, env = "CODESEAL_STEP_TOKENS", value_name = "N", default_value_t = EngineConfig::STEP_TOKENS,
-        value_parser = at_least_one())]
+        value_parser = up_to(MAX_STEP_TOKENS))]
     pub(super) step_tokens: usize,
 
-    /// Memory for keys and values, in MiB; without it, a quarter of what is free, or nine tenths of what is free on a
-    /// CUDA device, and no more than can be used
-    #[arg(long, env = "CODESEAL_KV_CACHE_MIB", value_name = "N")]
-    pub(super) kv_cache_mib: Option<NonZeroU32>,
+    /// Memory for keys and values, in MiB; without it, a quarter of what the machine and its control group leave, or nine
+    /// tenths of what is free on a CUDA device, and no more than can be used
+    #[arg(long, env = "CODESEAL_KV_CACHE_MIB", value_name = "N",
+        value_parser = RangedU64ValueParser::<u64>::new().range(1..=MAX_KV_CACHE_MIB))]
+    pub(super) kv_cache_mib: Option<u64>,
 
     /// Tokens that are guessed from the text so far and checked in one step, for each request; 0 turns that off.
     /// The answers are the same either way
@@ -240,12 +254,12 @@ pub(super) struct ServeArgs {
 
     /// Open connections; more wait to be accepted
     #[arg(long, env = "CODESEAL_MAX_CONNECTIONS", value_name = "N", default_value_t = 512,
-        value_parser = at_least_one())]
+        value_parser = up_to(MAX_CONNECTIONS))]
     pub(super) max_connections: usize,
 
     /// Envelopes remembered within the replay window; more get 503
     #[arg(long, env = "CODESEAL_MAX_REPLAY_ENTRIES", value_name = "N", default_value_t = 200_000,
-        value_parser = at_least_one())]
+        value_parser = up_to(MAX_REPLAY_ENTRIES))]
     pub(super) max_replay_entries: usize,
 
     /// Attestation tokens made for clients; more get 429
@@ -285,6 +299,10 @@ pub(super) struct ServeArgs {
     /// How much is logged; no level logs a prompt, a key or a token
     #[arg(long, env = "CODESEAL_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub(super) log_level: LogLevel,
+}
+
+fn up_to(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
 }
 
 pub(super) fn at_least_one() -> RangedU64ValueParser<usize> {

@@ -176,8 +176,7 @@ fn rate(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
+    use super::super::super::typed;
     use super::super::{Action, ConfigError, ServerArgs};
     use super::*;
 
@@ -188,7 +187,7 @@ mod tests {
             "--kms-key",
             "projects/p/locations/global/keyRings/r/cryptoKeys/k",
         ];
-        let args = ServerArgs::try_parse_from(required.iter().chain(more)).unwrap();
+        let args = typed::<ServerArgs>(required.iter().chain(more)).unwrap();
         args.resolve().map(|action| match action {
             Action::Loadtest(config) => *config,
             _ => panic!("another subcommand was named"),
@@ -233,7 +232,7 @@ mod tests {
             &["--prompts", "f", "--prompt-tokens", "8"],
             &["--server", "ftp://h"],
         ] {
-            assert!(ServerArgs::try_parse_from(base.iter().chain(wrong)).is_err(), "{wrong:?}");
+            assert!(typed::<ServerArgs>(base.iter().chain(wrong)).is_err(), "{wrong:?}");
         }
     }
 }
