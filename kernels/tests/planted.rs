@@ -162,6 +162,7 @@ fn what_is_out_of_bounds_ends_the_process_in_an_address_build() {
         ("planted_misaligned", "misaligned address"),
     ] {
         let output = Command::new(env::current_exe().unwrap())
+            .env_clear()
             .args(["--exact", "planted::the_kernel_that_the_environment_names", "--ignored"])
             .env(KERNEL, kernel)
             .output()

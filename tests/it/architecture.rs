@@ -144,6 +144,31 @@ fn nothing_below_config_reads_the_environment() {
     }
 }
 
+/// What a developer has set must decide no test: see `harness::clean` and `config::typed`.
+#[test]
+fn tests_do_not_read_the_developers_environment() {
+    let mut files = sources("");
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"), &mut files);
+    let mut seen = 0;
+    for file in files.iter().filter(|file| !file.ends_with("tests/it/architecture.rs")) {
+        let text = fs::read_to_string(file).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            let place = format!("{}:{}", file.display(), index + 1);
+            if line.contains("Command::new(") && !line.contains("clap::") {
+                seen += 1;
+                let next = &lines[index..(index + 4).min(lines.len())];
+                assert!(
+                    next.iter().any(|line| line.contains("env_clear()")),
+                    "{place} starts a program as it is"
+                );
+            }
+            assert!(!line.contains("parse_from("), "{place} reads the environment: use config::typed");
+        }
+    }
+    assert!(seen >= 3, "the scan finds nothing");
+}
+
 #[test]
 fn only_telemetry_writes_to_the_log() {
     for file in sources("").into_iter().filter(|file| !is_in(file, "telemetry")) {

@@ -110,19 +110,23 @@ async fn nothing_secret_is_ever_written() {
             let url = format!("http://{}/generate", process.address);
             let answer = http().post(url).json(&another.prompt(CANARY.as_bytes())).send().await.unwrap();
             let answer = Answer::read(answer).await;
-            assert_eq!(answer.status, 503, "{fault:?}");
+            let status = if fault == Fault::KmsKeyDisabled { 403 } else { 503 };
+            assert_eq!(answer.status, status, "{fault:?}");
             forbidden.0.extend(Forbidden::new(&world, &another).0);
             forbidden.check("an answer during a fault", &answer.text);
             world.sandbox.faults().clear();
         }
         let metrics = http().get(format!("http://{}/metrics", process.admin_address)).send().await.unwrap();
-        forbidden.check("the metrics", &metrics.text().await.unwrap());
+        let metrics = metrics.text().await.unwrap();
+        forbidden.check("the metrics", &metrics);
+
+        assert!(metrics.contains(r#"codeseal_key_failures_total{reason="denied"}"#), "{metrics}");
 
         process.signal(Signal::TERM);
         let remains = process.remains().await;
         assert_eq!(remains.code, Some(0));
         assert!(remains.stdout.contains("request_finished"), "{}", remains.stdout);
-        assert!(remains.stdout.contains("keys_lost"), "{}", remains.stdout);
+        assert!(remains.stdout.contains("key_version_disabled"), "{}", remains.stdout);
         forbidden.check("stdout", &remains.stdout);
         assert_eq!(remains.stderr, "");
     }

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use self::between::{Between, Tamper};
-use crate::harness::{PATIENCE, Server, World};
+use crate::harness::{PATIENCE, Server, World, clean};
 
 const PROMPT: &str = "def canary_of_primus(x):\n";
 
@@ -37,11 +37,10 @@ impl Desk {
 
     /// `codeseal complete` with everything that it needs but a prompt, in the environment.
     fn complete(&self, flags: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_codeseal"));
+        let mut command = Command::from(clean(env!("CARGO_BIN_EXE_codeseal")));
         command
             .arg("complete")
             .args(flags)
-            .env_clear()
             .env("HOME", self.home.path())
             .env("CODESEAL_SERVER", self.server_url())
             .env("CODESEAL_KMS_KEY", self.world.sandbox.kms_key())
@@ -296,7 +295,8 @@ async fn a_reader_that_goes_away_is_no_failure() {
 
 #[tokio::test]
 async fn help_tells_the_exit_codes() {
-    let output = output(Command::new(env!("CARGO_BIN_EXE_codeseal")).args(["complete", "--help"])).await;
+    let output =
+        output(Command::from(clean(env!("CARGO_BIN_EXE_codeseal"))).args(["complete", "--help"])).await;
     let text = String::from_utf8(output.stdout).unwrap();
     for word in ["CODESEAL_SERVER", "--fim <FILE:LINE:COL>", "not authentic", "config.toml"] {
         assert!(text.contains(word), "{word}: {text}");
@@ -309,12 +309,11 @@ async fn the_sandbox_says_where_it_is_and_serves_until_it_is_told_to_stop() {
     let condition = home.path().join("condition.cel");
     std::fs::write(&condition, "assertion.hwmodel == 'GCP_AMD_SEV'").unwrap();
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_codeseal"))
+        let mut child = Command::from(clean(env!("CARGO_BIN_EXE_codeseal")))
             .args(["sandbox", "--listen", "127.0.0.1:0", "--dir"])
             .arg(home.path().join("cs"))
             .arg("--condition")
             .arg(&condition)
-            .env_clear()
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()

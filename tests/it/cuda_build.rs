@@ -3,7 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
+
+use crate::harness::clean;
 
 /// Builds what lies beside it.
 const CARGO: &str = r#"#!/usr/bin/env bash
@@ -49,12 +51,11 @@ fn build(dir: &Path, program: &[u8]) -> Output {
     };
     write("cargo", CARGO.as_bytes());
     write("program", program);
-    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/cuda-build.sh"))
+    clean(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/cuda-build.sh"))
         .arg(dir.join("out"))
         .env("PATH", format!("{}:{}", dir.display(), std::env::var("PATH").unwrap()))
         .env("CUDA_HOME", dir)
         .env("CARGO_TARGET_DIR", dir.join("target"))
-        .env_remove("CUDA_ARCHITECTURES")
         .output()
         .unwrap()
 }

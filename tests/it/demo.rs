@@ -4,14 +4,13 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::harness::PATIENCE;
+use crate::harness::{PATIENCE, clean};
 
 #[tokio::test]
 async fn the_demo_shows_every_step_and_ends_well() {
     let temporary = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_codeseal"))
+    let output = Command::from(clean(env!("CARGO_BIN_EXE_codeseal")))
         .arg("demo")
-        .env_clear()
         .env("TMPDIR", temporary.path())
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -38,7 +37,7 @@ async fn the_demo_shows_every_step_and_ends_well() {
     for code in ["return max(floor_price, price) * volume", "⟦price = list_price * (1 - discount)⟧"] {
         assert!(gets.contains(code), "{gets}");
     }
-    for word in ["sha256:0bad", "assertion.submods.container.image_digest ==", "503", "exchange_refused"] {
+    for word in ["sha256:0bad", "assertion.submods.container.image_digest ==", "503", "condition_not_met"] {
         assert!(refused.contains(word), "{refused}");
     }
     assert!(!text.contains('\x1b'), "colours without a terminal");

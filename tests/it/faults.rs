@@ -50,13 +50,19 @@ fn hasty(world: &World) -> ServerConfig {
         backoff: Duration::from_millis(10),
         pause_after_failure: Duration::ZERO,
     };
+    config.kms.cache.disabled_ttl = Duration::ZERO;
     config.kms.token_socket = None;
     config.kms.impersonate = Some(world.sandbox.service_account().parse().unwrap());
     config
 }
 
-/// Breaks the key plane for a server that runs, and sends one envelope before and after the mending.
+/// Breaks the key plane for a server that runs, and sends one envelope before and after the mending. What a new key is
+/// answered with meanwhile is 503 and `code`.
 async fn recovers(trouble: Trouble, code: &str) {
+    recovers_from(trouble, 503, code).await;
+}
+
+async fn recovers_from(trouble: Trouble, status: u16, code: &str) {
     let world = World::start().await;
     let server = Server::start(hasty(&world)).await;
     let cached = world.employee().await;
@@ -67,8 +73,8 @@ async fn recovers(trouble: Trouble, code: &str) {
     trouble.begin(&world);
     world.sandbox.revoke_access_tokens();
     let refused = server.post(PATH, &sealed.body).await;
-    assert_eq!((refused.status, refused.code().as_str()), (503, code), "{trouble:?}");
-    assert!(refused.retry_after.is_some_and(|seconds| seconds > 0), "{trouble:?}");
+    assert_eq!((refused.status, refused.code().as_str()), (status, code), "{trouble:?}");
+    assert_eq!(refused.retry_after.is_some_and(|seconds| seconds > 0), status == 503, "{trouble:?}");
     assert_eq!(server.get("/livez").await.status, 200, "{trouble:?}");
     // The key of a running session is cached: its requests need nobody else.
     server.complete(&cached, "def meanwhile():").await;
@@ -132,7 +138,7 @@ async fn a_kms_whose_answers_are_corrupted() {
 
 #[tokio::test]
 async fn a_key_that_is_disabled() {
-    recovers(Trouble::Injected(Fault::KmsKeyDisabled), "key_service_unavailable").await;
+    recovers_from(Trouble::Injected(Fault::KmsKeyDisabled), 403, "key_version_disabled").await;
 }
 
 #[tokio::test]
@@ -152,11 +158,15 @@ async fn a_slow_kms_only_takes_longer() {
 #[tokio::test]
 async fn one_failure_is_retried_unseen() {
     let world = World::start().await;
-    let server = Server::start(hasty(&world)).await;
+    let mut config = hasty(&world);
+    // A probe would meet the fault in place of the request.
+    config.watch_interval = Duration::from_secs(3600);
+    let server = Server::start(config).await;
     for fault in [Fault::KmsStatus { status: 503 }, Fault::KmsCorruptCrc, Fault::KmsHang] {
         let employee = world.employee().await;
         world.sandbox.faults().inject_next(1, fault);
         server.complete(&employee, "def retried():").await;
+        assert!(world.sandbox.faults().active().is_empty(), "{fault:?} did not strike");
     }
 }
 

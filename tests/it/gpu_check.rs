@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::{Value, json};
+
+use crate::harness::clean;
 
 /// Answers as `codeseal-server` does.
 const SERVER: &str = r#"#!/usr/bin/env bash
@@ -81,7 +83,7 @@ impl Machine {
 
     fn run(&self, variables: &[(&str, &str)]) -> Output {
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
-        Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/gpu-check.sh"))
+        clean(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/gpu-check.sh"))
             .arg(self.path("bin/server"))
             .arg(self.path("out"))
             .env("PATH", path)

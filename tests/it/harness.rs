@@ -1,5 +1,6 @@
 //! Starts the parts on loopback for the other tests, and plays the employee by hand.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -124,7 +125,6 @@ impl World {
             ("--listen", "127.0.0.1:0"),
             ("--admin-listen", "127.0.0.1:0"),
             ("--model", tiny().to_str().unwrap()),
-            ("--model-cache", tiny().to_str().unwrap()),
             ("--kms-key", sandbox.kms_key()),
             ("--wip-audience", sandbox.wip_audience()),
             ("--attestation-token", sandbox.token_file().to_str().unwrap()),
@@ -357,8 +357,8 @@ impl Process {
 
     /// Runs a copy of the program to its end as a user who has no rights; only root can.
     pub(crate) async fn run_as_nobody(program: &Path, flags: &[String], home: &Path) -> Remains {
-        let mut command = Command::new(program);
-        command.args(flags).env_clear().current_dir(home).uid(65532).gid(65532).stdin(Stdio::null());
+        let mut command = Command::from(clean(program));
+        command.args(flags).current_dir(home).uid(65532).gid(65532).stdin(Stdio::null());
         let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
         let output = output.expect("the process ends").unwrap();
         Remains {
@@ -397,9 +397,20 @@ pub(crate) async fn run_server(flags: &[String]) -> Remains {
     }
 }
 
+/// What a program needs of the environment to run at all.
+const NEEDED: [&str; 4] = ["LD_LIBRARY_PATH", "LLVM_PROFILE_FILE", "PATH", "TMPDIR"];
+
+/// A program that sees nothing of the developer's environment: no settings, no home, no proxies, no credentials.
+pub(crate) fn clean(program: impl AsRef<OsStr>) -> std::process::Command {
+    let mut command = std::process::Command::new(program);
+    command.env_clear();
+    command.envs(NEEDED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command
+}
+
 /// As noisy as the environment can make it, which must make no difference.
 fn command(flags: &[String]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_codeseal-server"));
+    let mut command = Command::from(clean(env!("CARGO_BIN_EXE_codeseal-server")));
     command.args(flags).env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command

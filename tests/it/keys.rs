@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use codeseal::keys::{
-    CacheLimits, Endpoint, KeyError, Keys, KmsConfig, Status, Timeouts, WrapConfig, WrapError, Wrapper,
+    CacheLimits, Endpoint, KeyError, KeyService, Keys, KmsConfig, Status, Timeouts, WrapConfig, WrapError,
+    Wrapper,
 };
 use codeseal::protocol::{Dek, ErrorCode, Namespace, WrappedDek};
-use codeseal::sandbox::{Fault, Sandbox, SandboxConfig, claims};
+use codeseal::sandbox::{Fault, Sandbox, SandboxConfig, VersionChange, claims};
 use futures_util::future::{join, join_all};
 use serde_json::json;
 
@@ -79,7 +80,6 @@ impl Bench {
     async fn works(&self) {
         let (namespace, wrapped) = self.wrap().await;
         assert_eq!(self.keys.dek(&wrapped).await.unwrap().namespace(), namespace);
-        assert_eq!(self.keys.status(), Status::Ok);
     }
 
     fn decrypts(&self) -> u64 {
@@ -96,7 +96,8 @@ fn kms_config(sandbox: &Sandbox, setup: Setup) -> KmsConfig {
         impersonate: setup.impersonate.then(|| sandbox.service_account().parse().unwrap()),
         endpoint: Endpoint::Sandbox(sandbox.endpoint().to_owned()),
         timeouts: setup.timeouts,
-        cache: CacheLimits::default(),
+        // A version that was disabled is asked about again at once.
+        cache: CacheLimits { disabled_ttl: Duration::ZERO, ..CacheLimits::default() },
     }
 }
 
@@ -107,24 +108,35 @@ async fn wrapper(sandbox: &Sandbox, key: &str) -> Wrapper {
 
 /// The same keys, from before the fault until after it: `expected` while it lasts, the DEK as soon as it is gone.
 /// The fault strikes twice: a server that has just started, and one that holds an access token which is revoked.
+/// Requests leave the status alone; a probe finds out.
 async fn heals(setup: Setup, expected: KeyError, break_it: impl Fn(&Sandbox), mend: impl Fn(&Sandbox)) {
     let bench = Bench::new(setup).await;
-    for _ in 0..2 {
+    for before in [Status::Untried, Status::Ok] {
         let (namespace, wrapped) = bench.wrap().await;
         break_it(&bench.sandbox);
         let start = Instant::now();
         assert_eq!(bench.keys.dek(&wrapped).await.unwrap_err(), expected);
         assert!(start.elapsed() <= setup.timeouts.overall, "{:?}", start.elapsed());
-        assert_eq!(bench.keys.status(), Status::Failing(expected));
+        assert_eq!(bench.keys.status(), before, "one request decides");
+        let (probed, status) = match expected {
+            KeyError::KeyVersionDisabled => (KeyError::KeyUnusable, Status::Failing(KeyError::KeyUnusable)),
+            // Another replica would not do better.
+            KeyError::QuotaSpent(KeyService::Kms) => (expected, Status::Ok),
+            error if error.code() == ErrorCode::EnvelopeRejected => unreachable!("no fault of the service"),
+            error => (error, Status::Failing(error)),
+        };
+        assert_eq!(bench.keys.probe().await.unwrap_err(), probed);
+        assert_eq!(bench.keys.status(), status);
         mend(&bench.sandbox);
         assert_eq!(bench.keys.dek(&wrapped).await.unwrap().namespace(), namespace);
+        bench.keys.probe().await.unwrap();
         assert_eq!(bench.keys.status(), Status::Ok);
         bench.sandbox.revoke_access_tokens();
     }
 }
 
 async fn heals_from(setup: Setup, expected: KeyError, fault: Fault) {
-    let timeouts = if expected == KeyError::Timeout { HASTY } else { PATIENT };
+    let timeouts = if matches!(expected, KeyError::Timeout(_)) { HASTY } else { PATIENT };
     let setup = Setup { timeouts, ..setup };
     heals(setup, expected, |sandbox| sandbox.faults().inject(fault), |sandbox| sandbox.faults().clear())
         .await;
@@ -233,14 +245,15 @@ async fn heals_from_a_refused_exchange() {
 
 #[tokio::test]
 async fn heals_from_a_failing_sts() {
-    heals_both_ways(KeyError::Unavailable, Fault::StsStatus { status: 500 }).await;
-    heals_from(DIRECT, KeyError::Unavailable, Fault::StsStatus { status: 429 }).await;
-    heals_from(DIRECT, KeyError::Unavailable, Fault::StsGarbage).await;
+    let down = KeyError::Unavailable(KeyService::Sts);
+    heals_both_ways(down, Fault::StsStatus { status: 500 }).await;
+    heals_from(DIRECT, KeyError::QuotaSpent(KeyService::Sts), Fault::StsStatus { status: 429 }).await;
+    heals_from(DIRECT, down, Fault::StsGarbage).await;
 }
 
 #[tokio::test]
 async fn heals_from_a_hanging_sts() {
-    heals_both_ways(KeyError::Timeout, Fault::StsHang).await;
+    heals_both_ways(KeyError::Timeout(KeyService::Sts), Fault::StsHang).await;
 }
 
 #[tokio::test]
@@ -251,22 +264,29 @@ async fn heals_from_a_refused_impersonation() {
 #[tokio::test]
 async fn heals_from_a_failing_or_hanging_impersonation() {
     join(
-        heals_from(IMPERSONATING, KeyError::Unavailable, Fault::IamStatus { status: 503 }),
-        heals_from(IMPERSONATING, KeyError::Timeout, Fault::IamHang),
+        heals_from(IMPERSONATING, KeyError::Unavailable(KeyService::Iam), Fault::IamStatus { status: 503 }),
+        heals_from(IMPERSONATING, KeyError::Timeout(KeyService::Iam), Fault::IamHang),
     )
     .await;
 }
 
 #[tokio::test]
 async fn heals_from_a_failing_kms() {
-    for status in [429, 500, 503] {
-        heals_from(DIRECT, KeyError::Unavailable, Fault::KmsStatus { status }).await;
+    for status in [500, 503] {
+        let down = KeyError::Unavailable(KeyService::Kms);
+        heals_from(DIRECT, down, Fault::KmsStatus { status }).await;
     }
 }
 
 #[tokio::test]
+async fn heals_from_a_spent_quota_which_is_no_reason_not_to_be_ready() {
+    let spent = KeyError::QuotaSpent(KeyService::Kms);
+    heals_from(DIRECT, spent, Fault::KmsStatus { status: 429 }).await;
+}
+
+#[tokio::test]
 async fn heals_from_a_hanging_kms() {
-    heals_from(DIRECT, KeyError::Timeout, Fault::KmsHang).await;
+    heals_from(DIRECT, KeyError::Timeout(KeyService::Kms), Fault::KmsHang).await;
 }
 
 #[tokio::test]
@@ -276,7 +296,7 @@ async fn heals_from_answers_with_a_wrong_checksum() {
 
 #[tokio::test]
 async fn heals_from_a_disabled_key() {
-    heals_both_ways(KeyError::KeyUnusable, Fault::KmsKeyDisabled).await;
+    heals_both_ways(KeyError::KeyVersionDisabled, Fault::KmsKeyDisabled).await;
 }
 
 #[tokio::test]
@@ -345,6 +365,75 @@ async fn short_lived_tokens_are_replaced_unnoticed() {
 }
 
 #[tokio::test]
+async fn a_wrong_provider_and_an_unmet_condition_are_two_reasons() {
+    let bench = Bench::new(DIRECT).await;
+    let (_, wrapped) = bench.wrap().await;
+    let elsewhere = WIP_AUDIENCE.replace("trusted-workloads", "other-pool").parse().unwrap();
+    let config = KmsConfig { wip_audience: elsewhere, ..kms_config(&bench.sandbox, DIRECT) };
+    let keys = Keys::connect(config).await.unwrap();
+    assert_eq!(keys.dek(&wrapped).await.unwrap_err(), KeyError::ProviderUnknown);
+
+    bench.sandbox.launcher().write_token(claims::tdx(), Duration::from_secs(60)).unwrap();
+    assert_eq!(bench.keys.dek(&wrapped).await.unwrap_err(), KeyError::ConditionNotMet);
+
+    let mut for_somebody_else = claims::shielded_preview();
+    for_somebody_else["aud"] = json!("https://employee.example");
+    let token = bench.sandbox.issuer().sign(&for_somebody_else, Duration::from_secs(60)).unwrap();
+    bench.sandbox.launcher().write_raw(token.expose()).unwrap();
+    assert_eq!(bench.keys.dek(&wrapped).await.unwrap_err(), KeyError::TokenRefused);
+
+    let errors = [KeyError::ProviderUnknown, KeyError::ConditionNotMet, KeyError::TokenRefused];
+    let reasons = errors.map(KeyError::as_str);
+    assert_eq!(reasons, ["provider_unknown", "condition_not_met", "token_refused"]);
+    assert!(errors.iter().all(|error| error.code() == ErrorCode::KeyServiceUnavailable));
+}
+
+#[tokio::test]
+async fn only_the_versions_that_are_disabled_give_no_key() {
+    let bench = Bench::new(DIRECT).await;
+    let (key, sandbox) = (bench.sandbox.kms_key(), &bench.sandbox);
+    let (old, wrapped_by_old) = bench.wrap().await;
+    assert!(sandbox.rotate_key(key).unwrap().name.ends_with("/cryptoKeyVersions/2"));
+    let (new, wrapped_by_new) = bench.wrap().await;
+    for (change, usable) in [
+        (VersionChange::Disable, false),
+        (VersionChange::Enable, true),
+        (VersionChange::Destroy, false),
+        (VersionChange::Restore, false),
+        (VersionChange::Erase, false),
+    ] {
+        sandbox.change_version(key, Some(1), change).unwrap();
+        // Without a cache.
+        let keys = Keys::connect(kms_config(sandbox, DIRECT)).await.unwrap();
+        match keys.dek(&wrapped_by_old).await {
+            Ok(dek) if usable => assert_eq!(dek.namespace(), old),
+            outcome => assert_eq!((outcome.err(), usable), (Some(KeyError::KeyVersionDisabled), false)),
+        }
+        assert_eq!(keys.dek(&wrapped_by_new).await.unwrap().namespace(), new);
+        keys.probe().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn keys_that_somebody_made_up_do_not_spend_the_quota() {
+    let bench = Bench::new(DIRECT).await;
+    let cache = CacheLimits { calls_per_minute: 1, calls_at_once: 5, ..CacheLimits::default() };
+    let keys = Keys::connect(KmsConfig { cache, ..kms_config(&bench.sandbox, DIRECT) }).await.unwrap();
+    let (_, known) = bench.wrap().await;
+    keys.dek(&known).await.unwrap();
+    let mut refused = Vec::new();
+    for number in 0..20_u8 {
+        refused.push(keys.dek(&WrappedDek::new(vec![number; 80]).unwrap()).await.unwrap_err());
+    }
+    assert_eq!(bench.decrypts(), 5);
+    assert_eq!(refused[..4], [KeyError::Rejected; 4]);
+    assert_eq!(refused[4..], [KeyError::Overloaded; 16]);
+    assert_eq!(KeyError::Overloaded.code(), ErrorCode::ServerBusy);
+    keys.dek(&known).await.unwrap();
+    keys.probe().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_workload_of_another_image_gets_no_key() {
     let bench = Bench::new(DIRECT).await;
     let dir = tempfile::tempdir().unwrap();
@@ -355,7 +444,7 @@ async fn a_workload_of_another_image_gets_no_key() {
     let config = KmsConfig { token_file, ..kms_config(&bench.sandbox, DIRECT) };
     let keys = Keys::connect(config).await.unwrap();
     let (_, wrapped) = bench.wrap().await;
-    assert_eq!(keys.dek(&wrapped).await.unwrap_err(), KeyError::ExchangeRefused);
+    assert_eq!(keys.dek(&wrapped).await.unwrap_err(), KeyError::ConditionNotMet);
     assert_eq!(bench.decrypts(), 0);
 }
 
@@ -374,7 +463,7 @@ async fn what_is_no_dek_of_this_key_is_rejected_and_kms_is_asked_once() {
         assert_eq!(bench.decrypts(), asked);
     }
     assert_eq!(KeyError::Rejected.code(), ErrorCode::EnvelopeRejected);
-    assert_eq!(bench.keys.status(), Status::Ok, "the service did its work");
+    assert_eq!(bench.keys.status(), Status::Untried, "only probes count");
     bench.works().await;
 }
 
@@ -404,7 +493,8 @@ async fn connecting_needs_nobody_and_heals_when_they_come() {
     assert_eq!(sandbox.wip_audience(), WIP_AUDIENCE);
     keys.probe().await.unwrap();
     sandbox.shutdown().await;
-    assert_eq!(keys.probe().await.unwrap_err(), KeyError::Unavailable);
+    // The token from before is still good, so it is KMS that cannot be reached.
+    assert_eq!(keys.probe().await.unwrap_err(), KeyError::Unavailable(KeyService::Kms));
 }
 
 #[tokio::test]
@@ -415,7 +505,7 @@ async fn a_probe_finds_out_what_requests_would_meet() {
     for (fault, error) in [
         (Fault::KmsPermissionDenied, KeyError::Denied),
         (Fault::KmsKeyDisabled, KeyError::KeyUnusable),
-        (Fault::KmsStatus { status: 503 }, KeyError::Unavailable),
+        (Fault::KmsStatus { status: 503 }, KeyError::Unavailable(KeyService::Kms)),
     ] {
         bench.sandbox.faults().inject(fault);
         assert_eq!(bench.keys.probe().await.unwrap_err(), error);

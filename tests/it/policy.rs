@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use codeseal::attestation::{Claims, Profile};
 use codeseal::policy::conditions::{Images, Workload, codelab, hardened};
 use codeseal::policy::{ClauseVerdict, Condition, Verdict, what_if};
 use serde_json::{Value, json};
+
+use crate::harness::clean;
 
 const PROFILES: [Profile; 4] = [Profile::ShieldedPreview, Profile::Sev, Profile::Tdx, Profile::TdxH100];
 
@@ -278,7 +280,7 @@ fn an_image_may_be_named_by_two_digests_or_by_who_signed_it() {
 }
 
 fn codeseal(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_codeseal"));
+    let mut command = clean(env!("CARGO_BIN_EXE_codeseal"));
     command.arg("policy").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap()
 }
 

@@ -12,7 +12,7 @@ use codeseal::sandbox::{Principal, Sandbox};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::harness::{Server, World};
+use crate::harness::{Server, World, clean};
 
 const PROMPT: &str = "def 피보나치(n):  # 🦀";
 const TRANSPORTS: [&str; 2] = ["grpc", "rest"];
@@ -80,7 +80,7 @@ async fn expected(world: &World, server: &Server) -> String {
 /// A program under the interpreter, its KMS library redirected over `transport` to the sandbox.
 fn python(sandbox: &Sandbox, transport: &str, program: &Path, arguments: &[&str]) -> Command {
     let interpreter = std::env::var_os("CODESEAL_PYTHON").expect("CODESEAL_PYTHON names an interpreter");
-    let mut command = Command::new(interpreter);
+    let mut command = Command::from(clean(interpreter));
     command
         .arg(program)
         .args(arguments)

@@ -9,7 +9,7 @@ use codeseal::server::Service;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Employee, Process, Sealed, Server, World, http, run_server, until};
+use crate::harness::{Answer, Employee, Process, Sealed, Server, World, clean, http, run_server, until};
 
 fn stream(employee: &Employee, max_tokens: usize) -> Sealed {
     employee.seal("/v1/completions", &json!({ "prompt": "x", "stream": true, "max_tokens": max_tokens }))
@@ -99,7 +99,7 @@ async fn until_the_model_is_loaded_requests_are_told_to_wait() {
     let dir = tempfile::tempdir().unwrap();
     // Whoever opens it waits until somebody writes.
     let pipe = dir.path().join("tokenizer.json");
-    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert!(clean("mkfifo").arg(&pipe).status().unwrap().success());
     let mut config = world.config();
     config.model =
         ModelOrigin::Files { name: String::from("slow"), files: ModelFiles::directory(dir.path()) };

@@ -1,7 +1,7 @@
 //! `scripts/sign.sh`: what it signs is verified by another implementation, and what was changed by nobody.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use base64::Engine as _;
@@ -9,6 +9,8 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
+
+use crate::harness::clean;
 
 const DIGEST: &str = "sha256:fa126b4bf1014fb4c1b6786039e483eca21d51ed960083dc8439c1d8539559ae";
 
@@ -28,7 +30,7 @@ impl Signer {
 
     fn try_run(&self, arguments: &[&str]) -> Output {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sign.sh");
-        Command::new("bash").arg(script).args(arguments).current_dir(self.0.path()).output().unwrap()
+        clean("bash").arg(script).args(arguments).current_dir(self.0.path()).output().unwrap()
     }
 
     fn run(&self, arguments: &[&str]) -> String {

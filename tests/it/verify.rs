@@ -19,7 +19,7 @@ use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::harness::{PATIENCE, Server, World, run_server, tiny};
+use crate::harness::{PATIENCE, Server, World, clean, run_server, tiny};
 
 /// What a dishonest or broken server makes of a request.
 type Forge = Box<dyn Fn(&Sandbox, &AttestationRequest, &Identity) -> String + Send + Sync>;
@@ -123,10 +123,9 @@ impl Desk {
     }
 
     async fn run(&self, server: &str, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_codeseal"));
+        let mut command = Command::from(clean(env!("CARGO_BIN_EXE_codeseal")));
         command
             .args(arguments)
-            .env_clear()
             .env("HOME", self.home.path())
             .env("CODESEAL_SERVER", server)
             .env("CODESEAL_POLICY", self.home.path().join("policy.toml"))
