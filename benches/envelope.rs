@@ -8,6 +8,8 @@ use codeseal::protocol::{Call, Dek, Envelope, FrameReader, FrameWriter, RequestI
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::value::RawValue;
 
+const PATH: &str = "/v1/completions";
+
 /// A one-line prompt, a screenful, a long file.
 const SIZES: [usize; 3] = [64, 4 * 1024, 256 * 1024];
 
@@ -32,29 +34,29 @@ fn request(criterion: &mut Criterion) {
     let dek = Dek::generate().unwrap();
     let body = RawValue::from_string(format!(r#"{{"prompt":"{}"}}"#, "x".repeat(4096))).unwrap();
     let id = RequestId::generate().unwrap();
-    let call = Call { id, path: "/v1/completions", server: None, body: &body };
-    let ciphertext = dek.seal(call.encode().unwrap().expose());
+    let call = Call { id, path: PATH, server: None, body: &body };
+    let ciphertext = dek.for_requests(PATH).seal(call.encode().unwrap().expose());
     let wrapped_dek = WrappedDek::new(vec![7; 160]).unwrap().to_base64();
     let request = serde_json::json!({"wrapped_dek": wrapped_dek, "ciphertext": ciphertext}).to_string();
     criterion.bench_function("request/parse and open", |bencher| {
         bencher.iter(|| {
-            let envelope = Envelope::parse(black_box(request.as_bytes())).unwrap();
-            let plaintext = dek.open(&envelope.token).unwrap();
+            let envelope = Envelope::parse(black_box(request.as_bytes()), PATH).unwrap();
+            let plaintext = envelope.open(&dek).unwrap();
             Call::decode(plaintext.expose()).unwrap().body.get().len()
         });
     });
 }
 
 fn frame(criterion: &mut Criterion) {
-    let dek = Dek::generate().unwrap();
+    let key = Dek::generate().unwrap().for_answers(PATH);
     let event = RawValue::from_string(r#"{"choices":[{"index":0,"text":" return"}]}"#.into()).unwrap();
     criterion.bench_function("stream/frame written, sealed, opened and checked", |bencher| {
         let id = RequestId::generate().unwrap();
         let (mut writer, mut reader) = (FrameWriter::new(id), FrameReader::new(id));
         bencher.iter(|| {
             let plaintext = writer.next_frame(&mut vec![event.clone()], false).unwrap();
-            let token = Token::parse(dek.seal(plaintext.expose()).as_bytes()).unwrap();
-            reader.accept(dek.open(&token).unwrap().expose()).unwrap().events.len()
+            let token = Token::parse(key.seal(plaintext.expose()).as_bytes()).unwrap();
+            reader.accept(key.open(&token).unwrap().expose()).unwrap().events.len()
         });
     });
 }

@@ -77,7 +77,7 @@ impl World {
         let body = RawValue::from_string(body).unwrap();
         let id = RequestId::generate().unwrap();
         let call = Call { id, path: PATH, server: None, body: &body }.encode().unwrap();
-        let ciphertext = self.dek.seal(call.expose());
+        let ciphertext = self.dek.for_requests(PATH).seal(call.expose());
         let body = json!({ "wrapped_dek": self.wrapped.to_base64(), "ciphertext": ciphertext }).to_string();
         let length = body.len();
         format!("POST {PATH} HTTP/1.1\r\nhost: codeseal\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}")

@@ -200,7 +200,7 @@ impl Client {
         body: &Secret<String>,
         tap: &mut WireTap<'_>,
     ) -> Result<Answer, ClientError> {
-        let (id, sealed) = session.seal(PATH, body.expose())?;
+        let (asked, sealed) = session.seal(PATH, body.expose())?;
         tap(Wire::Sent(&sealed));
         let answer = self.transport.post(PATH, sealed, false, session.recipient()).await?;
         let Incoming::Whole(answer) = answer else {
@@ -208,7 +208,7 @@ impl Client {
         };
         let answer = answer.whole().await?;
         tap(Wire::Received(&answer));
-        open::reply(session, id, &answer)
+        open::reply(&asked, &answer)
     }
 
     async fn try_stream(
@@ -218,15 +218,15 @@ impl Client {
         tap: &mut WireTap<'_>,
         on_text: &mut OnText<'_>,
     ) -> Result<StreamEnd, ClientError> {
-        let (id, sealed) = session.seal(PATH, body.expose())?;
+        let (asked, sealed) = session.seal(PATH, body.expose())?;
         tap(Wire::Sent(&sealed));
         match self.transport.post(PATH, sealed, true, session.recipient()).await? {
-            Incoming::Stream(body) => read_frames(body, Frames::new(session, id), tap, on_text).await,
+            Incoming::Stream(body) => read_frames(body, Frames::new(&asked), tap, on_text).await,
             // Refused before the stream began, so there is nothing to stream.
             Incoming::Whole(body) => {
                 let body = body.whole().await?;
                 tap(Wire::Received(&body));
-                let answer = open::reply(session, id, &body)?;
+                let answer = open::reply(&asked, &body)?;
                 on_text(answer.text.expose())?;
                 Ok(StreamEnd { finish: answer.finish, usage: answer.usage })
             }

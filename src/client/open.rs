@@ -6,18 +6,18 @@ use serde_json::value::RawValue;
 
 use super::complete::Answer;
 use super::error::{ClientError, NotAuthentic, Refusal};
-use super::session::Session;
+use super::session::Asked;
 use crate::protocol::openai::{Completion, FinishReason, Usage};
-use crate::protocol::{ErrorBody, FrameReader, Reply, RequestId, SealedReply};
+use crate::protocol::{ErrorBody, FrameReader, Reply, SealedReply};
 use crate::secret::Secret;
 
-/// Opens the answer of a request that was not streamed.
-pub(super) fn reply(session: &Session, id: RequestId, body: &[u8]) -> Result<Answer, ClientError> {
+/// Opens the answer to a call that was not streamed.
+pub(super) fn reply(asked: &Asked, body: &[u8]) -> Result<Answer, ClientError> {
     let sealed: SealedReply = serde_json::from_slice(body).map_err(|_| NotAuthentic::Malformed)?;
-    let plaintext = session.open(&sealed.ciphertext)?;
+    let plaintext = asked.open(&sealed.ciphertext)?;
     let reply: Reply<&RawValue> =
         serde_json::from_slice(plaintext.expose()).map_err(|_| NotAuthentic::Malformed)?;
-    if reply.id != id {
+    if reply.id != asked.id {
         return Err(NotAuthentic::WrongRequest.into());
     }
     if reply.status != 200 {
@@ -38,7 +38,7 @@ pub(super) fn reply(session: &Session, id: RequestId, body: &[u8]) -> Result<Ans
 
 /// Opens the frames of a streamed answer, in order.
 pub(super) struct Frames<'a> {
-    session: &'a Session,
+    asked: &'a Asked,
     reader: FrameReader,
     finish: Option<FinishReason>,
     usage: Option<Usage>,
@@ -54,14 +54,14 @@ pub(super) struct StreamEnd {
 }
 
 impl<'a> Frames<'a> {
-    /// Expects the answer of the request `id`.
-    pub(super) fn new(session: &'a Session, id: RequestId) -> Self {
-        Self { session, reader: FrameReader::new(id), finish: None, usage: None }
+    /// Expects the answer to a call.
+    pub(super) fn new(asked: &'a Asked) -> Self {
+        Self { asked, reader: FrameReader::new(asked.id), finish: None, usage: None }
     }
 
     /// Opens one frame: its pieces of text, and whether it is the last.
     pub(super) fn accept(&mut self, token: &str) -> Result<(Vec<Secret<String>>, bool), ClientError> {
-        let plaintext = self.session.open(token)?;
+        let plaintext = self.asked.open(token)?;
         let frame = self.reader.accept(plaintext.expose()).map_err(NotAuthentic::from)?;
         let mut pieces = Vec::new();
         for event in &frame.events {
@@ -98,22 +98,26 @@ fn refusal(event: &RawValue) -> ClientError {
 mod tests {
     use super::*;
     use crate::client::exit_code;
-    use crate::protocol::{Dek, ErrorCode, FrameWriter, WrappedDek};
+    use crate::client::session::Session;
+    use crate::protocol::{Dek, ErrorCode, FrameWriter, PathKey, RequestId, WrappedDek};
+
+    const PATH: &str = "/v1/completions";
 
     const BODY: &str = r#"{"id":"cmpl-1","object":"text_completion","created":1,"model":"m",
         "choices":[{"index":0,"text":"ok","finish_reason":"stop"}]}"#;
 
-    /// A session, its key once more as the server has it, and the id of a request.
-    fn session() -> (Session, Dek, RequestId) {
+    /// A call, its body, and the key of its answers as the server has it.
+    fn call() -> (Asked, Vec<u8>, PathKey) {
         let dek = Dek::generate().unwrap();
-        let server = Dek::parse(dek.to_fernet_key().expose().as_bytes()).unwrap();
+        let answers = dek.for_answers(PATH);
         let session = Session::new(dek, WrappedDek::new(vec![1]).unwrap());
-        (session, server, RequestId::generate().unwrap())
+        let (asked, request) = session.seal(PATH, r#"{"prompt":"x"}"#).unwrap();
+        (asked, request, answers)
     }
 
-    fn sealed(dek: &Dek, id: RequestId, status: u16, body: &str) -> Vec<u8> {
+    fn sealed(key: &PathKey, id: RequestId, status: u16, body: &str) -> Vec<u8> {
         let body: Box<RawValue> = serde_json::from_str(body).unwrap();
-        serde_json::to_vec(&Reply { id, status, body }.seal(dek).unwrap()).unwrap()
+        serde_json::to_vec(&Reply { id, status, body }.seal(key).unwrap()).unwrap()
     }
 
     fn code(result: Result<Answer, ClientError>) -> u8 {
@@ -130,35 +134,45 @@ mod tests {
 
     #[test]
     fn an_answer_is_opened() {
-        let (session, dek, id) = session();
-        let answer = reply(&session, id, &sealed(&dek, id, 200, BODY)).unwrap();
+        let (asked, _, key) = call();
+        let answer = reply(&asked, &sealed(&key, asked.id, 200, BODY)).unwrap();
         assert_eq!((answer.text.expose().as_str(), answer.finish), ("ok", FinishReason::Stop));
     }
 
     #[test]
     fn an_answer_under_another_key_or_to_another_request_is_not_authentic() {
-        let (session, dek, id) = session();
-        let other = Dek::generate().unwrap();
-        assert_eq!(code(reply(&session, id, &sealed(&other, id, 200, BODY))), 4);
+        let (asked, _, key) = call();
+        let other = Dek::generate().unwrap().for_answers(PATH);
+        assert_eq!(code(reply(&asked, &sealed(&other, asked.id, 200, BODY))), 4);
         let other = RequestId::generate().unwrap();
-        assert_eq!(code(reply(&session, id, &sealed(&dek, other, 200, BODY))), 4);
+        assert_eq!(code(reply(&asked, &sealed(&key, other, 200, BODY))), 4);
         for junk in [&b""[..], b"{}", b"<html>", br#"{"ciphertext":"junk"}"#] {
-            assert_eq!(code(reply(&session, id, junk)), 4);
+            assert_eq!(code(reply(&asked, junk)), 4);
         }
     }
 
     #[test]
     fn the_request_itself_sent_back_is_no_answer() {
-        let (session, _, _) = session();
-        let (id, request) = session.seal("/v1/completions", r#"{"prompt":"x"}"#).unwrap();
-        assert_eq!(code(reply(&session, id, &request)), 4);
+        let (asked, request, _) = call();
+        assert!(matches!(reply(&asked, &request), Err(ClientError::NotAuthentic(NotAuthentic::NotSealed))));
+    }
+
+    #[test]
+    fn an_answer_of_another_path_is_not_authentic() {
+        let dek = Dek::generate().unwrap();
+        let others = [dek.for_answers("/v1/chat/completions"), dek.for_requests(PATH)];
+        let session = Session::new(dek, WrappedDek::new(vec![1]).unwrap());
+        let (asked, _) = session.seal(PATH, "{}").unwrap();
+        for other in others {
+            assert_eq!(code(reply(&asked, &sealed(&other, asked.id, 200, BODY))), 4);
+        }
     }
 
     #[test]
     fn a_refusal_under_the_seal_says_when_to_come_back() {
-        let (session, dek, id) = session();
+        let (asked, _, key) = call();
         let body = serde_json::to_string(&ErrorCode::ServerBusy.body("try later")).unwrap();
-        let error = reply(&session, id, &sealed(&dek, id, 429, &body)).unwrap_err();
+        let error = reply(&asked, &sealed(&key, asked.id, 429, &body)).unwrap_err();
         let ClientError::Refused(refusal) = error else { panic!("{error}") };
         assert!(refusal.sealed);
         assert_eq!(refusal.retry_after.unwrap().as_secs(), 1);
@@ -167,14 +181,14 @@ mod tests {
 
     #[test]
     fn frames_are_opened_in_order_and_to_the_end() {
-        let (session, dek, id) = session();
-        let mut writer = FrameWriter::new(id);
+        let (asked, _, key) = call();
+        let mut writer = FrameWriter::new(asked.id);
         let mut tokens = Vec::new();
         for (text, finish, last) in [("a", "null", false), ("b", "\"length\"", true)] {
             let frame = writer.next_frame(&mut vec![piece(text, finish)], last).unwrap();
-            tokens.push(dek.seal(frame.expose()));
+            tokens.push(key.seal(frame.expose()));
         }
-        let mut frames = Frames::new(&session, id);
+        let mut frames = Frames::new(&asked);
         let texts: Vec<String> = tokens
             .iter()
             .flat_map(|token| frames.accept(token).unwrap().0)
@@ -182,30 +196,30 @@ mod tests {
             .collect();
         assert_eq!((texts.concat().as_str(), frames.finish().unwrap().finish), ("ab", FinishReason::Length));
 
-        let mut cut = Frames::new(&session, id);
+        let mut cut = Frames::new(&asked);
         cut.accept(tokens.first().unwrap()).unwrap();
         assert!(matches!(cut.finish(), Err(NotAuthentic::Frame(_))));
-        let mut swapped = Frames::new(&session, id);
+        let mut swapped = Frames::new(&asked);
         assert_eq!(exit_code(&swapped.accept(tokens.last().unwrap()).unwrap_err()), 4);
     }
 
     #[test]
     fn an_error_in_a_stream_is_a_refusal_with_its_own_status() {
-        let (session, dek, id) = session();
+        let (asked, _, key) = call();
         let body =
             serde_json::value::to_raw_value(&ErrorCode::DeadlineExceeded.body("ask for less")).unwrap();
-        let frame = FrameWriter::new(id).next_frame(&mut vec![body], true).unwrap();
-        let error = Frames::new(&session, id).accept(&dek.seal(frame.expose())).unwrap_err();
+        let frame = FrameWriter::new(asked.id).next_frame(&mut vec![body], true).unwrap();
+        let error = Frames::new(&asked).accept(&key.seal(frame.expose())).unwrap_err();
         let ClientError::Refused(refusal) = error else { panic!("{error}") };
         assert_eq!((refusal.status, refusal.retry_after), (504, None));
     }
 
     #[test]
     fn a_stream_that_does_not_say_why_it_ends_is_not_whole() {
-        let (session, dek, id) = session();
-        let frame = FrameWriter::new(id).next_frame(&mut vec![piece("a", "null")], true).unwrap();
-        let mut frames = Frames::new(&session, id);
-        frames.accept(&dek.seal(frame.expose())).unwrap();
+        let (asked, _, key) = call();
+        let frame = FrameWriter::new(asked.id).next_frame(&mut vec![piece("a", "null")], true).unwrap();
+        let mut frames = Frames::new(&asked);
+        frames.accept(&key.seal(frame.expose())).unwrap();
         assert_eq!(frames.finish().unwrap_err(), NotAuthentic::Malformed);
     }
 }

@@ -7,7 +7,9 @@ use serde_json::value::RawValue;
 use super::error::{ClientError, NotAuthentic};
 use super::transport::Recipient;
 use crate::keys::{WrapConfig, Wrapper};
-use crate::protocol::{Call, Dek, RequestId, SealedRequest, ServerId, SessionTag, Token, WrappedDek};
+use crate::protocol::{
+    Call, Dek, PathKey, RequestId, SealedRequest, ServerId, SessionTag, Token, WrappedDek,
+};
 use crate::secret::Secret;
 
 /// A DEK and its wrapped form. Every request of a session goes under it, so the server unwraps it once.
@@ -16,6 +18,14 @@ pub struct Session {
     dek: Dek,
     wrapped: WrappedDek,
     recipient: Recipient,
+}
+
+/// A call that was sealed: what its answer must be sealed under, and repeat.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The call's.
+    pub(super) id: RequestId,
+    key: PathKey,
 }
 
 impl Session {
@@ -46,9 +56,9 @@ impl Session {
         self.recipient
     }
 
-    /// Seals a call of `path` under a fresh id and the current time: what is sent twice is sealed twice,
-    /// or the server would take it for a replay.
-    pub(super) fn seal(&self, path: &str, body: &str) -> Result<(RequestId, Vec<u8>), ClientError> {
+    /// Seals a call of the `/v1` path `path` under a fresh id and the current time: what is sent twice is sealed
+    /// twice, or the server would take it for a replay.
+    pub(super) fn seal(&self, path: &str, body: &str) -> Result<(Asked, Vec<u8>), ClientError> {
         let unwritable = |_| ClientError::Internal("the request cannot be written");
         let id = RequestId::generate().map_err(|_| NO_RANDOMNESS)?;
         let body: &RawValue = serde_json::from_str(body).map_err(unwritable)?;
@@ -56,14 +66,17 @@ impl Session {
             Call { id, path, server: self.recipient.server, body }.encode().map_err(unwritable)?;
         let request = SealedRequest {
             wrapped_dek: self.wrapped.to_base64(),
-            ciphertext: self.dek.seal(plaintext.expose()),
+            ciphertext: self.dek.for_requests(path).seal(plaintext.expose()),
         };
-        Ok((id, serde_json::to_vec(&request).map_err(unwritable)?))
+        let asked = Asked { id, key: self.dek.for_answers(path) };
+        Ok((asked, serde_json::to_vec(&request).map_err(unwritable)?))
     }
+}
 
+impl Asked {
     /// Opens what the server sealed.
     pub(super) fn open(&self, token: &str) -> Result<Secret<Vec<u8>>, NotAuthentic> {
-        Ok(self.dek.open(&Token::parse(token.as_bytes())?)?)
+        Ok(self.key.open(&Token::parse(token.as_bytes())?)?)
     }
 }
 

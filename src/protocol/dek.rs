@@ -7,8 +7,10 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::base64::{self, Alphabet};
+use super::codelab;
 use super::error::Rejected;
 use super::fernet::Token;
+use super::path_key::PathKey;
 use crate::secret::Secret;
 
 /// A Fernet key: 16 bytes of signing key, 16 bytes of AES-128 key. Wiped on drop, never printed.
@@ -47,39 +49,86 @@ impl Dek {
         Secret::new(base64::encode_url_safe(self.key.as_ref()))
     }
 
-    /// Seals `plaintext` under the current time.
+    /// Seals `plaintext` under the key itself and the current time, as the codelab's client seals a prompt.
     pub fn seal(&self, plaintext: &[u8]) -> String {
         self.fernet.encrypt(plaintext)
     }
 
-    /// Opens `token`. Its age is not looked at here: see [`Token::is_fresh`].
+    /// Opens a `token` that was sealed under the key itself, in either direction, as the codelab's client opens an
+    /// answer. Its age is not checked here: see [`Token::is_fresh`].
     ///
     /// # Errors
     /// [`Rejected`] if the HMAC or the padding is wrong.
     pub fn open(&self, token: &Token) -> Result<Secret<Vec<u8>>, Rejected> {
-        // The library refuses tokens from the future and adds to this number: give it the token's own time.
-        let now = token.timestamp().min(u64::MAX - 60);
-        self.fernet.decrypt_at_time(token.as_str(), None, now).map(Secret::new).map_err(|_| Rejected)
+        open(&self.fernet, token)
     }
 
-    /// Derives the prefix-cache namespace: HKDF-SHA256 (RFC 5869) of the key, without salt.
+    /// Opens a prompt of `/generate`.
+    ///
+    /// # Errors
+    /// [`Rejected`] as in [`Dek::open`], and for a token that [`Dek::seal_generated`] made.
+    pub fn open_prompt(&self, token: &Token) -> Result<Secret<Vec<u8>>, Rejected> {
+        let plaintext = self.open(token)?;
+        if codelab::is_answer(self, token) { Err(Rejected) } else { Ok(plaintext) }
+    }
+
+    /// Seals an answer of `/generate`: [`Dek::open`] opens it, [`Dek::open_prompt`] does not.
+    ///
+    /// # Errors
+    /// The system has no randomness to give.
+    pub fn seal_generated(&self, text: &[u8]) -> Result<String, getrandom::Error> {
+        codelab::seal_answer(self, text)
+    }
+
+    /// The key of the requests to the `/v1` path `path`.
+    pub fn for_requests(&self, path: &str) -> PathKey {
+        PathKey::new(&self.derive(&[b"codeseal v1 request ", path.as_bytes()]))
+    }
+
+    /// The key of the answers of the `/v1` path `path`.
+    pub fn for_answers(&self, path: &str) -> PathKey {
+        PathKey::new(&self.derive(&[b"codeseal v1 answer ", path.as_bytes()]))
+    }
+
+    /// Derives the prefix-cache namespace.
     pub fn namespace(&self) -> Namespace {
-        let mut namespace = [0; 32];
-        // 32 bytes are one block of the 255 that HKDF can give, so this cannot fail.
+        Namespace(*self.derive(&[b"codeseal prefix cache"]))
+    }
+
+    /// HKDF-SHA256 (RFC 5869) of the key, without salt; `info` is the concatenation of its parts.
+    pub(super) fn derive<const N: usize>(&self, info: &[&[u8]]) -> Zeroizing<[u8; N]> {
+        const { assert!(N <= 255 * 32, "HKDF-SHA256 gives up to 255 blocks") }
+        let mut derived = Zeroizing::new([0; N]);
         #[allow(clippy::expect_used)]
         Hkdf::<Sha256>::new(None, self.key.as_ref())
-            .expand(b"codeseal prefix cache", &mut namespace)
-            .expect("HKDF gives up to 8160 bytes");
-        Namespace(namespace)
+            .expand_multi_info(info, derived.as_mut())
+            .expect("the length was checked at compile time");
+        derived
+    }
+
+    /// The halves of the key: for HMAC-SHA256, and for AES-128.
+    pub(super) fn halves(&self) -> (&[u8], &[u8]) {
+        self.key.split_at(16)
     }
 
     fn from_bytes(key: Zeroizing<[u8; 32]>) -> Self {
-        let text = Zeroizing::new(base64::encode_url_safe(key.as_ref()));
-        // The text was made from 32 bytes a line above.
-        #[allow(clippy::expect_used)]
-        let fernet = fernet::Fernet::new(&text).expect("44 characters of base64 are a Fernet key");
-        Self { key, fernet }
+        Self { fernet: fernet_of(&key), key }
     }
+}
+
+/// The Fernet key of 32 bytes.
+pub(super) fn fernet_of(key: &[u8; 32]) -> fernet::Fernet {
+    let text = Zeroizing::new(base64::encode_url_safe(key));
+    // The text was made from 32 bytes a line above.
+    #[allow(clippy::expect_used)]
+    fernet::Fernet::new(&text).expect("44 characters of base64 are a Fernet key")
+}
+
+/// Opens `token`, whatever its age.
+pub(super) fn open(fernet: &fernet::Fernet, token: &Token) -> Result<Secret<Vec<u8>>, Rejected> {
+    // The library refuses tokens from the future and adds to this number: give it the token's own time.
+    let now = token.timestamp().min(u64::MAX - 60);
+    fernet.decrypt_at_time(token.as_str(), None, now).map(Secret::new).map_err(|_| Rejected)
 }
 
 impl fmt::Debug for Dek {

@@ -14,6 +14,7 @@ use super::dek::Dek;
 use super::error::{ErrorCode, Rejected};
 use super::fernet::Token;
 use super::padding;
+use super::path_key::PathKey;
 use crate::secret::Secret;
 
 /// The longest KMS ciphertext of a 44-byte DEK that is passed on: Cloud KMS makes about 160 bytes.
@@ -30,6 +31,16 @@ pub struct Envelope {
     pub wrapped_dek: WrappedDek,
     /// The sealed prompt or call.
     pub token: Token,
+    kind: Kind,
+}
+
+/// What an envelope holds, which decides by what key it opens.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// A call of the `/v1` path that it came to.
+    Call(&'static str),
+    /// A prompt of `/generate`.
+    Prompt,
 }
 
 /// `{"wrapped_dek", "ciphertext"}`: the body of every sealed request.
@@ -64,7 +75,7 @@ pub struct RequestId([u8; 16]);
 pub struct Call<'a> {
     /// Chosen by the client, repeated in the answer.
     pub id: RequestId,
-    /// Must equal the URL's path: a sealed body cannot be turned to another endpoint.
+    /// Must equal the URL's path, as the key does that the call is sealed under.
     pub path: &'a str,
     /// The process that it is meant for, if the client knows which one it verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,18 +97,13 @@ pub struct Reply<B> {
 }
 
 impl Envelope {
-    /// Reads the body of a sealed request.
+    /// Reads the body of a request to the `/v1` path `path`.
     ///
     /// # Errors
     /// [`ErrorCode::InvalidRequest`] if it is not such JSON, [`ErrorCode::EnvelopeRejected`] if what it holds
     /// cannot be a wrapped key and a token.
-    pub fn parse(body: &[u8]) -> Result<Self, ErrorCode> {
-        let request = SealedRequest::parse(body)?;
-        let read = || {
-            let wrapped_dek = WrappedDek::parse(&request.wrapped_dek)?;
-            Ok(Self { wrapped_dek, token: Token::parse(request.ciphertext.as_bytes())? })
-        };
-        read().map_err(|Rejected| ErrorCode::EnvelopeRejected)
+    pub fn parse(body: &[u8], path: &'static str) -> Result<Self, ErrorCode> {
+        Self::read(body, Kind::Call(path), Token::parse)
     }
 
     /// Reads the body of `/generate`, whose token is in base64 twice.
@@ -105,13 +111,42 @@ impl Envelope {
     /// # Errors
     /// As [`Envelope::parse`].
     pub fn parse_generate(body: &[u8]) -> Result<Self, ErrorCode> {
+        Self::read(body, Kind::Prompt, Token::parse_nested)
+    }
+
+    /// Opens it under the key of the path that it came to.
+    ///
+    /// # Errors
+    /// [`Rejected`] if it was sealed under another key, for another path, or by the server.
+    pub fn open(&self, dek: &Dek) -> Result<Secret<Vec<u8>>, Rejected> {
+        match self.kind {
+            Kind::Call(path) => dek.for_requests(path).open(&self.token),
+            Kind::Prompt => {
+                let plaintext = dek.open_prompt(&self.token)?;
+                if is_of_v1(plaintext.expose()) { Err(Rejected) } else { Ok(plaintext) }
+            }
+        }
+    }
+
+    fn read(body: &[u8], kind: Kind, token: fn(&[u8]) -> Result<Token, Rejected>) -> Result<Self, ErrorCode> {
         let request = SealedRequest::parse(body)?;
         let read = || {
             let wrapped_dek = WrappedDek::parse(&request.wrapped_dek)?;
-            Ok(Self { wrapped_dek, token: Token::parse_nested(request.ciphertext.as_bytes())? })
+            Ok(Self { wrapped_dek, token: token(request.ciphertext.as_bytes())?, kind })
         };
         read().map_err(|Rejected| ErrorCode::EnvelopeRejected)
     }
+}
+
+/// Whether a plaintext is a call, a reply or a frame of `/v1`. Earlier versions sealed these under the DEK itself, so
+/// what their clients and servers sealed would open as a prompt.
+fn is_of_v1(plaintext: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Identified {
+        #[serde(rename = "id")]
+        _id: RequestId,
+    }
+    serde_json::from_slice::<Identified>(plaintext).is_ok()
 }
 
 impl SealedRequest {
@@ -161,8 +196,12 @@ impl fmt::Debug for WrappedDek {
 
 impl GenerateReply {
     /// Seals prompt and continuation as the codelab's server does.
-    pub fn seal(dek: &Dek, text: &Secret<String>) -> Self {
-        Self { generated_code_ciphertext: BASE64_STANDARD.encode(dek.seal(text.expose().as_bytes())) }
+    ///
+    /// # Errors
+    /// The system has no randomness to give.
+    pub fn seal(dek: &Dek, text: &Secret<String>) -> Result<Self, getrandom::Error> {
+        let token = dek.seal_generated(text.expose().as_bytes())?;
+        Ok(Self { generated_code_ciphertext: BASE64_STANDARD.encode(token) })
     }
 }
 
@@ -209,7 +248,7 @@ impl<'a> Call<'a> {
     /// Reads the plaintext of a sealed request.
     ///
     /// # Errors
-    /// [`Rejected`] if it is not such JSON: nobody who holds the key sends that by accident.
+    /// [`Rejected`] if it is not such JSON.
     pub fn decode(plaintext: &'a [u8]) -> Result<Self, Rejected> {
         serde_json::from_slice(plaintext).map_err(|_| Rejected)
     }
@@ -224,18 +263,20 @@ impl<'a> Call<'a> {
 }
 
 impl<B: Serialize> Reply<B> {
-    /// Pads and seals the answer.
+    /// Pads and seals the answer; `key` is that of the path's answers.
     ///
     /// # Errors
     /// JSON that cannot be written.
-    pub fn seal(&self, dek: &Dek) -> Result<SealedReply, serde_json::Error> {
-        Ok(SealedReply { ciphertext: dek.seal(padding::to_padded_json(self)?.expose()) })
+    pub fn seal(&self, key: &PathKey) -> Result<SealedReply, serde_json::Error> {
+        Ok(SealedReply { ciphertext: key.seal(padding::to_padded_json(self)?.expose()) })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PATH: &str = "/v1/completions";
 
     #[test]
     fn a_call_round_trips_and_its_length_is_a_bucket() {
@@ -248,11 +289,34 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_may_be_any_text_but_what_v1_seals() {
+        let id = RequestId::generate().unwrap();
+        let body = RawValue::from_string("{}".into()).unwrap();
+        let call = Call { id, path: PATH, server: None, body: &body }.encode().unwrap();
+        let reply = padding::to_padded_json(&Reply { id, status: 200, body: "x" }).unwrap();
+        let frame = super::super::FrameWriter::new(id).next_frame(&mut Vec::new(), true).unwrap();
+        for plaintext in [call, reply, frame] {
+            assert!(is_of_v1(plaintext.expose()));
+        }
+        let texts = [
+            "",
+            "def f():",
+            "{",
+            "{}",
+            r#"{"id": 7, "path": "/v1", "body": {}}"#,
+            r#"{"id": "x", "path": "/v1", "body": {}}"#,
+            r#"[{"id": "AAAAAAAAAAAAAAAAAAAAAA"}]"#,
+            r#"x = {"id": "AAAAAAAAAAAAAAAAAAAAAA"}"#,
+        ];
+        assert!(texts.iter().all(|text| !is_of_v1(text.as_bytes())));
+    }
+
+    #[test]
     fn malformed_json_is_told_apart_from_a_bad_envelope() {
-        assert_eq!(Envelope::parse(b"{").unwrap_err(), ErrorCode::InvalidRequest);
-        assert_eq!(Envelope::parse(br#"{"ciphertext":"x"}"#).unwrap_err(), ErrorCode::InvalidRequest);
+        assert_eq!(Envelope::parse(b"{", PATH).unwrap_err(), ErrorCode::InvalidRequest);
+        assert_eq!(Envelope::parse(br#"{"ciphertext":"x"}"#, PATH).unwrap_err(), ErrorCode::InvalidRequest);
         let body = br#"{"ciphertext":"!","wrapped_dek":"AAAA"}"#;
-        assert_eq!(Envelope::parse(body).unwrap_err(), ErrorCode::EnvelopeRejected);
+        assert_eq!(Envelope::parse(body, PATH).unwrap_err(), ErrorCode::EnvelopeRejected);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// It carries no detail on purpose: bad base64, a forged token, a foreign key and a bad padding must look
 /// the same to whoever sent them, or the server becomes a decryption oracle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the envelope was rejected: check the key, the encoding and this machine's clock")]
+#[error("the envelope was rejected: check the key, the encoding and the path that it was sealed for")]
 pub struct Rejected;
 
 /// Every error that the server can answer with: the closed set of `error.code`.
@@ -24,7 +24,7 @@ pub enum ErrorCode {
     DeadlineExceeded,
     /// The server is shutting down; another replica will answer.
     Draining,
-    /// Base64, Fernet, the key or the KMS ciphertext is wrong; deliberately one code for all.
+    /// Base64, Fernet, the key, the KMS ciphertext or the path is wrong; deliberately one code for all.
     EnvelopeRejected,
     /// The server failed; nothing is known about why outside its own log.
     Internal,

@@ -6,16 +6,20 @@ use super::base64::{self, Alphabet};
 use super::error::Rejected;
 
 /// The only version that the specification knows.
-const VERSION: u8 = 0x80;
+pub(super) const VERSION: u8 = 0x80;
+
+/// The length of an initialization vector.
+pub(super) const IV_BYTES: usize = 16;
 
 /// Version, timestamp, IV, one block and HMAC: no token is shorter.
-const MIN_BYTES: usize = 1 + 8 + 16 + 16 + 32;
+const MIN_BYTES: usize = 1 + 8 + IV_BYTES + 16 + 32;
 
 /// A token in canonical form: not opened yet, so nothing of it is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     text: String,
     timestamp: u64,
+    iv: [u8; IV_BYTES],
     digest: [u8; 32],
 }
 
@@ -30,10 +34,11 @@ impl Token {
         if bytes.len() < MIN_BYTES {
             return Err(Rejected);
         }
-        let timestamp = u64::from_be_bytes(*rest.first_chunk().ok_or(Rejected)?);
+        let (timestamp, rest) = rest.split_first_chunk().ok_or(Rejected)?;
+        let (timestamp, iv) = (u64::from_be_bytes(*timestamp), *rest.first_chunk().ok_or(Rejected)?);
         // Many texts decode to one token; the digest is taken of the bytes, or a replay could hide in a newline.
         let digest = Sha256::digest(&bytes).into();
-        Ok(Self { text: base64::encode_url_safe(&bytes), timestamp, digest })
+        Ok(Self { text: base64::encode_url_safe(&bytes), timestamp, iv, digest })
     }
 
     /// Reads the codelab's form, standard base64 over the token's text.
@@ -52,6 +57,11 @@ impl Token {
     /// Seconds since 1970 at which the sender says it sealed this. Unauthenticated until the token is opened.
     pub fn timestamp(&self) -> u64 {
         self.timestamp
+    }
+
+    /// The initialization vector. Unauthenticated until the token is opened.
+    pub(super) fn iv(&self) -> &[u8; IV_BYTES] {
+        &self.iv
     }
 
     /// SHA-256 of the token's bytes: what a replay is recognised by.

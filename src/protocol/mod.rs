@@ -5,12 +5,14 @@
 
 mod attestation;
 mod base64;
+mod codelab;
 mod dek;
 mod envelope;
 mod error;
 mod fernet;
 pub mod openai;
 mod padding;
+mod path_key;
 mod session;
 mod stream;
 
@@ -25,6 +27,7 @@ pub use self::envelope::{
 };
 pub use self::error::{ErrorBody, ErrorCode, ErrorDetail, Rejected};
 pub use self::fernet::Token;
+pub use self::path_key::PathKey;
 pub use self::session::{SESSION_HEADER, SessionTag};
 pub use self::stream::{Frame, FrameError, FrameReader, FrameWriter, MAX_EVENT_BYTES};
 

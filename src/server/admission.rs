@@ -53,7 +53,7 @@ impl App {
         let dek = self.key(loaded, &envelope, deadline).await?;
         let (replay, tokenizer) = (Arc::clone(&self.replay), Arc::clone(&loaded.tokenizer));
         let open = move || {
-            let plaintext = dek.open(&envelope.token)?;
+            let plaintext = envelope.open(&dek)?;
             let remembered = replay.remember(&envelope.token, unix_time())?;
             Ok::<_, ApiError>((dek, remembered, read(plaintext, &tokenizer)))
         };

@@ -68,7 +68,7 @@ fn message(code: ErrorCode) -> &'static str {
         ErrorCode::DeadlineExceeded => "the request took too long: ask for fewer tokens",
         ErrorCode::Draining => "the server is shutting down: retry",
         ErrorCode::EnvelopeRejected => {
-            "the envelope was rejected: check the key, the encoding and this machine's clock"
+            "the envelope was rejected: check the key, the encoding and the path that it was sealed for"
         }
         ErrorCode::Internal => "the server failed",
         ErrorCode::InvalidParameter => "a parameter is outside its range",

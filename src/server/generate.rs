@@ -1,7 +1,7 @@
 //! `POST /generate`: the codelab's contract, byte for byte.
 //!
 //! The answer's plaintext is the prompt followed by its continuation, greedy, without special tokens. Errors are not
-//! sealed: the codelab's client knows no other. Must not touch: ciphers other than through `Dek`.
+//! sealed: the codelab's client knows no other. Must not touch: ciphers other than through `Envelope`.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ async fn answer(
     let (opened, read) = app.receive(request, observation.deadline(), Envelope::parse_generate, read).await?;
     let text = continue_prompt(app, &opened, read, observation).await;
     match text {
-        Ok(text) => Ok(GenerateReply::seal(&opened.dek, &text)),
+        Ok(text) => GenerateReply::seal(&opened.dek, &text).map_err(|_| ErrorCode::Internal.into()),
         Err(error) => {
             opened.give_up(&error);
             Err(error)

@@ -1,6 +1,6 @@
 //! The sealed endpoints: once an envelope has opened, every answer is sealed, errors included.
 //!
-//! Must not touch: ciphers other than through `Dek`.
+//! Must not touch: ciphers other than through `Envelope` and `PathKey`.
 
 use std::sync::Arc;
 
@@ -18,7 +18,9 @@ use super::error::ApiError;
 use super::observation::Observation;
 use super::sse::{self, EventStream};
 use super::state::App;
-use crate::protocol::{Call, Dek, Envelope, ErrorCode, Rejected, Reply, RequestId, SealedReply, ServerId};
+use crate::protocol::{
+    Call, Envelope, ErrorCode, PathKey, Rejected, Reply, RequestId, SealedReply, ServerId,
+};
 use crate::secret::Secret;
 use crate::tokenizer::Tokenizer;
 
@@ -28,7 +30,8 @@ pub(super) async fn handle<D: Dialect>(State(app): State<Arc<App>>, request: Req
     let accepts_events = accepts_events(request.headers());
     let default_new_tokens = app.limits.max_new_tokens;
     let server = app.attestor.server();
-    let read = app.receive(request, observation.deadline(), Envelope::parse, move |plaintext, tokenizer| {
+    let parse = |body: &[u8]| Envelope::parse(body, D::PATH);
+    let read = app.receive(request, observation.deadline(), parse, move |plaintext, tokenizer| {
         Question::read::<D>(&plaintext, server, tokenizer, default_new_tokens)
     });
     let read = async {
@@ -92,21 +95,21 @@ async fn answer<D: Dialect>(
     mut observation: Observation,
 ) -> Response {
     let Question { id, asked } = question;
-    let dek = Arc::clone(&opened.dek);
+    let key = opened.dek.for_answers(D::PATH);
     let reply = async {
         let Asked { job, stream } = asked?;
-        let choices = Choices::start(opened.loaded, job, dek.namespace(), &mut observation)?;
+        let choices = Choices::start(opened.loaded, job, opened.dek.namespace(), &mut observation)?;
         let heading = Heading::new::<D>(id, opened.loaded.engine.model_name());
         if stream || accepts_events {
             return Ok(Begun::Stream(Box::new(choices), heading));
         }
         let choices = choices.collect(&mut observation).await?;
         let body = D::answer(&heading, &choices, &opened.loaded.tokenizer, observation.usage());
-        seal(&dek, id, 200, body).map(Begun::Whole)
+        seal(&key, id, 200, body).map(Begun::Whole)
     };
     match reply.await {
         Ok(Begun::Stream(choices, heading)) => {
-            let events = EventStream::new(*choices, heading, id, dek, opened.slot, observation, app.shaping);
+            let events = EventStream::new(*choices, heading, id, key, opened.slot, observation, app.shaping);
             sse::respond::<D>(events)
         }
         Ok(Begun::Whole(reply)) => {
@@ -116,7 +119,7 @@ async fn answer<D: Dialect>(
         Err(error) => {
             observation.failed(error.code());
             opened.give_up(&error);
-            match seal(&dek, id, error.code().status(), error.body()) {
+            match seal(&key, id, error.code().status(), error.body()) {
                 Ok(reply) => Json(reply).into_response(),
                 Err(unsealed) => unsealed.into_response(),
             }
@@ -129,8 +132,8 @@ enum Begun {
     Whole(SealedReply),
 }
 
-fn seal(dek: &Dek, id: RequestId, status: u16, body: impl Serialize) -> Result<SealedReply, ApiError> {
-    Reply { id, status, body }.seal(dek).map_err(|_| ErrorCode::Internal.into())
+fn seal(key: &PathKey, id: RequestId, status: u16, body: impl Serialize) -> Result<SealedReply, ApiError> {
+    Reply { id, status, body }.seal(key).map_err(|_| ErrorCode::Internal.into())
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {

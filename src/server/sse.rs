@@ -1,10 +1,9 @@
 //! A sealed stream: server-sent events, each one frame of constant size, paced as [`Shaping`] has it.
 //!
 //! A client that goes away drops the stream, and with it the generation and the slot.
-//! Must not touch: ciphers other than through `Dek`.
+//! Must not touch: ciphers other than through `PathKey`.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -22,14 +21,14 @@ use super::observation::Observation;
 use super::shaping::{Pacer, Shaping};
 use super::split::json_pieces;
 use super::state::Slot;
-use crate::protocol::{Dek, ErrorCode, FrameWriter, MAX_EVENT_BYTES, RequestId};
+use crate::protocol::{ErrorCode, FrameWriter, MAX_EVENT_BYTES, PathKey, RequestId};
 use crate::secret::Secret;
 
 /// What a stream needs until its last frame.
 pub(super) struct EventStream {
     choices: Choices,
     heading: Heading,
-    dek: Arc<Dek>,
+    key: PathKey,
     writer: FrameWriter,
     pacer: Pacer,
     /// Text that is in no event yet, by answer.
@@ -57,12 +56,12 @@ pub(super) fn respond<D: Dialect>(events: EventStream) -> Response {
 }
 
 impl EventStream {
-    /// The answers to the request `id`.
+    /// The answers to the request `id`, sealed under `key`.
     pub(super) fn new(
         choices: Choices,
         heading: Heading,
         id: RequestId,
-        dek: Arc<Dek>,
+        key: PathKey,
         slot: Slot,
         observation: Observation,
         shaping: Shaping,
@@ -70,7 +69,7 @@ impl EventStream {
         Self {
             choices,
             heading,
-            dek,
+            key,
             writer: FrameWriter::new(id),
             pacer: Pacer::start(shaping),
             texts: Vec::new(),
@@ -92,7 +91,7 @@ impl EventStream {
             self.observation.failed(ErrorCode::Internal);
             return None;
         };
-        Some(Bytes::from(format!("data: {}\n\n", self.dek.seal(frame.expose()))))
+        Some(Bytes::from(format!("data: {}\n\n", self.key.seal(frame.expose()))))
     }
 
     async fn make_frame<D: Dialect>(&mut self) -> Result<Secret<Vec<u8>>, serde_json::Error> {

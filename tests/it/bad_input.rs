@@ -47,7 +47,8 @@ async fn all_faults_of_an_envelope_look_the_same() {
     let path = "/v1/completions";
     let plaintext = employee
         .unseal(employee.seal(path, &json!({ "prompt": CANARY })).body["ciphertext"].as_str().unwrap());
-    let token = employee.dek.seal(&plaintext);
+    let key = employee.dek.for_requests(path);
+    let token = key.seal(&plaintext);
     let wrong_key = world.sandbox.kms_key().replace("cryptoKeys/", "cryptoKeys/other-");
     world.sandbox.add_key(&wrong_key).unwrap();
     let wrapped_by_another = {
@@ -80,6 +81,11 @@ async fn all_faults_of_an_envelope_look_the_same() {
         ("a plaintext that is no call", employee.envelope(&employee.dek.seal(CANARY.as_bytes()))),
         ("a plaintext that is not UTF-8", employee.envelope(&employee.dek.seal(b"\xff\xfe"))),
         ("a call for another path", employee.seal("/v1/chat/completions", &json!({ "prompt": CANARY })).body),
+        ("a call that names another path", {
+            let named = String::from_utf8(plaintext.clone()).unwrap().replace(path, "/v1/chat/completions");
+            employee.envelope(&key.seal(named.as_bytes()))
+        }),
+        ("a call under the key itself", employee.envelope(&employee.dek.seal(&plaintext))),
     ];
     let mut answers = Vec::new();
     for (fault, body) in faults {

@@ -54,6 +54,9 @@ pub(crate) struct Answer {
 /// Keys and values of one whole context, or of some ordinary requests: tests run many servers at once.
 const KV_CACHE_BYTES: u64 = 96 << 20;
 
+/// The sealed paths of the API.
+pub(crate) const PATHS: [&str; 2] = ["/v1/completions", "/v1/chat/completions"];
+
 /// A sealed call, ready to be sent, again if need be.
 pub(crate) struct Sealed {
     pub(crate) id: RequestId,
@@ -209,7 +212,7 @@ impl Employee {
         let id = RequestId::generate().unwrap();
         let body = RawValue::from_string(body.to_string()).unwrap();
         let plaintext = Call { id, path, server, body: &body }.encode().unwrap();
-        Sealed { id, body: self.envelope(&self.dek.seal(plaintext.expose())) }
+        Sealed { id, body: self.envelope(&self.dek.for_requests(path).seal(plaintext.expose())) }
     }
 
     /// `{"wrapped_dek", "ciphertext"}`
@@ -250,9 +253,12 @@ impl Employee {
         frames
     }
 
+    /// The plaintext of any token of this employee's, whatever its path and direction.
     pub(crate) fn unseal(&self, token: &str) -> Vec<u8> {
         let token = Token::parse(token.as_bytes()).unwrap();
-        self.dek.open(&token).unwrap().expose().clone()
+        let keys = PATHS.iter().flat_map(|path| [self.dek.for_answers(path), self.dek.for_requests(path)]);
+        let mut opened = keys.filter_map(|key| key.open(&token).ok()).chain(self.dek.open(&token).ok());
+        opened.next().expect("the token is this employee's").expose().clone()
     }
 }
 

@@ -39,5 +39,6 @@ mod shutdown;
 mod signing;
 mod soak;
 mod streaming;
+mod turned;
 mod vectors;
 mod verify;

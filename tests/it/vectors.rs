@@ -1,10 +1,11 @@
 //! Fernet vectors from Python's `cryptography`: the same verdict on every token, and each opens the other's.
 //!
-//! `tests/vectors/fernet.py` makes `fernet.json` and checks `sealed.json`, which `UPDATE_VECTORS=1` writes here.
+//! `tests/vectors/fernet.py` makes `fernet.json` and checks `sealed.json`, `paths.py` makes `paths.json` and checks
+//! `sealed_paths.json`; what is checked is written here with `UPDATE_VECTORS=1`.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
-use codeseal::protocol::{Dek, Envelope, Token};
+use codeseal::protocol::{Dek, Envelope, PathKey, Token};
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize)]
@@ -57,7 +58,7 @@ fn the_codelabs_nested_base64_reads_the_same_tokens() {
         let dek = Dek::parse(&BASE64.decode(&case.key).unwrap());
         let opened =
             Envelope::parse_generate(body.as_bytes()).ok().zip(dek.ok()).and_then(|(envelope, dek)| {
-                dek.open(&envelope.token).ok().map(|plaintext| BASE64.encode(plaintext.expose()))
+                envelope.open(&dek).ok().map(|plaintext| BASE64.encode(plaintext.expose()))
             });
         assert_eq!(opened, case.plaintext, "{}", case.name);
     }
@@ -102,4 +103,104 @@ fn seal_again(case: PythonCase) -> Option<OurCase> {
     let dek = Dek::parse(&BASE64.decode(&case.key).ok()?).ok()?;
     let token = dek.seal(&BASE64.decode(&plaintext).ok()?);
     Some(OurCase { name: case.name, key: dek.to_fernet_key().expose().clone(), token, plaintext })
+}
+
+#[derive(Deserialize)]
+struct PathVectors {
+    dek: String,
+    calls: Vec<PathCase>,
+    generated: Vec<GeneratedCase>,
+}
+
+#[derive(Deserialize)]
+struct PathCase {
+    direction: String,
+    path: String,
+    token: String,
+    plaintext: String,
+}
+
+#[derive(Deserialize)]
+struct GeneratedCase {
+    token: String,
+    plaintext: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OurPathCase {
+    dek: String,
+    direction: String,
+    path: String,
+    token: String,
+    plaintext: String,
+}
+
+fn path_vectors() -> PathVectors {
+    serde_json::from_str(include_str!("../vectors/paths.json")).unwrap()
+}
+
+fn path_key(dek: &Dek, direction: &str, path: &str) -> PathKey {
+    match direction {
+        "request" => dek.for_requests(path),
+        "answer" => dek.for_answers(path),
+        other => panic!("{other} is no direction"),
+    }
+}
+
+#[test]
+fn pythons_path_keys_are_ours() {
+    let PathVectors { dek, calls, generated } = path_vectors();
+    let dek = Dek::parse(dek.as_bytes()).unwrap();
+    assert_eq!((calls.len(), generated.len()), (4, 4));
+    for PathCase { direction, path, token, plaintext } in calls {
+        let token = Token::parse(token.as_bytes()).unwrap();
+        let opened = path_key(&dek, &direction, &path).open(&token).unwrap();
+        assert_eq!(opened.expose(), plaintext.as_bytes(), "{direction} {path}");
+        assert!(dek.open(&token).is_err(), "{direction} {path}");
+    }
+    for GeneratedCase { token, plaintext } in generated {
+        let token = Token::parse(token.as_bytes()).unwrap();
+        assert_eq!(dek.open(&token).unwrap().expose(), plaintext.as_bytes());
+        assert!(dek.open_prompt(&token).is_err(), "{plaintext}");
+    }
+}
+
+#[test]
+fn what_we_seal_for_a_path_is_what_python_was_shown() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/sealed_paths.json");
+    let open = |dek: &Dek, case: &OurPathCase| {
+        let token = Token::parse(case.token.as_bytes()).unwrap();
+        if case.direction == "generated" {
+            assert!(dek.open_prompt(&token).is_err());
+            return dek.open(&token).unwrap();
+        }
+        path_key(dek, &case.direction, &case.path).open(&token).unwrap()
+    };
+    if std::env::var_os("UPDATE_VECTORS").is_some() {
+        let PathVectors { dek: text, calls, generated } = path_vectors();
+        let dek = Dek::parse(text.as_bytes()).unwrap();
+        let mut cases: Vec<OurPathCase> = calls
+            .into_iter()
+            .map(|PathCase { direction, path, plaintext, .. }| {
+                let token = path_key(&dek, &direction, &path).seal(plaintext.as_bytes());
+                OurPathCase { dek: text.clone(), direction, path, token, plaintext }
+            })
+            .collect();
+        cases.extend(generated.into_iter().map(|GeneratedCase { plaintext, .. }| OurPathCase {
+            dek: text.clone(),
+            direction: "generated".to_owned(),
+            path: "/generate".to_owned(),
+            token: dek.seal_generated(plaintext.as_bytes()).unwrap(),
+            plaintext,
+        }));
+        let json = serde_json::to_string_pretty(&serde_json::json!({ "cases": cases })).unwrap();
+        std::fs::write(path, json + "\n").unwrap();
+    }
+    let cases: Vec<OurPathCase> =
+        serde_json::from_str::<Vectors<_>>(&std::fs::read_to_string(path).unwrap()).unwrap().cases;
+    assert_eq!(cases.len(), 8);
+    for case in &cases {
+        let dek = Dek::parse(case.dek.as_bytes()).unwrap();
+        assert_eq!(open(&dek, case).expose(), case.plaintext.as_bytes(), "{} {}", case.direction, case.path);
+    }
 }

@@ -163,7 +163,7 @@ fn cut(mut text: String) -> Body {
 }
 
 fn under_another_key() -> String {
-    Dek::generate().unwrap().seal(&[b' '; 1024])
+    Dek::generate().unwrap().for_answers("/v1/completions").seal(&[b' '; 1024])
 }
 
 fn flipped(token: &str) -> String {
