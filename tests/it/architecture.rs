@@ -180,6 +180,18 @@ fn only_telemetry_writes_to_the_log() {
 }
 
 #[test]
+fn no_client_uses_the_path_whose_answers_are_not_padded() {
+    let modules = ["client", "loadtest", "demo", "config/client", "bin/codeseal.rs"];
+    for file in modules.into_iter().flat_map(sources) {
+        for (number, line) in code_lines(&fs::read_to_string(&file).unwrap()) {
+            let uses = ["/generate", "GenerateReply", "parse_generate", "seal_generated", "open_prompt"];
+            let uses = uses.iter().any(|name| line.contains(name));
+            assert!(!uses, "{}:{number} uses /generate", file.display());
+        }
+    }
+}
+
+#[test]
 fn every_rule_names_a_module_that_exists() {
     for rule in RULES {
         assert!(!sources(rule.module).is_empty(), "{}", rule.module);
