@@ -18,6 +18,8 @@ pub enum ErrorCode {
     AttestationExpired,
     /// The launcher makes no token to order now.
     AttestationUnavailable,
+    /// The envelope's timestamp is too far from the server's clock.
+    ClockSkew,
     /// The prompt and the tokens asked for do not fit the model's context.
     ContextLengthExceeded,
     /// The request did not finish within its deadline.
@@ -42,7 +44,7 @@ pub enum ErrorCode {
     NotFound,
     /// The body is larger than the server takes.
     PayloadTooLarge,
-    /// This very envelope was seen before, or its timestamp is outside the window.
+    /// This very envelope was seen before.
     Replayed,
     /// The server remembers as many envelopes as it can, and lets none in unremembered.
     ReplaySetFull,
@@ -61,6 +63,7 @@ impl ErrorCode {
     pub const ALL: [Self; 20] = [
         Self::AttestationExpired,
         Self::AttestationUnavailable,
+        Self::ClockSkew,
         Self::ContextLengthExceeded,
         Self::DeadlineExceeded,
         Self::Draining,
@@ -89,7 +92,7 @@ impl ErrorCode {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
-            Self::Replayed => 409,
+            Self::ClockSkew | Self::Replayed => 409,
             Self::PayloadTooLarge => 413,
             Self::ServerChanged => 421,
             Self::InvalidParameter => 422,
@@ -131,6 +134,7 @@ impl ErrorCode {
         match self {
             Self::AttestationExpired => "attestation_expired",
             Self::AttestationUnavailable => "attestation_unavailable",
+            Self::ClockSkew => "clock_skew",
             Self::ContextLengthExceeded => "context_length_exceeded",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::Draining => "draining",
@@ -159,12 +163,13 @@ impl ErrorCode {
                 kind: self.kind().to_owned(),
                 code: self.as_str().to_owned(),
                 message: message.into(),
+                server_time: None,
             },
         }
     }
 }
 
-/// `{"error": {"type", "code", "message"}}`, inside and outside the seal.
+/// `{"error": {"type", "code", "message"}}`, with `server_time` for [`ErrorCode::ClockSkew`], inside and outside the seal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// The only member, as in OpenAI's API.
@@ -181,4 +186,7 @@ pub struct ErrorDetail {
     pub code: String,
     /// What to do about it.
     pub message: String,
+    /// The server's clock in seconds since 1970, where the error is about clocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_time: Option<u64>,
 }

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 
+use super::replay::Unfit;
 use crate::protocol::{ErrorBody, ErrorCode, Rejected};
 
 /// A code and what to do about it.
@@ -14,17 +15,29 @@ use crate::protocol::{ErrorBody, ErrorCode, Rejected};
 pub(super) struct ApiError {
     code: ErrorCode,
     message: Cow<'static, str>,
+    /// Seconds since 1970.
+    server_time: Option<u64>,
 }
 
 impl ApiError {
     /// An error whose message says more than the code does; it must hold nothing that a user sent.
     pub(super) fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), server_time: None }
     }
 
     /// A parameter is outside its range.
     pub(super) fn parameter(message: &'static str) -> Self {
         Self::new(ErrorCode::InvalidParameter, message)
+    }
+
+    /// An envelope was sealed at `sealed`, and it is `now`, in seconds since 1970: more than `window` seconds apart.
+    fn clock_skew(sealed: u64, now: u64, window: u64) -> Self {
+        let (secs, side) = if sealed > now { (sealed - now, "ahead of") } else { (now - sealed, "behind") };
+        let message = format!(
+            "the envelope's timestamp is {secs} s {side} the server's clock, and may be {window} s: correct the \
+             clock of the machine that sealed it, or send what was sealed sooner"
+        );
+        Self { server_time: Some(now), ..Self::new(ErrorCode::ClockSkew, message) }
     }
 
     pub(super) fn code(&self) -> ErrorCode {
@@ -33,7 +46,9 @@ impl ApiError {
 
     /// The JSON of the answer, inside and outside the seal.
     pub(super) fn body(&self) -> ErrorBody {
-        self.code.body(self.message.clone())
+        let mut body = self.code.body(self.message.clone());
+        body.error.server_time = self.server_time;
+        body
     }
 }
 
@@ -46,6 +61,16 @@ impl From<ErrorCode> for ApiError {
 impl From<Rejected> for ApiError {
     fn from(Rejected: Rejected) -> Self {
         ErrorCode::EnvelopeRejected.into()
+    }
+}
+
+impl From<Unfit> for ApiError {
+    fn from(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Seen => ErrorCode::Replayed.into(),
+            Unfit::Full => ErrorCode::ReplaySetFull.into(),
+            Unfit::NotFresh { sealed, now, window } => Self::clock_skew(sealed, now, window),
+        }
     }
 }
 
@@ -64,6 +89,7 @@ fn message(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::AttestationExpired => "the attestation token has expired: retry later",
         ErrorCode::AttestationUnavailable => "the launcher makes no attestation token now: retry",
+        ErrorCode::ClockSkew => "the envelope's timestamp is too far from the server's clock: set the clock",
         ErrorCode::ContextLengthExceeded => "the prompt does not fit the model's context: shorten it",
         ErrorCode::DeadlineExceeded => "the request took too long: ask for fewer tokens",
         ErrorCode::Draining => "the server is shutting down: retry",
@@ -80,11 +106,37 @@ fn message(code: ErrorCode) -> &'static str {
         ErrorCode::MethodNotAllowed => "this path takes another method",
         ErrorCode::NotFound => "there is nothing at this path",
         ErrorCode::PayloadTooLarge => "the body is too large",
-        ErrorCode::Replayed => "this envelope was seen before or is too old: seal the request again",
+        ErrorCode::Replayed => "this envelope was seen before: seal the request again",
         ErrorCode::ReplaySetFull => "the server remembers as many envelopes as it can: retry later",
         ErrorCode::RequestTimeout => "the body did not arrive in time",
         ErrorCode::ServerBusy => "the server has as much work as it takes: retry",
         ErrorCode::ServerChanged => "another server answers now: verify it, then seal the request again",
         ErrorCode::Starting => "the model is still loading: retry",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_is_printable_ascii_so_that_clients_need_not_escape_it() {
+        for code in ErrorCode::ALL {
+            let error = ApiError::from(code);
+            assert!(error.message.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_told_by_how_much_and_in_which_direction() {
+        for (sealed, now, expected) in [(4600, 1000, "3600 s ahead of"), (1000, 4600, "3600 s behind")] {
+            let body = ApiError::from(Unfit::NotFresh { sealed, now, window: 300 }).body();
+            assert_eq!((body.error.code.as_str(), body.error.server_time), ("clock_skew", Some(now)));
+            assert!(body.error.message.contains(expected), "{}", body.error.message);
+        }
+        let other = serde_json::to_string(&ApiError::from(Unfit::Seen).body()).unwrap();
+        assert!(other.contains("replayed") && !other.contains("server_time") && !other.contains("clock"));
+        let rejected = ApiError::from(Rejected).body().error.message;
+        assert!(!rejected.contains("clock") && !Rejected.to_string().contains("clock"));
     }
 }

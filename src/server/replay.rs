@@ -1,15 +1,20 @@
 //! Refuses envelopes that were seen before: each token is served once, within a window around its timestamp.
 //!
-//! Recorded traffic sent again would let an operator probe timing and burn the GPU. The set is bounded, and a full
-//! one refuses: letting a token in unremembered would be worse. Pure: the caller brings the time.
-//! Must not touch: clocks, HTTP.
+//! Recorded traffic sent again would let an operator probe timing and burn the GPU. The wall clock decides only whether
+//! a token is fresh, never whether it was seen: it may be wrong, step, and come back. Tokens are therefore remembered
+//! beyond the window, until the room is needed, and then those go that are not fresh now. What remains of them are
+//! ranges of timestamps, within which everything counts as seen.
+//! Pure: the caller brings the time. Must not touch: clocks, HTTP.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::protocol::{ErrorCode, Token};
+use crate::protocol::Token;
 
-/// The tokens that were served within the window.
+/// The most ranges of timestamps that are kept. One grows while the clock is steady; each jump can add one.
+const MAX_RANGES: usize = 32;
+
+/// The tokens that were served.
 #[derive(Debug)]
 pub(super) struct ReplayGuard {
     seen: Mutex<Seen>,
@@ -25,15 +30,39 @@ pub(super) struct Remembered {
     entry: Entry,
 }
 
-/// Ordered by timestamp, so that what has left the window is at the front.
+/// Why a token is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unfit {
+    /// It was served, or may have been.
+    #[error("the token was seen before")]
+    Seen,
+    /// All tokens that are remembered are fresh, and there is no room for another.
+    #[error("no more tokens can be remembered")]
+    Full,
+    /// Its timestamp is too far from the clock.
+    #[error("the token is not fresh")]
+    NotFresh {
+        /// The token's timestamp, in seconds since 1970.
+        sealed: u64,
+        /// The server's time, in seconds since 1970.
+        now: u64,
+        /// How far they may be apart, in seconds.
+        window: u64,
+    },
+}
+
+/// Timestamp and digest, in the order of timestamps.
 type Entry = (u64, [u8; 32]);
 
 #[derive(Debug, Default)]
 struct Seen {
     entries: BTreeSet<Entry>,
-    /// Entries before this were dropped: should the clock step back, they still count as seen.
-    floor: u64,
+    forgotten: Forgotten,
 }
+
+/// Timestamps of entries that had to make room: at most [`MAX_RANGES`] ranges, ends included.
+#[derive(Debug, Default)]
+struct Forgotten(Vec<(u64, u64)>);
 
 impl ReplayGuard {
     /// Remembers at most `capacity` tokens.
@@ -41,31 +70,26 @@ impl ReplayGuard {
         Arc::new(Self { seen: Mutex::default(), window_secs, capacity })
     }
 
-    /// Remembers `token`, which must have been authenticated: anything else would let strangers fill the set.
+    /// Remembers `token`, which must have been authenticated: anything else would let strangers fill the set. `now` is
+    /// the server's time in seconds since 1970.
     ///
     /// # Errors
-    /// [`ErrorCode::Replayed`] if it was seen or lies outside the window around `now`,
-    /// [`ErrorCode::ReplaySetFull`] if there is no room to remember it.
-    pub(super) fn remember(self: &Arc<Self>, token: &Token, now: u64) -> Result<Remembered, ErrorCode> {
-        if !token.is_fresh(now, self.window_secs) {
-            return Err(ErrorCode::Replayed);
+    /// [`Unfit`]
+    pub(super) fn remember(self: &Arc<Self>, token: &Token, now: u64) -> Result<Remembered, Unfit> {
+        let window = self.window_secs;
+        if !token.is_fresh(now, window) {
+            return Err(Unfit::NotFresh { sealed: token.timestamp(), now, window });
         }
         let entry = (token.timestamp(), *token.digest());
-        let mut seen = self.lock();
-        seen.forget_before(now.saturating_sub(self.window_secs));
-        if entry.0 < seen.floor || seen.entries.contains(&entry) {
-            return Err(ErrorCode::Replayed);
-        }
-        if seen.entries.len() >= self.capacity {
-            return Err(ErrorCode::ReplaySetFull);
-        }
-        seen.entries.insert(entry);
+        self.lock().admit(entry, now, window, self.capacity)?;
         Ok(Remembered { guard: Arc::clone(self), entry })
     }
 
-    /// How many tokens are remembered.
-    pub(super) fn len(&self) -> usize {
-        self.lock().entries.len()
+    /// How many of the remembered tokens are fresh at `now`: what the capacity must hold.
+    pub(super) fn len(&self, now: u64) -> usize {
+        let fresh = (now.saturating_sub(self.window_secs), [0; 32])
+            ..=(now.saturating_add(self.window_secs), [u8::MAX; 32]);
+        self.lock().entries.range(fresh).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -82,78 +106,58 @@ impl Remembered {
 }
 
 impl Seen {
-    fn forget_before(&mut self, oldest: u64) {
-        if oldest > self.floor {
-            self.floor = oldest;
-            self.entries = self.entries.split_off(&(oldest, [0; 32]));
+    /// Takes a fresh entry in, unless it was seen.
+    fn admit(&mut self, entry: Entry, now: u64, window: u64, capacity: usize) -> Result<(), Unfit> {
+        if self.forgotten.may_hold(entry.0) || self.entries.contains(&entry) {
+            return Err(Unfit::Seen);
+        }
+        while self.entries.len() >= capacity {
+            self.make_room(now, window)?;
+        }
+        self.entries.insert(entry);
+        Ok(())
+    }
+
+    /// Forgets the entry with the oldest timestamp if its window is over, else the one with the newest if its window
+    /// has not begun: a clock that was ahead for a while has left that behind.
+    fn make_room(&mut self, now: u64, window: u64) -> Result<(), Unfit> {
+        let is_over = |entry: &&Entry| entry.0 < now.saturating_sub(window);
+        let is_ahead = |entry: &&Entry| entry.0 > now.saturating_add(window);
+        let oldest = self.entries.first().filter(is_over);
+        let entry = *oldest.or_else(|| self.entries.last().filter(is_ahead)).ok_or(Unfit::Full)?;
+        self.entries.remove(&entry);
+        self.forgotten.add(entry.0, window);
+        Ok(())
+    }
+}
+
+impl Forgotten {
+    /// Whether an entry with this timestamp may have been forgotten.
+    fn may_hold(&self, timestamp: u64) -> bool {
+        self.0.iter().any(|&(first, last)| (first..=last).contains(&timestamp))
+    }
+
+    /// Widens a range that is at most `window` away, or else begins one. Two windows lie between what is over and what
+    /// is ahead, so no range comes to span the present.
+    fn add(&mut self, timestamp: u64, window: u64) {
+        let is_near = |range: &&mut (u64, u64)| {
+            (range.0.saturating_sub(window)..=range.1.saturating_add(window)).contains(&timestamp)
+        };
+        if let Some((first, last)) = self.0.iter_mut().find(is_near) {
+            (*first, *last) = ((*first).min(timestamp), (*last).max(timestamp));
+            return;
+        }
+        self.0.push((timestamp, timestamp));
+        if self.0.len() > MAX_RANGES {
+            // The two that end first become one: they are the furthest from what is sealed now.
+            self.0.sort_unstable_by_key(|range| range.1);
+            let (first, _) = self.0.remove(0);
+            if let Some(next) = self.0.first_mut() {
+                next.0 = next.0.min(first);
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::Dek;
-
-    const WINDOW: u64 = 300;
-
-    fn token() -> Token {
-        Token::parse(Dek::generate().unwrap().seal(b"x").as_bytes()).unwrap()
-    }
-
-    #[test]
-    fn a_token_is_served_once() {
-        let (guard, token) = (ReplayGuard::new(WINDOW, 8), token());
-        let now = token.timestamp();
-        let first = guard.remember(&token, now).unwrap();
-        assert_eq!(guard.remember(&token, now).unwrap_err(), ErrorCode::Replayed);
-        drop(first);
-        assert_eq!(guard.remember(&token, now + 1).unwrap_err(), ErrorCode::Replayed);
-    }
-
-    #[test]
-    fn a_token_that_could_not_be_served_may_come_again() {
-        let (guard, token) = (ReplayGuard::new(WINDOW, 8), token());
-        guard.remember(&token, token.timestamp()).unwrap().release();
-        assert!(guard.remember(&token, token.timestamp()).is_ok());
-    }
-
-    #[test]
-    fn the_window_is_closed_on_both_sides() {
-        let token = token();
-        let sealed = token.timestamp();
-        for (now, expected) in [
-            (sealed - WINDOW, None),
-            (sealed - WINDOW - 1, Some(ErrorCode::Replayed)),
-            (sealed + WINDOW, None),
-            (sealed + WINDOW + 1, Some(ErrorCode::Replayed)),
-        ] {
-            assert_eq!(ReplayGuard::new(WINDOW, 8).remember(&token, now).err(), expected, "{now}");
-        }
-    }
-
-    #[test]
-    fn a_full_set_refuses_until_entries_leave_the_window() {
-        let guard = ReplayGuard::new(WINDOW, 1);
-        let (first, second) = (token(), token());
-        let now = first.timestamp();
-        drop(guard.remember(&first, now).unwrap());
-        assert_eq!(guard.remember(&second, now).unwrap_err(), ErrorCode::ReplaySetFull);
-        assert_eq!(guard.len(), 1);
-        // Both were sealed in the same second or the next, so the second is still fresh when the first has left.
-        let later = (now + WINDOW + 1).min(second.timestamp() + WINDOW);
-        guard.lock().forget_before(later - WINDOW + 1);
-        assert_eq!(guard.len(), 0);
-    }
-
-    #[test]
-    fn a_clock_that_steps_back_readmits_nothing() {
-        let guard = ReplayGuard::new(WINDOW, 8);
-        let token = token();
-        let now = token.timestamp();
-        drop(guard.remember(&token, now).unwrap());
-        guard.lock().forget_before(now + 1);
-        assert_eq!(guard.len(), 0);
-        assert_eq!(guard.remember(&token, now).unwrap_err(), ErrorCode::Replayed);
-    }
-}
+mod tests;

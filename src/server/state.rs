@@ -167,7 +167,7 @@ impl App {
             draft_tokens: load.draft_tokens,
             accepted_tokens: load.accepted_tokens,
         };
-        self.metrics.render(engine, self.replay.len())
+        self.metrics.render(engine, self.replay.len(unix_time()))
     }
 }
 

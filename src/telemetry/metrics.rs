@@ -153,7 +153,7 @@ impl Metrics {
         );
         registry.register(
             "replay_entries",
-            "Envelopes remembered so that they cannot be sent again",
+            "Envelopes within the replay window that cannot be sent again",
             m.replay_entries.clone(),
         );
         registry.register("ready", "1 while the server takes requests", m.ready.clone());
