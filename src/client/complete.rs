@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     fn refusal(status: u16, retry_after: Option<&str>) -> ClientError {
-        Refusal::outside(status, b"", retry_after).into()
+        Refusal::outside(status, b"", retry_after, 0).into()
     }
 
     #[test]

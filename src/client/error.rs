@@ -7,12 +7,13 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::input::InputError;
+use super::printable::printable;
 use super::verify::Untrusted;
 use crate::keys::WrapError;
-use crate::protocol::{ErrorBody, ErrorCode, FrameError, Rejected};
+use crate::protocol::{ErrorBody, ErrorCode, FrameError, REPLAY_WINDOW_SECS, Rejected};
 
-/// The longest message of a server that is shown, in characters.
-const MAX_MESSAGE_CHARS: usize = 300;
+/// The longest wait that a server can ask for: far beyond any that is begun.
+const MAX_RETRY_AFTER_SECS: u64 = 24 * 60 * 60;
 
 /// Why there is no completion.
 #[derive(Debug, thiserror::Error)]
@@ -88,17 +89,24 @@ pub struct Refusal {
     pub sealed: bool,
     /// After how long a repetition may succeed, if a wait can heal it.
     pub retry_after: Option<Duration>,
+    /// How many seconds this machine's clock is ahead of the server's, if that is why.
+    pub clock_ahead: Option<i128>,
 }
 
 impl Refusal {
-    /// A refusal outside the seal: status, body and the `Retry-After` header as they came.
-    pub(super) fn outside(status: u16, body: &[u8], retry_after: Option<&str>) -> Self {
+    /// A refusal outside the seal: status, body and the `Retry-After` header as they came at `now`, in seconds since
+    /// 1970.
+    pub(super) fn outside(status: u16, body: &[u8], retry_after: Option<&str>, now: u64) -> Self {
         let error = serde_json::from_slice::<ErrorBody>(body).ok();
+        let server_time = error.as_ref().and_then(|body| body.error.server_time);
         let mut refusal = Self::new(status, error, false);
+        if refusal.code.as_deref() == Some(ErrorCode::ClockSkew.as_str()) {
+            refusal.clock_ahead = server_time.map(|server| i128::from(now) - i128::from(server));
+        }
         if matches!(status, 429 | 503) {
             // Without a readable header: soon. The number of attempts is bounded anyway.
             let secs = retry_after.and_then(|text| text.trim().parse().ok()).unwrap_or(1);
-            refusal.retry_after = Some(Duration::from_secs(secs));
+            refusal.retry_after = Some(Duration::from_secs(u64::min(secs, MAX_RETRY_AFTER_SECS)));
         }
         refusal
     }
@@ -124,6 +132,7 @@ impl Refusal {
             code,
             message,
             sealed,
+            clock_ahead: None,
         }
     }
 }
@@ -136,7 +145,18 @@ impl fmt::Display for Refusal {
         if let Some(code) = &self.code {
             write!(f, " ({code})")?;
         }
-        write!(f, ": {}", self.message)
+        let Some(ahead) = self.clock_ahead else { return write!(f, ": {}", self.message) };
+        let (secs, side) = (ahead.unsigned_abs(), if ahead < 0 { "behind" } else { "ahead of" });
+        if secs > u128::from(REPLAY_WINDOW_SECS) / 2 {
+            // Anybody on the way may have written that: the other clock is no reason to trust.
+            write!(
+                f,
+                ": this machine's clock is {secs} s {side} the server's: compare it with a source that you trust \
+                 and correct it; the same request fails until the clocks agree"
+            )
+        } else {
+            write!(f, ": the request was too long on its way, the clocks agree within {secs} s: try again")
+        }
     }
 }
 
@@ -175,24 +195,45 @@ fn known(code: &str) -> Option<ErrorCode> {
     serde_json::from_value(serde_json::Value::from(code)).ok()
 }
 
-/// Foreign text without what could steer a terminal, and not without end.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .take(MAX_MESSAGE_CHARS)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_refusal_cannot_steer_the_terminal_or_fill_it() {
-        let body = ErrorCode::Internal.body(format!("\x1b[2J{}", "x".repeat(1000)));
-        let refusal = Refusal::outside(500, &serde_json::to_vec(&body).unwrap(), None);
-        assert!(!refusal.message.contains('\x1b'));
-        assert_eq!(refusal.message.chars().count(), MAX_MESSAGE_CHARS);
+        let mut body = ErrorCode::Internal.body(format!("\x1b[2J\u{202e}{}", "x".repeat(1000)));
+        body.error.code = "\u{2066}\n\u{200b}".repeat(1000);
+        let outside = Refusal::outside(500, &serde_json::to_vec(&body).unwrap(), None, 0);
+        for refusal in [outside, Refusal::sealed(500, body)] {
+            let shown = refusal.to_string();
+            assert!(shown.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{shown}");
+            assert!(shown.len() < 4096 && shown.contains("\\u{1b}[2J\\u{202e}xx"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_told_by_how_much_and_in_which_direction() {
+        let refusal = |server_time, now| {
+            let mut body = ErrorCode::ClockSkew.body("set the clock");
+            body.error.server_time = server_time;
+            Refusal::outside(409, &serde_json::to_vec(&body).unwrap(), None, now)
+        };
+        for (server, now, expected) in [
+            (1000, 4600, "this machine's clock is 3600 s ahead of the server's"),
+            (4600, 1000, "this machine's clock is 3600 s behind the server's"),
+            (u64::MAX, 0, "18446744073709551615 s behind the server's"),
+            (1000, 1001, "try again"),
+        ] {
+            let refusal = refusal(Some(server), now);
+            assert!(refusal.to_string().contains(expected), "{refusal}");
+            assert_eq!(refusal.retry_after, None);
+        }
+        assert!(refusal(None, 0).to_string().ends_with("(clock_skew): set the clock"));
+        // Another error's time is not looked at.
+        let mut body = ErrorCode::Replayed.body("seen");
+        body.error.server_time = Some(1000);
+        let replayed = Refusal::outside(409, &serde_json::to_vec(&body).unwrap(), None, 4600);
+        assert_eq!((replayed.clock_ahead, replayed.to_string().contains("clock")), (None, false));
     }
 
     #[test]
@@ -201,9 +242,10 @@ mod tests {
             (503, Some("7"), Some(7)),
             (503, Some("Wed, 21 Oct 2026 07:28:00 GMT"), Some(1)),
             (429, None, Some(1)),
+            (429, Some("18446744073709551615"), Some(MAX_RETRY_AFTER_SECS)),
             (500, Some("7"), None),
         ] {
-            let refusal = Refusal::outside(status, b"<html>", header);
+            let refusal = Refusal::outside(status, b"<html>", header, 0);
             assert_eq!(refusal.retry_after, expected.map(Duration::from_secs), "{status} {header:?}");
         }
     }

@@ -8,6 +8,7 @@ mod error;
 mod fim;
 mod input;
 mod open;
+mod printable;
 mod request;
 mod session;
 mod show_sealed;
@@ -79,7 +80,7 @@ pub async fn run_verify(config: VerifyConfig, out: &mut dyn Write) -> Result<(),
     let verifier = Verifier::new(config.policy);
     let verdict = tokio::time::timeout(config.timeout, verifier.verify_at(&config.server)).await;
     let verdict = verdict.map_err(|_| ClientError::TimedOut { secs: config.timeout.as_secs() })??;
-    let report = if config.json { format!("{:#}", verdict.to_json()) } else { verdict.to_string() };
+    let report = if config.json { printable::ascii_json(&verdict.to_json()) } else { verdict.to_string() };
     match writeln!(out, "{report}").map_err(|error| error.kind()) {
         Ok(()) | Err(ErrorKind::BrokenPipe) => {}
         Err(kind) => return Err(ClientError::Output(kind)),

@@ -4,6 +4,8 @@
 
 use std::io::Write;
 
+use super::printable::escaped;
+
 /// Something that went over the wire: exactly what an operator can see of it.
 #[derive(Clone, Copy, Debug)]
 pub enum Wire<'a> {
@@ -23,10 +25,7 @@ pub fn show_sealed(out: &mut dyn Write, event: Wire<'_>) {
         Wire::Received(bytes) => ("received encrypted response: ", bytes),
     };
     // The answer is not checked yet: it may hold what steers a terminal.
-    let text: String = String::from_utf8_lossy(bytes)
-        .chars()
-        .map(|character| if character.is_control() { '\u{fffd}' } else { character })
-        .collect();
+    let text = escaped(String::from_utf8_lossy(bytes).chars());
     // Showing is a courtesy: that nobody listens is no reason to fail.
     writeln!(out, "{what}{text}").ok();
 }
@@ -38,8 +37,8 @@ mod tests {
     #[test]
     fn a_forged_answer_cannot_steer_the_terminal() {
         let mut out = Vec::new();
-        show_sealed(&mut out, Wire::Received(b"\x1b[2J\r\n{}\xff"));
+        show_sealed(&mut out, Wire::Received(b"\x1b[2J\r\n{}\xff\xe2\x80\xae"));
         let text = String::from_utf8(out).unwrap();
-        assert_eq!(text, "received encrypted response: \u{fffd}[2J\u{fffd}\u{fffd}{}\u{fffd}\n");
+        assert_eq!(text, "received encrypted response: \\u{1b}[2J\\r\\n{}\\u{fffd}\\u{202e}\n");
     }
 }

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::Uri;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
@@ -136,7 +136,7 @@ impl Transport {
             let retry_after = header(RETRY_AFTER).map(str::to_owned);
             // Whatever the body is, the refusal stands.
             let body = Body(response).read(MAX_REFUSAL_BYTES).await.unwrap_or_default();
-            return Err(Refusal::outside(status, &body, retry_after.as_deref()).into());
+            return Err(Refusal::outside(status, &body, retry_after.as_deref(), unix_time()).into());
         }
         let is_stream = header(CONTENT_TYPE).is_some_and(|kind| kind.starts_with(EVENT_STREAM));
         Ok(if is_stream { Incoming::Stream(Body(response)) } else { Incoming::Whole(Body(response)) })
@@ -164,6 +164,11 @@ impl Body {
         }
         Ok(all)
     }
+}
+
+/// Seconds since 1970.
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn why(error: &reqwest::Error) -> &'static str {

@@ -207,6 +207,23 @@ async fn what_the_server_refuses_is_1() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_off_is_told_as_such_and_asked_once() {
+    let desk = Desk::new().await;
+    for (ahead, side) in [(3600, "ahead of the server's"), (-3600, "behind the server's")] {
+        for flags in [&[][..], &["--stream"]] {
+            let between = Between::start(&desk.server_url(), Tamper::ClockSkew(ahead)).await;
+            let flags: Vec<&str> = flags.iter().chain(&["--server", &between.url, PROMPT]).copied().collect();
+            let output = desk.run(&flags).await;
+            fails(&output, 1, "clock_skew");
+            let stderr = stderr(&output);
+            assert!(stderr.contains("this machine's clock is 3") && stderr.contains(side), "{stderr}");
+            assert!(!stderr.contains('\u{202e}') && !stderr.contains("too old"), "{stderr}");
+            assert_eq!(between.requests().len(), 1, "sealing it again does not help");
+        }
+    }
+}
+
+#[tokio::test]
 async fn wrong_usage_is_2() {
     let desk = Desk::new().await;
     let binary = desk.home.path().join("binary");

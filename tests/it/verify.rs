@@ -33,11 +33,16 @@ struct Forger {
 struct Forging {
     world: Arc<World>,
     forge: Forge,
+    version: String,
 }
 
 impl Forger {
     async fn start(world: &Arc<World>, forge: Forge) -> Self {
-        let forging = Arc::new(Forging { world: Arc::clone(world), forge });
+        Self::of_version(world, forge, "0").await
+    }
+
+    async fn of_version(world: &Arc<World>, forge: Forge, version: &str) -> Self {
+        let forging = Arc::new(Forging { world: Arc::clone(world), forge, version: version.to_owned() });
         let router = Router::new().route("/attestation", post(forged)).with_state(forging);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -61,7 +66,7 @@ async fn forged(
 ) -> Json<Evidence> {
     let identity = identity();
     let token = (forging.forge)(&forging.world.sandbox, &request, &identity);
-    Json(Evidence { token, version: "0".to_owned(), identity })
+    Json(Evidence { token, version: forging.version.clone(), identity })
 }
 
 /// The claims of an honest answer.
@@ -212,6 +217,50 @@ async fn a_real_server_is_trusted_and_says_what_is_not_proven() {
 }
 
 #[tokio::test]
+async fn nothing_of_the_servers_reaches_the_terminal_unescaped() {
+    const HOSTILE: &str =
+        "\u{202e}\u{2066}\u{200b}\u{2028}\u{feff}\u{9b}31m\x1b[2J\x1b]0;x\x07\r\n\u{430}dmin";
+    let desk = Desk::new().await;
+    desk.policy("tdx", "");
+    let hostile = || {
+        but(claims::tdx, |claims| {
+            claims["submods"]["gce"]["project_id"] = json!(HOSTILE);
+            claims["submods"]["container"]["image_reference"] = json!(HOSTILE.repeat(100));
+            claims["submods"]["container"]["image_signatures"] = json!([{ "key_id": HOSTILE }]);
+            claims["google_service_accounts"] = json!([HOSTILE]);
+            claims["submods"]["nvidia_gpu"] = json!({ "gpus": [{ "ueid": HOSTILE }] });
+        })
+    };
+    let version = HOSTILE.repeat(10_000);
+    let forger = Forger::of_version(&desk.world, hostile(), &version).await;
+    let plain = |text: &str, more: &[char]| {
+        let strange = text.chars().find(|c| !matches!(c, '\n' | ' '..='~') && !more.contains(c));
+        assert_eq!(strange, None, "{text}");
+        assert!(text.len() < 32 * 1024, "{}", text.len());
+    };
+    let output = desk.run(&forger.url, &["verify"]).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    plain(&text, &['✓', '✗']);
+    // The version, the project, the image's name, its signer, the account and the GPU.
+    let shown = text.lines().filter(|line| line.contains("\\u{202e}\\u{2066}\\u{200b}\\u{2028}"));
+    assert_eq!(shown.count(), 6, "{text}");
+
+    let output = desk.run(&forger.url, &["verify", "--json"]).await;
+    let json = String::from_utf8(output.stdout).unwrap();
+    plain(&json, &[]);
+    serde_json::from_str::<Value>(&json).unwrap();
+
+    // What a policy pins is shown as well when it was proven.
+    desk.policy("tdx", &format!("projects = [{}]", json!(HOSTILE)));
+    let output = desk.run(&forger.url, &["verify"]).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("✓ project"), "{text}");
+    plain(&text, &['✓', '✗']);
+}
+
+#[tokio::test]
 async fn a_token_of_type_pki_is_verified_by_the_pinned_root_and_by_no_other() {
     let desk = Desk::new().await;
     let server = desk.world.server().await;
@@ -274,6 +323,14 @@ async fn the_wrong_issuer_audience_or_time_is_refused() {
     };
     desk.refuses_forged(between(-7200, -3600), Untrusted::Expired).await;
     desk.refuses_forged(between(3600, 7200), Untrusted::NotYetValid).await;
+    for (from, side) in [(-7200, "ahead of"), (3600, "behind")] {
+        let forger = Forger::start(&desk.world, between(from, from + 600)).await;
+        let output = desk.run(&forger.url, &["verify", "--json"]).await;
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!((report["clock_ahead_secs"].as_i64().unwrap() + from).abs() < 60, "{report}");
+        let text = String::from_utf8(desk.run(&forger.url, &["verify"]).await.stdout).unwrap();
+        assert!(text.contains(&format!(" s {side} the time at which the token says it was made")), "{text}");
+    }
     desk.policy("tdx", "issuer = 'https://issuer.example'");
     assert_ne!(GOOGLE_ISSUER, "https://issuer.example");
     desk.refuses_forged(but(claims::tdx, |_| ()), Untrusted::Issuer).await;

@@ -8,6 +8,8 @@ mod policy;
 mod report;
 mod untrusted;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
@@ -18,6 +20,7 @@ pub use self::untrusted::Untrusted;
 use super::complete::Patience;
 use super::error::ClientError;
 use super::transport::{Incoming, Origin, Recipient, Transport};
+use crate::attestation::Claims;
 use crate::attestation::pki::verify_pki;
 use crate::attestation::verify::{Expected, Verified, VerifyError, verify};
 use crate::protocol::{ATTESTATION_PATH, AttestationRequest, Evidence, SessionTag};
@@ -93,7 +96,11 @@ impl Verifier {
         verified: Result<Verified, VerifyError>,
         nonces: &[String],
     ) -> Verdict {
-        let Evidence { identity, version, .. } = evidence;
+        let Evidence { identity, version, token } = evidence;
+        let clock_ahead = match &verified {
+            Err(VerifyError::Expired | VerifyError::NotYetValid) => clock_ahead(&token, unix_time()),
+            _ => None,
+        };
         let (findings, expires) = match verified {
             Ok(Verified { claims, .. }) => {
                 let how = match self.policy.anchor {
@@ -108,8 +115,19 @@ impl Verifier {
             // Nothing of such a token may be used.
             Err(error) => (vec![Finding { what: "signature", found: Found::Refused(error.into()) }], 0),
         };
-        Verdict { findings, profile: self.policy.profile, identity, version, expires }
+        Verdict { findings, profile: self.policy.profile, identity, version, expires, clock_ahead }
     }
+}
+
+/// How many seconds this machine's clock is ahead of the moment at which a token says that it was made: moments ago,
+/// if it answers our question. Only a hint, because such a token is not trusted.
+fn clock_ahead(token: &str, now: u64) -> Option<i128> {
+    let made = Claims::peek(token).ok()?.iat?;
+    Some(i128::from(now) - i128::from(made))
+}
+
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// 32 random bytes: 43 characters.

@@ -6,6 +6,7 @@ use std::fmt::{self, Write as _};
 
 use serde_json::{Value, json};
 
+use super::super::printable::printable;
 use super::untrusted::Untrusted;
 use crate::attestation::Profile;
 use crate::protocol::Identity;
@@ -40,6 +41,8 @@ pub struct Verdict {
     pub(super) version: String,
     /// When the token expires, in seconds since 1970; zero if it could not be read.
     pub(super) expires: u64,
+    /// How many seconds this machine's clock is ahead of when the token says it was made, if its time is the reason.
+    pub(super) clock_ahead: Option<i128>,
 }
 
 impl Verdict {
@@ -123,12 +126,13 @@ impl Verdict {
             "refused": refused.collect::<Vec<_>>(),
             "not_proven": self.not_proven(),
             "server": {
-                "version": self.version,
+                "version": printable(&self.version),
                 "build": self.identity.build,
                 "weights": self.identity.weights,
                 "id": self.identity.server,
             },
             "expires": self.expires,
+            "clock_ahead_secs": self.clock_ahead.and_then(|secs| i64::try_from(secs).ok()),
         })
     }
 }
@@ -140,6 +144,13 @@ impl fmt::Display for Verdict {
         match self.trusted() {
             Ok(_) => writeln!(text, "trusted: the server is what the policy says")?,
             Err(reason) => writeln!(text, "NOT TRUSTED: {reason}")?,
+        }
+        if let Some(ahead) = self.clock_ahead {
+            let (secs, side) = (ahead.unsigned_abs(), if ahead < 0 { "behind" } else { "ahead of" });
+            writeln!(
+                text,
+                "this machine's clock is {secs} s {side} the time at which the token says it was made"
+            )?;
         }
         writeln!(text, "\nproven")?;
         for finding in &self.findings {
@@ -162,7 +173,41 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Foreign text without what could steer a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).take(200).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Digest, ServerId};
+
+    const HOSTILE: &str = "\u{202e}\u{2066}\u{200b}\u{2028}\u{9b}\x1b[2J\r\n\u{430}";
+
+    fn verdict(text: &str) -> Verdict {
+        let digest = Digest::new([1; 32]);
+        Verdict {
+            findings: vec![
+                Finding { what: "signature", found: Found::Proven(text.to_owned()) },
+                Finding { what: "project", found: Found::NotAsked(Some(text.to_owned())) },
+                Finding { what: "build", found: Found::Refused(Untrusted::Build) },
+            ],
+            profile: Profile::Tdx,
+            identity: Identity { build: digest, weights: digest, server: ServerId::generate().unwrap() },
+            version: text.to_owned(),
+            expires: 0,
+            clock_ahead: None,
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_servers_reaches_the_terminal_unescaped() {
+        let shown = verdict(HOSTILE).to_string();
+        let strange = |c: &char| !matches!(c, '\n' | ' '..='~' | '\u{2713}' | '\u{2717}');
+        assert_eq!(shown.chars().find(strange), None, "{shown}");
+        // Not one line more than with an ordinary text.
+        assert_eq!(shown.lines().count(), verdict("x").to_string().lines().count());
+        assert_eq!(shown.matches("\\u{202e}").count(), 3, "{shown}");
+    }
+
+    #[test]
+    fn nothing_of_the_servers_fills_the_terminal() {
+        assert!(verdict(&"x".repeat(1 << 20)).to_string().len() < 4096);
+    }
 }

@@ -1,12 +1,13 @@
 //! Somebody between client and server who can do everything but open the seal.
 
 use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::response::Response;
-use codeseal::protocol::{Dek, SESSION_HEADER};
+use codeseal::protocol::{Dek, ErrorCode, SESSION_HEADER};
 use futures_util::stream;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
@@ -21,6 +22,8 @@ use crate::harness::http;
 pub(super) enum Tamper {
     /// The first request is turned away, without reaching the server.
     BusyOnce,
+    /// The request is refused because the clocks are so many seconds apart: the server's is the other one.
+    ClockSkew(i64),
     /// The connection ends in the middle of the answer.
     CutConnection,
     /// The first frame does not arrive.
@@ -95,6 +98,13 @@ async fn handle(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
         Tamper::BusyOnce if turn == 1 => {
             let busy = Response::builder().status(429).header(RETRY_AFTER, "0");
             return busy.body(Body::from("{}")).unwrap();
+        }
+        Tamper::ClockSkew(ahead) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+            let mut body = ErrorCode::ClockSkew.body("\u{202e}no");
+            body.error.server_time = Some(now.saturating_add_signed(-ahead));
+            let body = serde_json::to_vec(&body).unwrap();
+            return Response::builder().status(409).body(Body::from(body)).unwrap();
         }
         Tamper::Echo => return Response::new(Body::from(body)),
         Tamper::Garbage => return Response::new(Body::from("<html>Welcome to the hotel's network</html>")),
