@@ -38,18 +38,19 @@ fn main() -> ExitCode {
     let args = match ServerArgs::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            // There is nobody to tell if the terminal is gone.
+            if error.use_stderr() {
+                telemetry::write_error(error.render().to_string());
+                return ExitCode::from(USAGE);
+            }
+            // The text that was asked for; without a reader it goes nowhere.
             error.print().ok();
-            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+            return ExitCode::SUCCESS;
         }
     };
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, message)) => {
-            #[allow(clippy::print_stderr)]
-            {
-                eprintln!("codeseal-server: {message}");
-            }
+            telemetry::write_error(format!("codeseal-server: {message}\n"));
             ExitCode::from(code)
         }
     }
@@ -74,7 +75,8 @@ fn run(args: ServerArgs) -> Result<(), Failure> {
 }
 
 async fn serve(config: ServerConfig) -> Result<(), Failure> {
-    telemetry::init(config.logging.format, config.logging.level).map_err(internal)?;
+    // Dropped last: what was logged is written then, or given up within a bound.
+    let _log = telemetry::init(config.logging.format, config.logging.level).map_err(internal)?;
     telemetry::redact_panics();
     telemetry::emit(Event::Starting { version: telemetry::VERSION });
     telemetry::emit(Event::Hardened(telemetry::harden()));

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::io::IsTerminal;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -11,6 +12,9 @@ use crate::telemetry::{Event, emit};
 
 /// An event is logged each time another this many percent are done.
 const STEP_PERCENT: u64 = 10;
+
+/// The pause between two drawings of a bar.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
 
 /// Where progress is shown.
 #[derive(Clone, Copy, Debug)]
@@ -37,14 +41,15 @@ struct Inner {
     stage: Stage,
     /// In bytes.
     total: u64,
-    done: AtomicU64,
+    done: Arc<AtomicU64>,
     /// The last step that was logged.
     logged: AtomicU64,
     shown: Shown,
 }
 
 enum Shown {
-    Bar(ProgressBar),
+    /// What draws ends when this is dropped.
+    Bar(#[expect(dead_code, reason = "dropping it ends the drawing")] mpsc::Sender<()>),
     Events,
     Nothing,
 }
@@ -69,12 +74,13 @@ impl Progress {
     }
 
     fn start(self, stage: Stage, total: u64) -> Bar {
+        let done = Arc::new(AtomicU64::new(0));
         let shown = match self.0 {
             Target::Log => Shown::Events,
             Target::Nowhere => Shown::Nothing,
-            Target::Terminal => Shown::Bar(bar(stage, total)),
+            Target::Terminal => draw(bar(stage, total), Arc::clone(&done)),
         };
-        Bar(Arc::new(Inner { stage, total, done: AtomicU64::new(0), logged: AtomicU64::new(0), shown }))
+        Bar(Arc::new(Inner { stage, total, done, logged: AtomicU64::new(0), shown }))
     }
 }
 
@@ -88,9 +94,8 @@ impl Bar {
     pub(super) fn advance(&self, bytes: u64) {
         let done = self.0.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         match &self.0.shown {
-            Shown::Bar(bar) => bar.set_position(done.min(self.0.total)),
             Shown::Events => self.log(done),
-            Shown::Nothing => {}
+            Shown::Bar(_) | Shown::Nothing => {}
         }
     }
 
@@ -117,11 +122,18 @@ impl fmt::Debug for Bar {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if let Shown::Bar(bar) = &self.shown {
-            bar.finish_and_clear();
+/// Draws `bar` on a thread of its own: a terminal that is stopped (XOFF) blocks whatever writes to it.
+fn draw(bar: ProgressBar, done: Arc<AtomicU64>) -> Shown {
+    let (alive, ended) = mpsc::channel();
+    let drawing = move || {
+        while ended.recv_timeout(DRAW_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
+            bar.set_position(done.load(Ordering::Relaxed).min(bar.length().unwrap_or(0)));
         }
+        bar.finish_and_clear();
+    };
+    match std::thread::Builder::new().name(String::from("progress")).spawn(drawing) {
+        Ok(_) => Shown::Bar(alive),
+        Err(_) => Shown::Nothing,
     }
 }
 
@@ -146,6 +158,19 @@ mod tests {
     fn percents_stay_within_a_hundred() {
         assert_eq!([percent(0, 0), percent(1, 3), percent(3, 3), percent(4, 3)], [0, 33, 100, 100]);
         assert_eq!(percent(u64::MAX, u64::MAX), 100);
+    }
+
+    #[test]
+    fn a_bar_ends_with_its_stage() {
+        let done = Arc::new(AtomicU64::new(3));
+        let hidden = ProgressBar::hidden();
+        hidden.set_length(2);
+        let shown = draw(hidden.clone(), done);
+        assert!(!hidden.is_finished());
+        drop(shown);
+        while !hidden.is_finished() {
+            std::thread::yield_now();
+        }
     }
 
     #[test]

@@ -42,6 +42,7 @@ async fn answer(
     observation: &mut Observation,
 ) -> Result<GenerateReply, ApiError> {
     let (opened, read) = app.receive(request, observation.deadline(), Envelope::parse_generate, read).await?;
+    observation.authenticated();
     let text = continue_prompt(app, &opened, read, observation).await;
     match text {
         Ok(text) => GenerateReply::seal(&opened.dek, &text).map_err(|_| ErrorCode::Internal.into()),

@@ -34,6 +34,7 @@ mod state;
 mod watch;
 mod write_timeout;
 
+mod unauthenticated;
 pub use self::service::{Service, run};
 pub use self::shaping::{Shaping, ShapingMode, UnknownShaping};
 pub use self::startup::ServeError;

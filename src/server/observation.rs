@@ -1,4 +1,5 @@
-//! Follows one request from its arrival to the end of its answer, and reports it once.
+//! Follows one request from its arrival to the end of its answer, and reports it once: in the metrics, and in the log if
+//! it was authenticated.
 //!
 //! A guard: a request whose client goes away is dropped wherever it stands, and is reported as cancelled.
 //! Must not touch: what the request says.
@@ -20,6 +21,7 @@ pub(super) struct Observation {
     started: Instant,
     usage: Usage,
     outcome: Outcome,
+    authenticated: bool,
     _in_flight: InFlight,
 }
 
@@ -46,8 +48,14 @@ impl Observation {
             started: Instant::now(),
             usage: Usage::new(0, 0),
             outcome: Outcome::Cancelled,
+            authenticated: false,
             _in_flight: app.metrics.in_flight(),
         }
+    }
+
+    /// The request's envelope was opened, for the first time: its end is worth a line in the log.
+    pub(super) fn authenticated(&mut self) {
+        self.authenticated = true;
     }
 
     /// When this request must be done.
@@ -98,6 +106,10 @@ impl Drop for Observation {
         let elapsed = self.started.elapsed();
         self.app.metrics.request_finished(self.endpoint, self.outcome, elapsed);
         self.app.metrics.tokens(self.usage.prompt_tokens, self.usage.completion_tokens);
+        if !self.authenticated {
+            self.app.unauthenticated.ended();
+            return;
+        }
         telemetry::emit(Event::RequestFinished {
             endpoint: self.endpoint,
             outcome: self.outcome,

@@ -39,7 +39,10 @@ pub(super) async fn handle<D: Dialect>(State(app): State<Arc<App>>, request: Req
         Ok((opened, question?))
     };
     match read.await {
-        Ok((opened, question)) => answer::<D>(&app, opened, question, accepts_events, observation).await,
+        Ok((opened, question)) => {
+            observation.authenticated();
+            answer::<D>(&app, opened, question, accepts_events, observation).await
+        }
         Err(error) => {
             let error: ApiError = error;
             observation.failed(error.code());

@@ -182,6 +182,7 @@ impl Service {
 
     /// Gets ready, and returns only if the server cannot go on.
     async fn serve(&mut self) -> ServeError {
+        self.app.unauthenticated.report();
         if let Err(error) = self.ready().await {
             return error;
         }

@@ -9,6 +9,7 @@ use super::attestation::Attestor;
 use super::lifecycle::Lifecycle;
 use super::replay::ReplayGuard;
 use super::shaping::Shaping;
+use super::unauthenticated::Unauthenticated;
 use crate::attestation::{LauncherSocket, OnTokenExpiry};
 use crate::config::Limits;
 use crate::engine::Handle;
@@ -26,6 +27,7 @@ pub(super) struct App {
     pub(super) replay: Arc<ReplayGuard>,
     pub(super) attestor: Attestor,
     pub(super) shaping: Shaping,
+    pub(super) unauthenticated: Unauthenticated,
     slots: Arc<Semaphore>,
     loaded: OnceLock<Loaded>,
     on_token_expiry: OnTokenExpiry,
@@ -65,6 +67,7 @@ impl App {
             loaded: OnceLock::new(),
             on_token_expiry,
             shaping,
+            unauthenticated: Unauthenticated::default(),
             limits,
         }))
     }

@@ -23,8 +23,22 @@ pub enum Event {
     AttestationRecovered,
     /// The launcher's token agrees with the profile.
     AttestationVerified,
+    /// Fewer connections are accepted than configured: the process may not open more files.
+    ConnectionsLimited {
+        /// What `--max-connections` says.
+        configured: usize,
+        /// What is accepted.
+        allowed: usize,
+        /// Files and connections that the process may have open, from `RLIMIT_NOFILE`.
+        descriptors: u64,
+    },
     /// The device that the model runs on has failed. It answers nothing any more, so the process ends.
     DeviceFailed,
+    /// `--device auto` chose the CPU.
+    DeviceFallback {
+        /// Why no CUDA device is used, a name out of a closed set.
+        reason: &'static str,
+    },
     /// The server has begun to stop.
     Draining {
         /// Requests that are still running.
@@ -51,6 +65,11 @@ pub enum Event {
     /// A request has a DEK that was wrapped under a disabled or destroyed version of the KMS key. Written once a minute
     /// at most; `codeseal_key_failures_total` counts them all.
     KeyVersionDisabled,
+    /// Nothing took these lines of the log in time: they are lost.
+    LogLinesDropped {
+        /// How many since the last such event.
+        lines: u64,
+    },
     /// So much of the model has been fetched.
     ModelDownload {
         /// In steps of ten.
@@ -63,6 +82,15 @@ pub enum Event {
     },
     /// The model runs although the manifest does not pin every byte of it.
     ModelNotLocked,
+    /// What computes the model's answers.
+    ModelRuns {
+        /// `cpu`, or `cuda` and the name of the device.
+        device: Box<str>,
+        /// The instruction set of the CPU kernels, or the compute capability that the CUDA kernels were made for.
+        kernels: Box<str>,
+        /// The types of the weights in memory.
+        weights: Box<str>,
+    },
     /// So much of the model has been held against the manifest.
     ModelVerify {
         /// In steps of ten.
@@ -82,7 +110,7 @@ pub enum Event {
         /// Where metrics are served.
         admin_listen: SocketAddr,
     },
-    /// A request has ended. How many tokens it had is not said: padding hides just that from whoever reads this.
+    /// An authenticated request has ended. How many tokens it had is not said: padding hides just that from whoever reads this.
     RequestFinished {
         /// What it was for.
         endpoint: Endpoint,
@@ -90,6 +118,11 @@ pub enum Event {
         outcome: Outcome,
         /// From the first byte of the body to the last of the answer, in milliseconds.
         milliseconds: u64,
+    },
+    /// Requests that no key vouched for; they have no `request_finished` of their own. The metrics tell them apart.
+    RequestsUnauthenticated {
+        /// How many ended since the last such event.
+        requests: u64,
     },
     /// The device cannot record steps: each kernel is launched by itself, which is slower.
     StepsNotRecorded,
@@ -105,8 +138,11 @@ impl Event {
         match self {
             Self::DeviceFailed | Self::GenerationFailed | Self::Panicked { .. } => Level::ERROR,
             Self::AttestationLost { .. }
+            | Self::ConnectionsLimited { .. }
+            | Self::DeviceFallback { .. }
             | Self::KeysLost { .. }
             | Self::KeyVersionDisabled
+            | Self::LogLinesDropped { .. }
             | Self::ModelNotLocked
             | Self::StepsNotRecorded => Level::WARN,
             Self::ModelDownload { .. } | Self::ModelVerify { .. } => Level::DEBUG,

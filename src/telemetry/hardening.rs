@@ -61,7 +61,8 @@ mod tests {
     #[test]
     #[ignore = "the child of the test below"]
     fn child_that_panics() {
-        crate::telemetry::init(crate::telemetry::LogFormat::Text, crate::telemetry::LogLevel::Trace).unwrap();
+        let (format, level) = (crate::telemetry::LogFormat::Text, crate::telemetry::LogLevel::Trace);
+        let _log = crate::telemetry::init(format, level).unwrap();
         redact_panics();
         std::panic::catch_unwind(|| panic!("canary {}", 7)).unwrap_err();
     }

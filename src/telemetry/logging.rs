@@ -2,6 +2,9 @@
 //!
 //! Libraries log too, and at TRACE some of them log what they send and receive: a DEK in a KMS answer, a prompt in
 //! a body. So only events with this program's own target pass, whatever the level, and `RUST_LOG` is not read.
+//!
+//! A reader of stdout that stops must not stop the server: lines go through a bounded queue to a thread of their own
+//! (`queue`), and are dropped while the queue is full.
 
 use std::fmt;
 
@@ -16,6 +19,8 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter}
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::queue::{self, LogGuard};
 
 /// The target of every event that may be logged.
 pub(super) const TARGET: &str = "codeseal";
@@ -47,12 +52,15 @@ pub enum LogLevel {
 #[error("the log is already set up in this process")]
 pub struct LoggingError;
 
-/// Sends events to stdout from here on.
+/// Sends events to stdout from here on, through a queue that never blocks. Dropping the guard writes what is still in
+/// the queue, within a time bound.
 ///
 /// # Errors
 /// The process already has a log.
-pub fn init(format: LogFormat, level: LogLevel) -> Result<(), LoggingError> {
-    init_to(format, level, std::io::stdout)
+pub fn init(format: LogFormat, level: LogLevel) -> Result<LogGuard, LoggingError> {
+    let (writer, guard) = queue::stdout();
+    init_to(format, level, writer)?;
+    Ok(guard)
 }
 
 /// Sends events to `writer` from here on.

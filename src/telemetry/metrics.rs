@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 
 use super::build_info::VERSION;
 use super::labels::{Endpoint, Outcome};
+use super::queue::dropped_lines;
 
 /// From one millisecond to about a minute.
 const SECONDS: [f64; 14] =
@@ -38,6 +39,8 @@ pub struct Metrics {
     key_failures: Family<ReasonLabel, Counter>,
     replay_entries: Gauge,
     ready: Gauge,
+    model: Family<ModelLabels, Gauge>,
+    log_lines_dropped: Counter,
 }
 
 /// What the model thread counts; read when metrics are asked for.
@@ -80,6 +83,13 @@ struct RequestLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabels {
+    device: String,
+    kernels: String,
+    weights: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EndpointLabel {
     endpoint: Endpoint,
 }
@@ -112,6 +122,8 @@ impl Metrics {
             key_failures: Family::default(),
             replay_entries: Gauge::default(),
             ready: Gauge::default(),
+            model: Family::default(),
+            log_lines_dropped: Counter::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -157,6 +169,12 @@ impl Metrics {
             m.replay_entries.clone(),
         );
         registry.register("ready", "1 while the server takes requests", m.ready.clone());
+        registry.register("model_info", "What the model runs on; always 1", m.model.clone());
+        registry.register(
+            "log_lines_dropped",
+            "Lines of the log that nothing took in time",
+            m.log_lines_dropped.clone(),
+        );
         metrics.registry = registry;
         metrics
     }
@@ -210,6 +228,12 @@ impl Metrics {
         self.ready.set(i64::from(ready));
     }
 
+    /// The model runs on `device`, with `kernels`, from `weights`; see [`Event::ModelRuns`](super::Event::ModelRuns).
+    pub fn model(&self, device: &str, kernels: &str, weights: &str) {
+        let labels = ModelLabels { device: device.into(), kernels: kernels.into(), weights: weights.into() };
+        self.model.get_or_create(&labels).set(1);
+    }
+
     /// Everything in the OpenMetrics text format, with what is read rather than counted.
     ///
     /// # Errors
@@ -217,6 +241,8 @@ impl Metrics {
     pub fn render(&self, engine: EngineReadings, replay_entries: usize) -> Result<String, fmt::Error> {
         self.engine.show(engine);
         self.replay_entries.set(gauge(replay_entries as u64));
+        // The log's own count, which only ever grows.
+        self.log_lines_dropped.inner().store(dropped_lines(), Ordering::Relaxed);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
@@ -297,6 +323,7 @@ mod tests {
         metrics.request_finished(Endpoint::Generate, Outcome::Ok, Duration::from_millis(3));
         metrics.request_finished(Endpoint::Other, Outcome::Failed(ErrorCode::NotFound), Duration::ZERO);
         metrics.key_failed("condition_not_met");
+        metrics.model("cpu", "avx2", "q8_0");
         let engine = EngineReadings {
             running: 1,
             waiting: 2,
@@ -322,6 +349,8 @@ mod tests {
             "codeseal_spec_decode_num_accepted_tokens_total 8",
             "codeseal_request_queue_time_seconds_count 0",
             "codeseal_time_to_first_token_seconds_count 0",
+            "codeseal_log_lines_dropped_total 0",
+            "codeseal_model_info{device=\"cpu\",kernels=\"avx2\",weights=\"q8_0\"} 1",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }

@@ -9,6 +9,7 @@ mod labels;
 mod logging;
 #[cfg(feature = "server")]
 mod metrics;
+mod queue;
 
 pub use self::build_info::VERSION;
 pub use self::events::{Event, emit};
@@ -17,3 +18,4 @@ pub use self::labels::{Endpoint, Outcome};
 pub use self::logging::{LogFormat, LogLevel, LoggingError, init, init_to};
 #[cfg(feature = "server")]
 pub use self::metrics::{EngineReadings, InFlight, Metrics};
+pub use self::queue::{LogGuard, write_error};

@@ -324,7 +324,25 @@ pub(crate) struct Remains {
 impl Process {
     /// Starts it and waits for the line that says where it listens.
     pub(crate) async fn start(flags: &[String]) -> Self {
-        let mut child = command(flags).spawn().unwrap();
+        Self::spawn(command(flags)).await
+    }
+
+    /// The same, with at most this many open files.
+    pub(crate) async fn start_with_descriptors(flags: &[String], descriptors: u32) -> Self {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_codeseal-server")]).args(flags);
+        Self::spawn(noisy(command)).await
+    }
+
+    /// Reads no more of what it writes, and gives both pipes as little room as the system allows.
+    pub(crate) fn stop_reading(&self) {
+        rustix::pipe::fcntl_setpipe_size(self.stdout.get_ref(), 1).unwrap();
+        rustix::pipe::fcntl_setpipe_size(&self.stderr, 1).unwrap();
+    }
+
+    async fn spawn(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut process = Self {
             stdout: BufReader::new(child.stdout.take().unwrap()),
             stderr: child.stderr.take().unwrap(),
@@ -414,10 +432,15 @@ pub(crate) fn clean(program: impl AsRef<OsStr>) -> std::process::Command {
     command
 }
 
-/// As noisy as the environment can make it, which must make no difference.
 fn command(flags: &[String]) -> Command {
     let mut command = Command::from(clean(env!("CARGO_BIN_EXE_codeseal-server")));
-    command.args(flags).env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
+    command.args(flags);
+    noisy(command)
+}
+
+/// As noisy as the environment can make it, which must make no difference.
+fn noisy(mut command: Command) -> Command {
+    command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
