@@ -25,6 +25,9 @@ use crate::protocol::{
 };
 use crate::telemetry::{Endpoint, VERSION};
 
+/// The time for a token, from the first request for it: waiting for other calls of the launcher, and its own, which
+/// takes seconds.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(15);
 /// Requests that wait for the launcher; more are told to come again.
 const MAX_FLIGHTS: usize = 8;
 
@@ -168,7 +171,8 @@ fn check(request: &AttestationRequest) -> Result<(), ApiError> {
 
 impl Flight {
     async fn fly(self, identity: Identity) {
-        let outcome = self.call(identity).await;
+        let outcome = tokio::time::timeout(TIMEOUT, self.call(identity)).await;
+        let outcome = outcome.unwrap_or(Err(ErrorCode::AttestationUnavailable));
         self.shared.state().flights.remove(&self.request);
         self.done.send_replace(Some(outcome));
     }
@@ -259,6 +263,26 @@ mod tests {
         for nonces in [&[][..], &["short"], &[&"x".repeat(75)], &["a nonce with blanks"], &[nonce; 4]] {
             assert!(check(&request("codeseal:primus", nonces)).is_err(), "{nonces:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_wait_for_a_launcher_that_hangs_are_answered_within_the_one_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("launcher");
+        // It takes connections and never answers.
+        let _launcher = tokio::net::UnixListener::bind(&path).unwrap();
+        let server = ServerId::generate().unwrap();
+        let attestor = Attestor::new(Some(LauncherSocket::new(path, TIMEOUT)), 6000, server);
+        let digest = crate::protocol::Digest::new([0; 32]);
+        attestor.set_identity(Identity { build: digest, weights: digest, server });
+        let started = Instant::now();
+        let questions = (0..MAX_FLIGHTS)
+            .map(|number| attestor.evidence(request("codeseal:primus", &[&format!("0123456789{number}")])));
+        for answer in futures_util::future::join_all(questions).await {
+            assert_eq!(answer.unwrap_err().code(), ErrorCode::AttestationUnavailable);
+        }
+        assert_eq!(started.elapsed(), TIMEOUT);
+        assert!(attestor.shared.state().flights.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
