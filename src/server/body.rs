@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
@@ -25,7 +25,12 @@ pub(super) async fn read(
     timeout: Duration,
 ) -> Result<Bytes, ErrorCode> {
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    // Reading the body is what tells such a client to send it.
+    let waits = request.headers().contains_key(EXPECT) && request.version() != http::Version::HTTP_10;
     let mut body = request.into_body();
+    if waits && declared.is_some_and(|declared| declared > limit) {
+        return Err(ErrorCode::PayloadTooLarge);
+    }
     let deadline = Instant::now() + timeout;
     let read = tokio::time::timeout_at(deadline, collect(&mut body, declared.unwrap_or(0), limit)).await;
     let read = read.unwrap_or(Err(ErrorCode::RequestTimeout));
@@ -87,6 +92,18 @@ mod tests {
     async fn a_declared_length_over_the_limit_is_refused_before_a_byte_is_kept() {
         let mut request = request(chunks(3, Duration::ZERO));
         request.headers_mut().insert(CONTENT_LENGTH, 9.into());
+        assert_eq!(read(request, 8, TIMEOUT).await, Err(ErrorCode::PayloadTooLarge));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_asks_first_is_not_told_to_send_what_is_refused() {
+        let mut request = request(Body::from_stream(stream::poll_fn(
+            |_| -> std::task::Poll<Option<Result<Bytes, std::convert::Infallible>>> {
+                panic!("reading the body makes hyper answer 100")
+            },
+        )));
+        request.headers_mut().insert(CONTENT_LENGTH, 9.into());
+        request.headers_mut().insert(EXPECT, http::HeaderValue::from_static("100-continue"));
         assert_eq!(read(request, 8, TIMEOUT).await, Err(ErrorCode::PayloadTooLarge));
     }
 

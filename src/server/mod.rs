@@ -1,6 +1,6 @@
 //! The HTTP face of the workload: sealed requests in, sealed answers out.
 //!
-//! The way of a request: `accept` → `router` → `admission` (body, slot, key, seal, replay) → a handler
+//! The way of a request: `accept` → `router` (`framing`) → `admission` (body, slot, key, seal, replay) → a handler
 //! (`generate`, `sealed` with a `dialect`) → `choices` → `generation`.
 //! Must not touch: cipher code, candle.
 
@@ -15,6 +15,7 @@ mod completions;
 mod dialect;
 mod error;
 mod generate;
+mod framing;
 mod generation;
 mod health;
 mod identity;
@@ -28,13 +29,14 @@ mod self_check;
 mod service;
 mod shaping;
 mod split;
+mod socket;
 mod sse;
 mod startup;
 mod state;
 mod watch;
+mod unauthenticated;
 mod write_timeout;
 
-mod unauthenticated;
 pub use self::service::{Service, run};
 pub use self::shaping::{Shaping, ShapingMode, UnknownShaping};
 pub use self::startup::ServeError;

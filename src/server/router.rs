@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::HeaderValue;
@@ -18,7 +19,7 @@ use super::dialect::Dialect;
 use super::error::ApiError;
 use super::observation::Observation;
 use super::state::App;
-use super::{admin, attestation, generate, health, sealed};
+use super::{admin, attestation, framing, generate, health, sealed};
 use crate::protocol::{ATTESTATION_PATH, ErrorCode};
 use crate::telemetry::Endpoint;
 
@@ -47,6 +48,7 @@ fn finish(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
         .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .layer(CatchPanicLayer::custom(panicked))
 }
+        .layer(from_fn_with_state(Arc::clone(&app), framing::check))
 
 async fn not_found(State(app): State<Arc<App>>) -> Response {
     refuse(&app, ErrorCode::NotFound)

@@ -329,7 +329,7 @@ impl Process {
 
     /// The same, with at most this many open files.
     pub(crate) async fn start_with_descriptors(flags: &[String], descriptors: u32) -> Self {
-        let mut command = Command::new("sh");
+        let mut command = Command::from(clean("sh"));
         let script = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_codeseal-server")]).args(flags);
         Self::spawn(noisy(command)).await

@@ -25,6 +25,7 @@ mod faults;
 mod golden;
 mod gpu_check;
 mod harness;
+mod http;
 mod hub;
 mod isolation;
 mod keys;
