@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::service::Service as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -15,11 +16,16 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::framing::RawHead;
+use super::socket::{Exchange, Socket};
+use super::state::App;
 use super::write_timeout::WriteTimeout;
+use crate::protocol::ErrorCode;
+use crate::telemetry::{Endpoint, Outcome};
 
 /// The largest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// The wait after an accept that failed, as it does when file descriptors run out.
+/// The wait after an accept that failed for a reason of this process, as it does when file descriptors run out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Bounds on connections.
@@ -39,6 +45,7 @@ pub(super) struct ConnectionLimits {
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
+    app: Arc<App>,
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
@@ -52,24 +59,48 @@ pub(super) async fn serve(
             Some(_) = connections.join_next() => continue,
             accepted = accept(&listener, &slots) => accepted,
         };
-        let Ok((stream, slot)) = accepted else {
-            tokio::time::sleep(ACCEPT_RETRY).await;
-            continue;
+        let (stream, slot) = match accepted {
+            Ok(accepted) => accepted,
+            // The client has gone before it was accepted: the next one need not wait for that.
+            Err(error) if is_the_clients(&error) => continue,
+            Err(_) => {
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
         };
         // Frames are small and each is worth sending at once; without it they are merely late.
         stream.set_nodelay(true).ok();
+        let exchange = Arc::new(Exchange::default());
+        let socket = Socket::new(stream, Arc::clone(&exchange));
+        let handler = TowerToHyperService::new(router.clone());
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header_timeout)
             .max_buf_size(MAX_HEAD_BYTES)
+            // A client may finish sending before it has its answer. `Socket` notices one that leaves.
+            .half_close(true)
             .serve_connection(
-                TokioIo::new(WriteTimeout::new(stream, limits.write_timeout)),
-                TowerToHyperService::new(router.clone()),
+                TokioIo::new(WriteTimeout::new(socket, limits.write_timeout)),
+                hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+                    let head = exchange.begin();
+                    request.extensions_mut().insert(RawHead(head.into()));
+                    let (answer, exchange) = (handler.call(request), Arc::clone(&exchange));
+                    async move {
+                        let answer = answer.await;
+                        exchange.finish();
+                        answer
+                    }
+                }),
             );
         let connection = graceful.watch(connection);
+        let app = Arc::clone(&app);
         connections.spawn(async move {
             // However a connection ends, there is nobody left to tell.
-            connection.await.ok();
+            if connection.await.is_err_and(|error| error.is_parse()) {
+                // hyper has answered with 400, 414 or 431.
+                let refused = Outcome::Failed(ErrorCode::InvalidRequest);
+                app.metrics.request_finished(Endpoint::Other, refused, Duration::ZERO);
+            }
             drop(slot);
         });
     }
@@ -84,4 +115,10 @@ async fn accept(
     let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
     Ok((stream, slot))
+}
+
+/// Whether an accept failed because of the connection that was to be accepted.
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

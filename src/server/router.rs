@@ -37,18 +37,22 @@ pub(super) fn public(app: Arc<App>) -> Router {
 
 /// What the operator reaches.
 pub(super) fn admin(app: Arc<App>) -> Router {
-    finish(Router::new().route("/metrics", get(admin::metrics)), app)
+    let routes = Router::new()
+        .route("/metrics", get(admin::metrics))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz));
+    finish(routes, app)
 }
 
 fn finish(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
     routes
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(Arc::clone(&app), framing::check))
         .with_state(app)
         .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .layer(CatchPanicLayer::custom(panicked))
 }
-        .layer(from_fn_with_state(Arc::clone(&app), framing::check))
 
 async fn not_found(State(app): State<Arc<App>>) -> Response {
     refuse(&app, ErrorCode::NotFound)

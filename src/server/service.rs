@@ -16,15 +16,15 @@ use super::accept::{self, ConnectionLimits};
 use super::startup::{self, ServeError};
 use super::state::App;
 use super::watch::watch;
-use super::{router, self_check};
+use super::{attestation, descriptors, router, self_check};
 use crate::config::ServerConfig;
 use crate::engine::{self, Engine, Open};
 use crate::telemetry::{self, Event};
 
 /// What a drain leaves at the least for answers to reach their clients.
 const LAST_WRITES: Duration = Duration::from_secs(1);
-/// What the launcher is given for one token to order: attesting takes it seconds, and others may be before us.
-const ATTESTATION_TIMEOUT: Duration = Duration::from_secs(15);
+/// An operator's request is short: a connection of the admin listener that idles must not keep others out for long.
+const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the model thread is waited for.
 const LAST_STEP: Duration = Duration::from_secs(1);
 
@@ -84,23 +84,28 @@ impl Service {
         let (listener, address) = listen(config.listen, "--listen").await?;
         let (admin_listener, admin_address) = listen(config.admin_listen, "--admin-listen").await?;
 
-        let launcher = self_check::launcher(&config.kms, ATTESTATION_TIMEOUT);
+        let launcher = self_check::launcher(&config.kms, attestation::TIMEOUT);
         let app = App::new(config.limits, config.on_token_expiry, config.shaping, launcher)
             .map_err(|_| ServeError::NoRandomness)?;
         let stop = CancellationToken::new();
         let limits = ConnectionLimits {
-            connections: config.limits.max_connections,
+            connections: descriptors::public_connections(config.limits.max_connections),
             header_timeout: config.limits.header_timeout,
             write_timeout: config.limits.write_timeout,
         };
-        let serve = |listener, router: Router| {
-            let serving = accept::serve(listener, router, limits, stop.clone());
+        let admin_limits = ConnectionLimits {
+            connections: descriptors::ADMIN_CONNECTIONS,
+            header_timeout: limits.header_timeout.min(ADMIN_HEADER_TIMEOUT),
+            ..limits
+        };
+        let serve = |listener, router: Router, limits| {
+            let serving = accept::serve(listener, router, Arc::clone(&app), limits, stop.clone());
             AbortOnDropHandle::new(tokio::spawn(serving))
         };
         let watching = watch(Arc::clone(&app), tokens, config.on_token_expiry, config.watch_interval);
         Ok(Self {
-            public: serve(listener, router::public(Arc::clone(&app))),
-            admin: serve(admin_listener, router::admin(Arc::clone(&app))),
+            public: serve(listener, router::public(Arc::clone(&app)), limits),
+            admin: serve(admin_listener, router::admin(Arc::clone(&app)), admin_limits),
             watch: AbortOnDropHandle::new(tokio::spawn(watching)),
             drain_limit: config.drain_limit,
             loading: Loading::Running(AbortOnDropHandle::new(tokio::spawn(startup::load(
@@ -177,12 +182,12 @@ impl Service {
             let ended = tokio::task::spawn_blocking(move || engine.shutdown().ok());
             tokio::time::timeout(LAST_STEP, ended).await.ok();
         }
+        self.app.unauthenticated.report();
         telemetry::emit(Event::Drained { cancelled });
     }
 
     /// Gets ready, and returns only if the server cannot go on.
     async fn serve(&mut self) -> ServeError {
-        self.app.unauthenticated.report();
         if let Err(error) = self.ready().await {
             return error;
         }

@@ -252,7 +252,7 @@ pub(super) struct ServeArgs {
         action = clap::ArgAction::Set)]
     pub(super) prefix_cache: bool,
 
-    /// Open connections; more wait to be accepted
+    /// Open connections; more wait to be accepted. Fewer if the limit of open files leaves no room for so many
     #[arg(long, env = "CODESEAL_MAX_CONNECTIONS", value_name = "N", default_value_t = 512,
         value_parser = up_to(MAX_CONNECTIONS))]
     pub(super) max_connections: usize,
