@@ -1,8 +1,9 @@
 //! What the engine needs of a model.
 
+use super::Platform;
 use crate::model::{DeviceModel, DeviceSession, Model, ModelError, Slice, StepRoom, Workspace};
 use crate::tokenizer::TokenId;
-use codeseal_kernels::cpu::{BlockId, KvPool};
+use codeseal_kernels::cpu::{BlockId, KvPool, Level};
 use codeseal_kernels::cuda::{Device, NO_TOKEN};
 use codeseal_kernels::sampling::Choice;
 
@@ -37,6 +38,9 @@ pub(super) trait Backend {
 
     /// The model's name.
     fn name(&self) -> &str;
+
+    /// What computes its steps.
+    fn platform(&self) -> Platform;
 
     /// Whether a token leaves the same keys and values when it is read with a prompt and when it was generated. If not,
     /// what was generated is not kept for later prompts: these would get other answers than without.
@@ -121,6 +125,14 @@ impl Backend for Cpu {
     fn name(&self) -> &str {
         self.model.name()
     }
+
+    fn platform(&self) -> Platform {
+        Platform {
+            device: String::from("cpu"),
+            kernels: Level::best().name().to_owned(),
+            weights: self.model.weights_types(),
+        }
+    }
 }
 
 /// A model on a device, and its blocks.
@@ -169,6 +181,14 @@ impl Backend for OnDevice {
 
     fn name(&self) -> &str {
         self.0.name()
+    }
+
+    fn platform(&self) -> Platform {
+        Platform {
+            device: format!("cuda {}", self.0.device()),
+            kernels: self.0.kernels().to_owned(),
+            weights: self.0.weights_types().to_owned(),
+        }
     }
 
     fn reads_as_it_generates(&self) -> bool {

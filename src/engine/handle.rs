@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::queue::{Job, Queue};
 use super::stats::{Load, Stats};
-use super::{EngineError, Event, GenerationRequest, SubmitError};
+use super::{EngineError, Event, GenerationRequest, Platform, SubmitError};
 
 /// Hands requests to the model thread.
 #[derive(Clone)]
@@ -17,6 +17,7 @@ pub struct Handle {
     stats: Arc<Stats>,
     context_length: usize,
     model_name: Arc<str>,
+    platform: Arc<Platform>,
 }
 
 /// A request on its way. Dropping it cancels the request within one step.
@@ -27,8 +28,14 @@ pub struct Generation {
 }
 
 impl Handle {
-    pub(super) fn new(queue: Arc<Queue>, stats: Arc<Stats>, context_length: usize, model_name: &str) -> Self {
-        Self { queue, stats, context_length, model_name: model_name.into() }
+    pub(super) fn new(
+        queue: Arc<Queue>,
+        stats: Arc<Stats>,
+        context_length: usize,
+        model_name: &str,
+        platform: Platform,
+    ) -> Self {
+        Self { queue, stats, context_length, model_name: model_name.into(), platform: Arc::new(platform) }
     }
 
     /// Hands in `request`. Never waits.
@@ -57,6 +64,11 @@ impl Handle {
     /// The model's name, for answers and metrics.
     pub fn model_name(&self) -> &str {
         &self.model_name
+    }
+
+    /// What computes the model's steps.
+    pub fn platform(&self) -> &Platform {
+        &self.platform
     }
 
     /// What there is to do, and what has been done.

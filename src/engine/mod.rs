@@ -231,6 +231,18 @@ impl FromStr for DeviceChoice {
     }
 }
 
+/// What computes a model's steps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Platform {
+    /// `cpu`, or `cuda` and the name of the device.
+    pub device: String,
+    /// The instruction set of the CPU kernels (`avx512`, `avx2`, `portable`), or the compute capability that the CUDA
+    /// kernels were made for (`sm_90`).
+    pub kernels: String,
+    /// The types that the weights have in memory, with `+` between them: `bf16`, `q4k+q8_0`.
+    pub weights: String,
+}
+
 /// How much the engine takes on at once.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineConfig {

@@ -6,6 +6,7 @@ use super::thread::step_room;
 use super::{DeviceChoice, Engine, EngineConfig, Handle, StartError, memory, start, start_on};
 use crate::machine::Available;
 use crate::model::{Model, ModelError, ModelFiles, Needs, Quantize};
+use crate::telemetry;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use codeseal_kernels::cuda::CudaDevice;
 
@@ -34,7 +35,13 @@ fn device(choice: DeviceChoice) -> Option<usize> {
     match choice {
         DeviceChoice::Cpu => None,
         DeviceChoice::Cuda(number) => Some(number),
-        DeviceChoice::Auto => CudaDevice::is_there().then_some(0),
+        DeviceChoice::Auto => match CudaDevice::missing() {
+            None => Some(0),
+            Some(reason) => {
+                telemetry::emit(telemetry::Event::DeviceFallback { reason });
+                None
+            }
+        },
     }
 }
 

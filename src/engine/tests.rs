@@ -134,6 +134,10 @@ impl Backend for Fake {
     fn name(&self) -> &str {
         "fake"
     }
+
+    fn platform(&self) -> super::Platform {
+        super::Platform { device: "fake".into(), kernels: "fake".into(), weights: "fake".into() }
+    }
 }
 
 fn request(prompt: &[u32], max_new_tokens: usize) -> GenerationRequest {

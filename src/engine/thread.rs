@@ -9,7 +9,7 @@ use super::queue::{Job, Queue, Slot};
 use super::sampler::{Sampler, Scratch};
 use super::scheduler::{FREE_ROWS, Limits, Next, Running, Scheduler};
 use super::stats::Stats;
-use super::{EngineConfig, EngineError, Event, Finish, StartError, Token, memory, warmup};
+use super::{EngineConfig, EngineError, Event, Finish, Platform, StartError, Token, memory, warmup};
 use crate::machine::Available;
 use crate::model::{DeviceModel, Model, ModelError, ModelFiles, Quantize, StepRoom};
 use crate::telemetry;
@@ -45,6 +45,7 @@ struct Ready {
     /// The longest text, in tokens.
     limit: usize,
     name: String,
+    platform: Platform,
 }
 
 /// Gives `model` to a thread of its own, warms it up and tests it, which takes some steps' time; blocks meanwhile.
@@ -123,7 +124,8 @@ pub(super) fn spawn<B: Backend>(
                 match made {
                     Ok(mut backend) => {
                         let limit = backend.context_length().min(backend.blocks() * BLOCK_TOKENS);
-                        if tested.send(Ok(Ready { limit, name: backend.name().to_owned() })).is_ok() {
+                        let (name, platform) = (backend.name().to_owned(), backend.platform());
+                        if tested.send(Ok(Ready { limit, name, platform })).is_ok() {
                             serve(&mut backend, &worker, &config, &record);
                         }
                     }
@@ -135,7 +137,9 @@ pub(super) fn spawn<B: Backend>(
         .map_err(StartError::Thread)?;
     let engine = Engine { queue: Arc::clone(&queue), thread: Some(thread) };
     match verdict.recv() {
-        Ok(Ok(Ready { limit, name })) => Ok((Handle::new(queue, stats, limit, &name), engine)),
+        Ok(Ok(Ready { limit, name, platform })) => {
+            Ok((Handle::new(queue, stats, limit, &name, platform), engine))
+        }
         Ok(Err(error)) => Err(error),
         Err(mpsc::RecvError) => Err(StartError::Panicked),
     }

@@ -33,6 +33,17 @@ pub(super) fn read_config(files: &ModelFiles) -> Result<Config, ModelError> {
     Config::parse(&json)
 }
 
+/// Each of `types` once, in the order of their coming, with `+` between them.
+pub(super) fn distinct(types: impl Iterator<Item = &'static str>) -> String {
+    let mut seen = Vec::new();
+    for found in types {
+        if !seen.contains(&found) {
+            seen.push(found);
+        }
+    }
+    seen.join("+")
+}
+
 /// A loaded model. Sequences share its weights.
 pub struct Model {
     name: String,
@@ -142,6 +153,11 @@ impl Model {
     /// What the model takes of this machine's memory.
     pub(crate) fn needs(&self) -> Needs {
         Needs::new(self.config(), self.bytes_per_token())
+    }
+
+    /// The types that the weights have in memory, such as `bf16`, or `q4k+q8_0` where there are two.
+    pub fn weights_types(&self) -> String {
+        distinct(self.network.parameters.weights_types())
     }
 
     /// How many bytes of weights are read to make one token.

@@ -133,11 +133,20 @@ impl Parameters {
 
     /// How many bytes are read to make one token: all matrices once.
     pub(super) fn bytes(&self) -> usize {
+        self.matrices().map(Matrix::bytes).sum()
+    }
+
+    /// The type that each matrix has in memory.
+    pub(super) fn weights_types(&self) -> impl Iterator<Item = &'static str> {
+        self.matrices().map(Matrix::weights_type)
+    }
+
+    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         let layers = self
             .layers
             .iter()
             .flat_map(|layer| [&layer.queries_keys_values, &layer.output, &layer.gate_up, &layer.down]);
-        layers.chain([&self.embedding]).map(Matrix::bytes).sum()
+        layers.chain([&self.embedding])
     }
 }
 

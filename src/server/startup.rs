@@ -10,7 +10,9 @@ use super::identity;
 use super::state::{App, Loaded};
 use crate::attestation::{AttestationError, Malformed, Profile, ProfileMismatch};
 use crate::config::{ModelOrigin, ServerConfig};
-use crate::engine::{Engine, EngineConfig, ModelFiles, Open, OpenError, Opened, Quantize, StartError};
+use crate::engine::{
+    Engine, EngineConfig, ModelFiles, Open, OpenError, Opened, Platform, Quantize, StartError,
+};
 use crate::hub::{self, FetchOptions, HubError, Manifest, ManifestError, ModelSource, Progress};
 use crate::keys::{KeyError, Keys};
 use crate::telemetry::{self, Event};
@@ -112,6 +114,13 @@ pub(super) async fn load(app: Arc<App>, config: ServerConfig, open: Open) -> Res
     app.attestor.set_identity(identity);
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     telemetry::emit(Event::ModelLoaded { milliseconds });
+    let Platform { device, kernels, weights } = engine.platform();
+    app.metrics.model(device, kernels, weights);
+    telemetry::emit(Event::ModelRuns {
+        device: device.as_str().into(),
+        kernels: kernels.as_str().into(),
+        weights: weights.as_str().into(),
+    });
     app.set_loaded(Loaded { keys, engine, tokenizer: Arc::new(tokenizer) });
     Ok(stop)
 }

@@ -29,6 +29,7 @@ mod http;
 mod hub;
 mod isolation;
 mod keys;
+mod limits;
 mod loadtest;
 mod misconfigured;
 mod model;

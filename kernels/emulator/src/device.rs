@@ -224,6 +224,10 @@ impl Device for Emulator {
         "the emulator".to_owned()
     }
 
+    fn kernels(&self) -> String {
+        "emulated".to_owned()
+    }
+
     fn has_bf16(&self) -> bool {
         with(|thread| thread.traits.has_bf16)
     }

@@ -173,6 +173,16 @@ impl Matrix {
         }
     }
 
+    /// The type that the weights have in memory.
+    pub fn weights_type(&self) -> &'static str {
+        match self.store {
+            Store::F32(_) => "f32",
+            Store::Bf16(_) => "bf16",
+            Store::Q8(_) => "q8_0",
+            Store::Q4(_) => "q4k",
+        }
+    }
+
     /// Rows (outputs).
     pub fn rows(&self) -> usize {
         self.rows

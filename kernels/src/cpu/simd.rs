@@ -104,6 +104,17 @@ impl Level {
         .map(Self)
     }
 
+    /// What the instruction set is called.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(_) => "avx2",
+            Set::Portable => "portable",
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn portable() -> Self {
         Self(Set::Portable)

@@ -36,6 +36,8 @@ pub struct CudaDevice {
     /// Those that have run, and how much shared memory each may have.
     kernels: RefCell<HashMap<&'static str, (sys::CUfunction, u32)>>,
     name: String,
+    /// The compute capability that the loaded kernels were made for: 90 for 9.0.
+    made_for: i32,
     has_bf16: bool,
     /// Whether a launch may start before the one before it has ended.
     overlaps: bool,
@@ -55,11 +57,18 @@ pub struct CudaRecording {
 }
 
 impl CudaDevice {
-    /// Whether there are a driver and a device, as far as can be told without opening one.
-    pub fn is_there() -> bool {
+    /// Why there is no device, as one of a closed set of reasons, and as far as can be told without opening one; `None`
+    /// if there is one.
+    pub fn missing() -> Option<&'static str> {
         // SAFETY: it only tries to load the driver's library.
-        let loads = unsafe { sys::is_culib_present() };
-        loads && CudaContext::device_count().is_ok_and(|count| count > 0)
+        if !unsafe { sys::is_culib_present() } {
+            return Some("no_driver");
+        }
+        match CudaContext::device_count() {
+            Ok(count) if count > 0 => None,
+            Ok(_) => Some("no_device"),
+            Err(_) => Some("driver_failed"),
+        }
     }
 
     /// Opens the device with this number.
@@ -95,6 +104,7 @@ impl CudaDevice {
             modules: Vec::new(),
             kernels: RefCell::default(),
             name,
+            made_for: 0,
             has_bf16: false,
             overlaps: false,
             context,
@@ -119,6 +129,7 @@ impl CudaDevice {
         // SAFETY: the kernel belongs to a loaded module.
         let made_for =
             unsafe { result::function::get_function_attribute(kernel, made_for) }.map_err(failed)?;
+        device.made_for = made_for;
         device.has_bf16 = major >= 8 && made_for >= 80;
         device.overlaps = major >= 9 && made_for >= 90;
         Ok(device)
@@ -231,6 +242,10 @@ impl Device for CudaDevice {
 
     fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn kernels(&self) -> String {
+        format!("sm_{}", self.made_for)
     }
 
     fn has_bf16(&self) -> bool {

@@ -108,6 +108,11 @@ impl<D: Device, T: Narrow> Matrix<D, T> {
         self.rows
     }
 
+    /// The type that the weights have in memory, where `plain` is what `T` is called.
+    pub fn weights_type(&self, plain: &'static str) -> &'static str {
+        self.weights.of([plain, "q8_0", "q4k"])
+    }
+
     /// How many columns it has: as many numbers has what it is multiplied with.
     pub fn columns(&self) -> usize {
         self.columns

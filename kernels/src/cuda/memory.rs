@@ -20,6 +20,9 @@ pub trait Device: Launch {
     /// What it is called, for reports.
     fn name(&self) -> String;
 
+    /// For which devices the kernels that run on it were made, such as `sm_90`; for reports.
+    fn kernels(&self) -> String;
+
     /// Whether its tensor cores multiply bf16. Where they do not, f16 takes its place.
     fn has_bf16(&self) -> bool;
 

@@ -7,9 +7,9 @@ use super::memory::Device;
 pub enum CudaDevice {}
 
 impl CudaDevice {
-    /// No.
-    pub fn is_there() -> bool {
-        false
+    /// Why there is no device, as one of a closed set of reasons.
+    pub fn missing() -> Option<&'static str> {
+        Some("built_without_cuda")
     }
 
     /// Opens the device with this number.
@@ -33,6 +33,10 @@ impl Device for CudaDevice {
     type Recording = ();
 
     fn name(&self) -> String {
+        match *self {}
+    }
+
+    fn kernels(&self) -> String {
         match *self {}
     }
 

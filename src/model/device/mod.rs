@@ -11,7 +11,7 @@ use self::weights::DeviceWeights;
 use super::config::Config;
 use super::files::ModelFiles;
 use super::forward::Slice;
-use super::gemma::read_config;
+use super::gemma::{distinct, read_config};
 use super::{ModelError, Quantize};
 use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
 use codeseal_kernels::cuda::{
@@ -50,6 +50,9 @@ enum AnyNetwork<D: Device> {
 /// A model on a device, with blocks for keys and values and memory for steps.
 pub(crate) struct DeviceSession {
     name: String,
+    device: String,
+    kernels: String,
+    weights_types: String,
     config: Config,
     blocks: usize,
     runner: Box<dyn Steps>,
@@ -160,11 +163,12 @@ impl<D: Device> DeviceModel<D> {
     {
         let room = self.runner_room(room, blocks);
         let Self { name, config, network, device, .. } = self;
+        let (described, kernels, weights_types) = (device.name(), device.kernels(), network.weights_types());
         let runner: Box<dyn Steps> = match network {
             AnyNetwork::Bf16(network) => Box::new(Runner::new(device, network, room)?),
             AnyNetwork::F16(network) => Box::new(Runner::new(device, network, room)?),
         };
-        Ok(DeviceSession { name, config, blocks, runner })
+        Ok(DeviceSession { name, device: described, kernels, weights_types, config, blocks, runner })
     }
 
     fn runner_room(&self, room: StepRoom, pages: usize) -> RunnerRoom {
@@ -174,6 +178,21 @@ impl<D: Device> DeviceModel<D> {
 }
 
 impl DeviceSession {
+    /// What the device is called.
+    pub(crate) fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// For which devices the kernels were made.
+    pub(crate) fn kernels(&self) -> &str {
+        &self.kernels
+    }
+
+    /// The types that the weights have in memory, as [`super::Model::weights_types`] has them.
+    pub(crate) fn weights_types(&self) -> &str {
+        &self.weights_types
+    }
+
     /// Reads what `batch` adds to its sequences, and chooses after each wanted token by its choice, or returns the
     /// logits where there is none.
     ///
@@ -266,6 +285,14 @@ impl<D: Device, T: Narrow> Steps for Runner<D, T> {
 }
 
 impl<D: Device> AnyNetwork<D> {
+    /// The types that the weights have in memory, as [`super::Model::weights_types`] has them.
+    fn weights_types(&self) -> String {
+        match self {
+            Self::Bf16(network) => distinct(weights_types(network, "bf16")),
+            Self::F16(network) => distinct(weights_types(network, "f16")),
+        }
+    }
+
     /// The network of `config`, and how many bytes of weights are read to make one token.
     fn bf16(config: &Config, weights: DeviceWeights<D, bf16>) -> (Self, usize) {
         let bytes = weights.bytes;
@@ -277,6 +304,17 @@ impl<D: Device> AnyNetwork<D> {
         let bytes = weights.bytes;
         (Self::F16(network(config, weights)), bytes)
     }
+}
+
+fn weights_types<D: Device, T: Narrow>(
+    network: &Network<D, T>,
+    plain: &'static str,
+) -> impl Iterator<Item = &'static str> {
+    let layers = network
+        .layers
+        .iter()
+        .flat_map(|layer| [&layer.queries_keys_values, &layer.output, &layer.gate_up, &layer.down]);
+    layers.chain([&network.embedding]).map(move |matrix| matrix.weights_type(plain))
 }
 
 fn network<D: Device, T>(config: &Config, weights: DeviceWeights<D, T>) -> Network<D, T> {
