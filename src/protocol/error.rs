@@ -60,7 +60,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::AttestationExpired,
         Self::AttestationUnavailable,
         Self::ClockSkew,
