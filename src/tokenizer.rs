@@ -8,7 +8,6 @@
 
 mod decoder;
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use zeroize::{DefaultIsZeroes, Zeroize};
 
 pub use self::decoder::Decoder;
 use self::decoder::Pieces;
-use crate::model::ModelFiles;
+use crate::model::{FilesError, ModelFiles};
 use crate::secret::Secret;
 
 /// A row of the model's vocabulary.
@@ -36,11 +35,11 @@ const MAX_FILE_BYTES: u64 = 128 * 1024 * 1024;
 /// Why a tokenizer cannot be loaded, or cannot read or write a text. Never holds any of the text.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
-    /// The file is missing, too large or not readable.
-    #[error("cannot read tokenizer.json: {0}")]
-    Read(#[from] io::Error),
+    /// The file is missing, too large, not readable, or not what its name says.
+    #[error(transparent)]
+    Read(#[from] FilesError),
     /// The file is not a `tokenizer.json`.
-    #[error("tokenizer.json is malformed: {0}")]
+    #[error("tokenizer.json is malformed ({0}): download it again")]
     Malformed(#[source] tokenizers::Error),
     /// The file describes another kind of tokenizer than Gemma's.
     #[error("tokenizer.json is not of gemma's form: it needs a BPE model and byte fallback when decoding")]
@@ -60,12 +59,12 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` of the model in `dir`.
+    /// Loads `tokenizer.json` of the model at `path`, a directory or a GGUF file.
     ///
     /// # Errors
     /// The file is missing, malformed, or not of Gemma's form.
-    pub fn load(dir: &Path) -> Result<Self, TokenizerError> {
-        Self::from_files(&ModelFiles::directory(dir))
+    pub fn load(path: &Path) -> Result<Self, TokenizerError> {
+        Self::from_files(&ModelFiles::at(path))
     }
 
     /// Loads `tokenizer.json` from among `files`.

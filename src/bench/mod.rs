@@ -83,9 +83,22 @@ pub enum BenchWeights {
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// The shape is not to be had.
-    #[error("cannot read the shape of the random weights: {0}")]
-    ReadConfig(#[source] io::Error),
+    /// The file with the shape cannot be read.
+    #[error("cannot read the shape of the random weights from {path} ({error}): name a config.json")]
+    ReadConfig {
+        /// As it was named.
+        path: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The file describes no model that can be measured.
+    #[error("{path}: {error}")]
+    Shape {
+        /// As it was named.
+        path: String,
+        /// Why not.
+        error: Box<ModelError>,
+    },
     /// The model cannot be loaded, or fails.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -116,7 +129,7 @@ impl BenchError {
     /// The status that the process exits with, as `--help` lists it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NoRoom { .. } | Self::ReadConfig(_) => 64,
+            Self::NoRoom { .. } | Self::ReadConfig { .. } => 64,
             Self::Model(ModelError::Device(_)) | Self::NotEnoughMemory(_) => 69,
             _ => 70,
         }
@@ -268,8 +281,11 @@ fn files(weights: &BenchWeights) -> Result<(String, ModelFiles), BenchError> {
     match weights {
         BenchWeights::Model { name, files } => Ok((name.clone(), files.clone())),
         BenchWeights::Random(path) => {
-            let json = files::read_argument(path, MAX_CONFIG_BYTES);
-            let files = ModelFiles::random(json.map_err(|error| BenchError::ReadConfig(error.into()))?)?;
+            let named = || path.display().to_string();
+            let json = files::read_argument(path, MAX_CONFIG_BYTES)
+                .map_err(|error| BenchError::ReadConfig { path: named(), error: error.into() })?;
+            let files = ModelFiles::random(json)
+                .map_err(|error| BenchError::Shape { path: named(), error: Box::new(error) })?;
             Ok(("random weights".to_owned(), files))
         }
     }

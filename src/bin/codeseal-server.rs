@@ -121,7 +121,7 @@ async fn models(command: ModelsCommand) -> Result<(), Failure> {
 }
 
 fn digest(model: &Path) -> Result<(), Failure> {
-    let digest = ModelFiles::directory(model).digest().map_err(internal)?;
+    let digest = ModelFiles::at(model).digest().map_err(internal)?;
     writeln!(std::io::stdout(), "{}", Digest::new(digest)).map_err(internal)
 }
 

@@ -8,12 +8,12 @@ use tokio::fs;
 
 use super::directory;
 use super::download::{download, length, remove};
-use super::files::{FileName, check_whole};
 use super::manifest::{ModelEntry, Pin};
 use super::remote::Remote;
 use super::source::ModelSource;
 use super::verify::Wanted;
-use super::{FetchOptions, HubError};
+use super::{FetchOptions, FileName, HubError};
+use crate::model::Layout;
 
 /// Held while a process changes the directory.
 const LOCK: &str = ".lock";
@@ -68,9 +68,12 @@ async fn listed(remote: &Remote, entry: Option<&ModelEntry>) -> Result<Vec<Wante
     if names.is_empty() {
         return Err(HubError::NotFound);
     }
-    check_whole(&names)?;
+    let layout = Layout::of(&names)?;
+    layout.require_tokenizer()?;
+    // What the model is not read from is not fetched.
+    wanted.retain(|file| layout.files().contains(&file.name));
     let Some(entry) = entry else { return Ok(wanted) };
-    if let Some(missing) = entry.files.iter().find(|file| !names.contains(&file.name)) {
+    if let Some(missing) = entry.files.iter().find(|file| !layout.files().contains(&file.name)) {
         return Err(HubError::Missing { file: missing.name.clone() });
     }
     for file in &mut wanted {

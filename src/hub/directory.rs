@@ -1,36 +1,36 @@
 //! Models in a local directory: read where they are, without the network.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tokio::fs;
 
 use super::download::length;
-use super::files::{FileName, check_whole};
 use super::manifest::{ModelEntry, Pin};
 use super::progress::Bar;
 use super::verify::{Wanted, read};
-use super::{FetchOptions, HubError, unlocked};
+use super::{FetchOptions, FileName, HubError, unlocked};
+use crate::model::{FilesError, ModelFiles};
 
-/// Verifies the model in `path` as far as the manifest knows it.
+/// Verifies the model at `path`, a directory or a GGUF file, as far as the manifest knows it.
 ///
-/// `entry` is the one whose source is this very directory. A model may also lie elsewhere than its entry says, as
+/// `entry` is the one whose source is this very path. A model may also lie elsewhere than its entry says, as
 /// in an image; so without one, the entry is looked for that has the same weights.
 pub(super) async fn open(
     path: &Path,
     entry: Option<&ModelEntry>,
     options: &FetchOptions,
 ) -> Result<PathBuf, HubError> {
-    let names = names(path).await?;
-    check_whole(&names)?;
+    let (dir, names) = whole(path).await?;
     let mut locked = entry.is_some_and(ModelEntry::is_locked);
     if let Some(entry) = entry {
-        check(path, &names, entry, options).await?;
+        check(&dir, &names, entry, options).await?;
     } else {
         // Hashes take their time, so only where the lengths are right.
         for entry in options.manifest.models().iter().filter(|entry| entry.is_locked()) {
-            if has_weights_of(path, &names, entry, options).await? {
-                check(path, &names, entry, options).await?;
+            if has_weights_of(&dir, &names, entry, options).await? {
+                check(&dir, &names, entry, options).await?;
                 locked = true;
                 break;
             }
@@ -42,24 +42,37 @@ pub(super) async fn open(
     Ok(path.to_owned())
 }
 
-/// Sizes and hashes of all model files in `path`, in the order of their names.
-pub(super) async fn read_all(path: &Path, options: &FetchOptions) -> Result<Vec<(FileName, Pin)>, HubError> {
-    let names = names(path).await?;
-    check_whole(&names)?;
+/// Where the model at `path` is, and size and hash of all of its files, in the order of their names.
+pub(super) async fn read_all(
+    path: &Path,
+    options: &FetchOptions,
+) -> Result<(PathBuf, Vec<(FileName, Pin)>), HubError> {
+    let (dir, names) = whole(path).await?;
     let mut total = 0;
     for name in &names {
-        total += length(&path.join(name.as_str())).await?;
+        total += length(&dir.join(name.as_str())).await?;
     }
     let bar = options.progress.verifying(total);
     let mut files = Vec::with_capacity(names.len());
     for name in names {
-        let found = read(path.join(name.as_str()), bar.clone()).await?;
+        let found = read(dir.join(name.as_str()), bar.clone()).await?;
         files.push((name, found.pin));
     }
-    Ok(files)
+    Ok((dir, files))
 }
 
-/// The model files in `path`.
+/// The directory of the model at `path`, and the files that it is read from.
+async fn whole(path: &Path) -> Result<(PathBuf, BTreeSet<FileName>), HubError> {
+    let files = ModelFiles::at(path);
+    let looking = tokio::task::spawn_blocking(move || {
+        let (dir, layout) = files.whole()?;
+        Ok::<_, FilesError>((dir.to_owned(), layout.files().clone()))
+    });
+    let interrupted = |_| HubError::Storage { kind: io::ErrorKind::Interrupted };
+    Ok(looking.await.map_err(interrupted)??)
+}
+
+/// The files in `path` that have the name of a model file.
 pub(super) async fn names(path: &Path) -> Result<BTreeSet<FileName>, HubError> {
     let mut entries = fs::read_dir(path).await.map_err(HubError::storage)?;
     let mut names = BTreeSet::new();

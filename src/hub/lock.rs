@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tokio::fs;
 
-use super::files::FileName;
 use super::manifest::{Dtype, FileEntry, Manifest, ModelEntry};
 use super::source::ModelSource;
 use super::{FetchOptions, HubError, cache, directory};
@@ -40,7 +39,8 @@ pub async fn lock(source: &ModelSource, options: &FetchOptions, path: &Path) -> 
 
     let (directory, source, files) = match source {
         ModelSource::Directory(path) => {
-            (path.clone(), source.clone(), directory::read_all(path, options).await?)
+            let (directory, files) = directory::read_all(path, options).await?;
+            (directory, source.clone(), files)
         }
         _ => {
             let fetched = cache::fetch(source, None, options).await?;
@@ -48,7 +48,11 @@ pub async fn lock(source: &ModelSource, options: &FetchOptions, path: &Path) -> 
         }
     };
     let weights = files.iter().map(|(name, _)| name).find(|name| name.is_weights());
-    let dtype = dtype(directory.join(weights.map_or("", FileName::as_str))).await?;
+    let dtype = match weights {
+        Some(name) if name.is_gguf() => Dtype::Gguf,
+        Some(name) => dtype(directory.join(name.as_str())).await?,
+        None => return Err(HubError::Weights),
+    };
     let files = files.into_iter().map(|(name, pin)| FileEntry { name, pin: Some(pin) }).collect();
     let entry = ModelEntry { source, dtype, files };
 

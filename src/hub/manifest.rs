@@ -6,8 +6,9 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use super::files::{FileName, check_whole};
+use super::FileName;
 use super::source::ModelSource;
+use crate::model::Layout;
 
 /// The only version of the format.
 const VERSION: u64 = 1;
@@ -61,6 +62,8 @@ pub enum Dtype {
     F16,
     /// IEEE single precision
     F32,
+    /// The types of a GGUF file, which differ from tensor to tensor
+    Gguf,
 }
 
 /// Why a manifest is refused. Whatever is not understood is an error: a pin that is overlooked pins nothing.
@@ -82,9 +85,9 @@ pub enum ManifestError {
         /// Counted from 1.
         file: usize,
     },
-    /// All files are pinned, but they are not one whole model.
+    /// All files are pinned, but they are not those of one model.
     #[error(
-        "model {model} of the manifest is locked but not complete: run `codeseal-server models lock` again"
+        "model {model} of the manifest is locked but not one whole model: run `codeseal-server models lock` again"
     )]
     Incomplete {
         /// Counted from 1.
@@ -100,7 +103,7 @@ pub enum ManifestError {
     },
     /// The source names nothing.
     #[error(
-        "model {model} of the manifest: a source is a directory, hf://owner/name[@revision] or gs://bucket/prefix"
+        "model {model} of the manifest: a source is a directory, a GGUF file, hf://owner/name[@revision] or gs://bucket/prefix"
     )]
     Source {
         /// Counted from 1.
@@ -165,6 +168,7 @@ impl Dtype {
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
             Self::F32 => "f32",
+            Self::Gguf => "gguf",
         }
     }
 }
@@ -273,7 +277,10 @@ impl RawModel {
         files.sort_by(|a, b| a.name.cmp(&b.name));
         let entry = ModelEntry { source, dtype: self.dtype, files };
         if entry.is_locked() {
-            check_whole(&names).map_err(|_| ManifestError::Incomplete { model })?;
+            let layout = Layout::of(&names).ok().filter(|layout| layout.require_tokenizer().is_ok());
+            if layout.is_none_or(|layout| *layout.files() != names) {
+                return Err(ManifestError::Incomplete { model });
+            }
             if matches!(entry.source, ModelSource::HuggingFace { .. }) && entry.source.commit().is_none() {
                 return Err(ManifestError::Revision { model });
             }

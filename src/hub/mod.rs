@@ -6,7 +6,6 @@
 mod cache;
 mod directory;
 mod download;
-mod files;
 mod gcs;
 mod hf;
 mod lock;
@@ -20,12 +19,14 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::files::{FileName, NotAModelFile};
 pub use self::lock::lock;
 pub use self::manifest::{Dtype, FileEntry, Manifest, ManifestError, ModelEntry, NotAHash, Pin, Sha256Hash};
 pub use self::progress::Progress;
 pub use self::source::{InvalidSource, ModelSource};
 
+pub use crate::model::{FileName, NotAModelFile};
+
+use crate::model::{FilesError, LayoutError};
 use crate::secret::Secret;
 use crate::telemetry::{Event, emit};
 
@@ -81,6 +82,12 @@ pub enum HubError {
     /// There is no HTTPS to be had.
     #[error("cannot set up HTTPS: check that CA certificates are installed")]
     Client,
+    /// A file of a local model cannot be used.
+    #[error(transparent)]
+    Files(FilesError),
+    /// The files are not one model.
+    #[error(transparent)]
+    Layout(LayoutError),
     /// The manifest does not parse.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -126,11 +133,6 @@ pub enum HubError {
     /// The body was cut.
     #[error("the model source ended a file too early: try again, finished parts are kept")]
     Truncated,
-    /// Weights are there in two forms.
-    #[error(
-        "the model has weights in more than one form: keep either model.safetensors or one set of shards with its index"
-    )]
-    TwoModels,
     /// No connection, or it broke.
     #[error("cannot reach the model source: check the network, finished parts are kept")]
     Unreachable,
@@ -138,11 +140,11 @@ pub enum HubError {
     #[error("the model source gives an answer that makes no sense: check its name or try again later")]
     Unreadable,
     /// The weights are not in a form that is known.
-    #[error("the weights are no safetensors of bf16, f16 or f32: convert them")]
+    #[error("the weights are neither safetensors of bf16, f16 or f32 nor GGUF: convert them")]
     Weights,
 }
 
-/// Gives a local directory with the model of `source`, each of its files verified as far as the manifest pins it.
+/// Gives a local directory with the model of `source`, or the GGUF file that it names, each of its files verified as far as the manifest pins it.
 ///
 /// # Errors
 /// [`HubError`]; what is then left in the cache is only what the next fetch can go on from.
@@ -198,6 +200,24 @@ impl Default for Limits {
             stall: Duration::from_secs(30),
             pause: Duration::from_millis(500),
             attempts: 5,
+        }
+    }
+}
+
+impl From<LayoutError> for HubError {
+    fn from(error: LayoutError) -> Self {
+        match error {
+            LayoutError::Missing { file } => Self::Missing { file },
+            error => Self::Layout(error),
+        }
+    }
+}
+
+impl From<FilesError> for HubError {
+    fn from(error: FilesError) -> Self {
+        match error {
+            FilesError::Layout(error) => error.into(),
+            error => Self::Files(error),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// Where a model comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
-    /// A local directory; never needs the network.
+    /// A local directory, or a GGUF file in one; never needs the network.
     Directory(PathBuf),
     /// A repository of the Hugging Face Hub: `hf://owner/name[@revision]`.
     HuggingFace {
@@ -27,7 +27,7 @@ pub enum ModelSource {
 
 /// The text names no model source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a model source is a directory, hf://owner/name[@revision] or gs://bucket/prefix")]
+#[error("a model source is a directory, a GGUF file, hf://owner/name[@revision] or gs://bucket/prefix")]
 pub struct InvalidSource;
 
 impl ModelSource {

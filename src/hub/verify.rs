@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::HubError;
-use super::files::FileName;
 use super::manifest::{Pin, Sha256Hash};
 use super::progress::Bar;
+use super::{FileName, HubError};
 
 const CHUNK_BYTES: usize = 1 << 20;
 

@@ -1,45 +1,125 @@
-//! Where a model's files are read from: a directory, the binary itself, or nowhere.
+//! Where a model's files are read from: a directory, one GGUF file, the binary itself, or nowhere.
+//!
+//! Only files of the model's [`Layout`] can be opened, and the digest is over all of them: what is loaded is what the
+//! digest covers. Each file is opened once, so that a file that is put in its place later is not read.
 
-use std::collections::BTreeSet;
+mod content;
+mod place;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use super::ModelError;
-use super::config::Config;
-use super::random::RandomWeights;
-
-const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
+pub use self::content::FileProblem;
+pub use self::place::PlaceProblem;
+
+use super::ModelError;
+use super::config::Config;
+use super::layout::{CONFIG, FileName, Layout, LayoutError, SINGLE, TOKENIZER};
+use super::random::RandomWeights;
+
 /// How much of a file is hashed at a time.
 const CHUNK_BYTES: usize = 1 << 20;
+/// What is hashed first: it changes when the meaning of the digest does.
+const DIGEST_LABEL: &[u8] = b"codeseal weights v2";
 
-/// The files of one model: `config.json`, `tokenizer.json` and the weights.
+/// The files of one model: configuration, tokenizer and weights.
 #[derive(Clone, Debug)]
-pub struct ModelFiles(Place);
+pub struct ModelFiles {
+    place: Place,
+    /// Shared by all copies, so that all of them read the same files.
+    opened: Arc<Opened>,
+}
 
 #[derive(Clone, Debug)]
 enum Place {
-    Directory(PathBuf),
-    /// `config.json`, and weights that are drawn.
+    /// A directory, or a GGUF file.
+    Path(PathBuf),
+    /// `config.json`, and random weights.
     Random(Arc<[u8]>, RandomWeights),
     #[cfg(any(test, feature = "sandbox"))]
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
 
-/// A file that is read here and there.
+/// What was found and opened so far.
+#[derive(Debug, Default)]
+struct Opened {
+    found: OnceLock<place::Found>,
+    files: Mutex<BTreeMap<FileName, Handle>>,
+}
+
+/// A file, and what it was when it was opened.
+#[derive(Clone, Debug)]
+struct Handle {
+    file: Arc<File>,
+    version: Version,
+}
+
+/// What changes when a file is written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Version {
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// Why there is no model, or one of its files cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// The path that was named is that of no model.
+    #[error("{path}: {problem}")]
+    Place {
+        /// As it was named.
+        path: String,
+        /// Why not.
+        problem: PlaceProblem,
+    },
+    /// The files are not one model.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A file is not what it should be.
+    #[error("{file} {problem}")]
+    File {
+        /// Its name.
+        file: String,
+        /// Why not.
+        problem: FileProblem,
+    },
+}
+
+impl From<FilesError> for io::Error {
+    fn from(error: FilesError) -> Self {
+        Self::other(error)
+    }
+}
+
+/// A file that can be read at any position.
 pub(super) trait ReadSeek: Read + Seek {}
 
 impl<T: Read + Seek> ReadSeek for T {}
 
 impl ModelFiles {
-    /// The files in `dir`. Nothing is read yet.
+    /// The files of the model at `path`: a directory, or one GGUF file with `tokenizer.json` beside it. Nothing is
+    /// read yet.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self::of(Place::Path(path.into()))
+    }
+
+    /// The files in `dir`, as [`ModelFiles::at`].
     pub fn directory(dir: impl Into<PathBuf>) -> Self {
-        Self(Place::Directory(dir.into()))
+        Self::at(dir)
+    }
+
+    /// What the model at `path` is called: as the directory, or as the GGUF file without the numbers of its parts.
+    pub fn name_of(path: &Path) -> String {
+        let name = path.file_name().unwrap_or(OsStr::new("model")).to_string_lossy();
+        name.parse().map_or_else(|_| name.into_owned(), |name: FileName| name.title().to_owned())
     }
 
     /// Random weights in the shape that `config`, the content of a `config.json`, describes. There is no tokenizer.
@@ -48,149 +128,251 @@ impl ModelFiles {
     /// It describes no Gemma.
     pub fn random(config: Vec<u8>) -> Result<Self, ModelError> {
         let weights = RandomWeights::new(&Config::parse(&config)?)?;
-        Ok(Self(Place::Random(config.into(), weights)))
+        Ok(Self::of(Place::Random(config.into(), weights)))
     }
 
     /// Files that are part of the binary.
     #[cfg(any(test, feature = "sandbox"))]
     pub(super) fn embedded(files: &'static [(&'static str, &'static [u8])]) -> Self {
-        Self(Place::Embedded(files))
+        Self::of(Place::Embedded(files))
+    }
+
+    fn of(place: Place) -> Self {
+        Self { place, opened: Arc::default() }
+    }
+
+    /// Which files there are. They are looked for once.
+    ///
+    /// # Errors
+    /// There is no model, or more than one.
+    pub(crate) fn layout(&self) -> Result<&Layout, FilesError> {
+        self.found().map(|found| &found.layout)
+    }
+
+    /// Where the files are, and which, after each was opened and what it begins with was checked.
+    ///
+    /// # Errors
+    /// A file is missing, the tokenizer included, or is not what its name says.
+    pub(crate) fn whole(&self) -> Result<(&Path, &Layout), FilesError> {
+        let found = self.found()?;
+        match FileProblem::missing(TOKENIZER, &found.others) {
+            problem @ FileProblem::SentencePiece if !found.layout.has(TOKENIZER) => {
+                return Err(file_error(TOKENIZER, problem));
+            }
+            _ => found.layout.require_tokenizer()?,
+        }
+        for name in found.layout.files() {
+            self.open(name.as_str())?;
+        }
+        Ok((&found.dir, &found.layout))
+    }
+
+    fn found(&self) -> Result<&place::Found, FilesError> {
+        if let Some(found) = self.opened.found.get() {
+            return Ok(found);
+        }
+        let of = |names: &[&str]| -> Result<place::Found, FilesError> {
+            let known = names.iter().filter_map(|name| name.parse().ok()).collect();
+            let others = names.iter().map(|name| (*name).to_owned()).collect();
+            Ok(place::Found { dir: PathBuf::new(), layout: Layout::of(&known)?, others })
+        };
+        let found = match &self.place {
+            Place::Path(path) => place::find(path)?,
+            Place::Random(..) => of(&[CONFIG, SINGLE])?,
+            #[cfg(any(test, feature = "sandbox"))]
+            Place::Embedded(files) => of(&files.iter().map(|(name, _)| *name).collect::<Vec<_>>())?,
+        };
+        Ok(self.opened.found.get_or_init(|| found))
+    }
+
+    /// The name of a file of the layout.
+    fn require(&self, name: &str) -> Result<FileName, FilesError> {
+        let found = self.found()?;
+        let known = found.layout.files().iter().find(|known| known.as_str() == name);
+        let missing = || file_error(name, FileProblem::missing(name, &found.others));
+        known.cloned().ok_or_else(missing)
     }
 
     /// Reads the file `name` as a whole.
     ///
     /// # Errors
     /// It is missing, not readable, or larger than `max_bytes`.
-    pub(crate) fn read(&self, name: &str, max_bytes: u64) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(&self, name: &str, max_bytes: u64) -> Result<Vec<u8>, FilesError> {
         let mut bytes = Vec::new();
-        self.open(name)?.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+        let read = self.open(name)?.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes);
+        read.map_err(|error| file_error(name, FileProblem::of(&error)))?;
         if bytes.len() as u64 > max_bytes {
-            return Err(io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                "the file is larger than it can rightly be",
-            ));
+            return Err(file_error(name, FileProblem::TooLarge(max_bytes)));
         }
         Ok(bytes)
     }
 
-    /// Opens the file `name`, which is one of the model's own: never a path.
-    pub(super) fn open(&self, name: &str) -> io::Result<Box<dyn ReadSeek>> {
-        if Path::new(name).file_name().is_none_or(|file_name| file_name != name) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a model's file is named by a path"));
-        }
-        match &self.0 {
-            Place::Directory(dir) => Ok(Box::new(File::open(dir.join(name))?)),
-            Place::Random(config, _) if name == CONFIG => Ok(Box::new(io::Cursor::new(Arc::clone(config)))),
-            Place::Random(_, weights) if name == WEIGHTS => Ok(Box::new(weights.clone())),
-            Place::Random(..) => Err(io::ErrorKind::NotFound.into()),
+    /// Opens the file `name`, which must be one of the layout's.
+    ///
+    /// # Errors
+    /// It is missing, not readable, or begins as a file of another kind.
+    pub(super) fn open(&self, name: &str) -> Result<Box<dyn ReadSeek>, FilesError> {
+        let name = self.require(name)?;
+        match &self.place {
+            Place::Path(_) => {
+                let handle = self.handle(&name)?;
+                let length = handle.version.length;
+                Ok(Box::new(Reader { file: handle.file, position: 0, length }))
+            }
+            Place::Random(config, _) if name.as_str() == CONFIG => {
+                Ok(Box::new(io::Cursor::new(Arc::clone(config))))
+            }
+            Place::Random(_, weights) => Ok(Box::new(weights.clone())),
             #[cfg(any(test, feature = "sandbox"))]
             Place::Embedded(files) => {
-                let (_, bytes) =
-                    files.iter().find(|(known, _)| *known == name).ok_or(io::ErrorKind::NotFound)?;
+                let file = files.iter().find(|(known, _)| *known == name.as_str());
+                let (_, bytes) = file.ok_or_else(|| file_error(name.as_str(), FileProblem::Missing))?;
                 Ok(Box::new(io::Cursor::new(*bytes)))
             }
         }
     }
 
-    /// One hash over all files that a model is read from: configuration, tokenizer and weights.
+    /// The file `name`, opened now or before.
+    fn handle(&self, name: &FileName) -> Result<Handle, FilesError> {
+        let found = self.found()?;
+        let mut files = self.opened.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = files.get(name) {
+            return Ok(handle.clone());
+        }
+        let wrong = |problem| file_error(name.as_str(), problem);
+        let file = place::open(&found.dir.join(name.as_str())).map_err(wrong)?;
+        let version = Version::of(&file).map_err(wrong)?;
+        let mut head = vec![0; content::HEAD_BYTES];
+        let count = read_full(&file, &mut head).map_err(|error| wrong(FileProblem::of(&error)))?;
+        content::check(name, head.get(..count).unwrap_or_default(), version.length).map_err(wrong)?;
+        let handle = Handle { file: Arc::new(file), version };
+        files.insert(name.clone(), handle.clone());
+        Ok(handle)
+    }
+
+    /// One hash over all files that a model is read from: each file's role and its SHA-256, in the order of the
+    /// roles. A GGUF file's role does not depend on what it is called.
     ///
     /// # Errors
-    /// One of them cannot be read.
-    pub fn digest(&self) -> io::Result<[u8; 32]> {
+    /// There is no whole model, or a file cannot be read, or one changes meanwhile.
+    pub fn digest(&self) -> Result<[u8; 32], FilesError> {
+        let (_, layout) = self.whole()?;
+        let mut hashes = BTreeMap::new();
+        for name in layout.files() {
+            hashes.insert(layout.role(name), self.hash(name)?);
+        }
         let mut all = Sha256::new();
-        all.update(b"codeseal weights v1");
-        let names = self.names()?;
-        if names.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "there is no model in that place"));
-        }
-        for name in names {
-            let mut hash = Sha256::new();
-            let (mut file, mut chunk) = (self.open(&name)?, vec![0; CHUNK_BYTES]);
-            loop {
-                match file.read(&mut chunk) {
-                    Ok(0) => break,
-                    Ok(count) => hash.update(chunk.get(..count).unwrap_or_default()),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            // A name holds no zero byte, and a hash has one length: the parts cannot run into each other.
+        all.update(DIGEST_LABEL);
+        for (role, hash) in hashes {
+            // A role holds no zero byte, and a hash has one length: the parts cannot run into each other.
             all.update(b"\0");
-            all.update(name.as_bytes());
+            all.update(role.as_bytes());
             all.update(b"\0");
-            all.update(hash.finalize());
+            all.update(hash);
         }
+        self.check_unchanged()?;
         Ok(all.finalize().into())
     }
 
-    /// The names of the files that are read, in their order.
-    fn names(&self) -> io::Result<BTreeSet<String>> {
-        let mut names = BTreeSet::new();
-        match &self.0 {
-            Place::Directory(dir) => {
-                for entry in std::fs::read_dir(dir)? {
-                    names.extend(entry?.file_name().into_string().ok());
-                }
+    /// The SHA-256 of a file's content.
+    fn hash(&self, name: &FileName) -> Result<[u8; 32], FilesError> {
+        let mut hash = Sha256::new();
+        let (mut file, mut chunk) = (self.open(name.as_str())?, vec![0; CHUNK_BYTES]);
+        loop {
+            match file.read(&mut chunk) {
+                Ok(0) => return Ok(hash.finalize().into()),
+                Ok(count) => hash.update(chunk.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(file_error(name.as_str(), FileProblem::of(&error))),
             }
-            Place::Random(..) => names.extend([CONFIG, WEIGHTS].map(str::to_owned)),
-            #[cfg(any(test, feature = "sandbox"))]
-            Place::Embedded(files) => names.extend(files.iter().map(|(name, _)| (*name).to_owned())),
         }
-        names.retain(|name| {
-            matches!(name.as_str(), "config.json" | "tokenizer.json" | "model.safetensors.index.json")
-                || name.ends_with(".safetensors")
-        });
-        Ok(names)
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
-        match &self.0 {
-            Place::Directory(dir) => dir.join(name).is_file(),
-            Place::Random(..) => name == CONFIG || name == WEIGHTS,
-            #[cfg(any(test, feature = "sandbox"))]
-            Place::Embedded(files) => files.iter().any(|(known, _)| *known == name),
+    /// Checks that no file was written to since it was opened: what was hashed is then what was loaded.
+    ///
+    /// # Errors
+    /// One was.
+    pub fn check_unchanged(&self) -> Result<(), FilesError> {
+        let files = self.opened.files.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, handle) in &*files {
+            let wrong = |problem| file_error(name.as_str(), problem);
+            if Version::of(&handle.file).map_err(wrong)? != handle.version {
+                return Err(wrong(FileProblem::Changed));
+            }
         }
+        Ok(())
+    }
+
+    /// Whether the model has the file `name`.
+    ///
+    /// # Errors
+    /// There is no model.
+    pub(super) fn has(&self, name: &str) -> Result<bool, FilesError> {
+        Ok(self.layout()?.has(name))
+    }
+
+    /// The names of the files that were opened so far.
+    #[cfg(test)]
+    fn opened(&self) -> std::collections::BTreeSet<FileName> {
+        self.opened.files.lock().unwrap().keys().cloned().collect()
+    }
+}
+
+fn file_error(file: &str, problem: FileProblem) -> FilesError {
+    FilesError::File { file: file.to_owned(), problem }
+}
+
+impl Version {
+    fn of(file: &File) -> Result<Self, FileProblem> {
+        let metadata = file.metadata().map_err(|error| FileProblem::of(&error))?;
+        Ok(Self {
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+/// Reads from the beginning, as much as there is.
+fn read_full(file: &File, to: &mut [u8]) -> io::Result<usize> {
+    let mut count = 0;
+    while let Some(rest) = to.get_mut(count..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, count as u64) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}
+
+/// A position in a file that others read at their own positions.
+struct Reader {
+    file: Arc<File>,
+    position: u64,
+    length: u64,
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.position)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Reader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let target = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(offset) => self.length.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        self.position = target.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_read_up_to_its_limit_and_no_further() {
-        let files = ModelFiles::embedded(&[("a", b"12345")]);
-        assert_eq!(files.read("a", 5).unwrap(), b"12345");
-        assert_eq!(files.read("a", 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
-        assert_eq!(files.read("b", 4).unwrap_err().kind(), io::ErrorKind::NotFound);
-    }
-
-    #[test]
-    fn the_digest_is_of_the_names_and_the_contents_of_what_is_read() {
-        let digest = |files| ModelFiles::embedded(files).digest().unwrap();
-        let one = digest(&[("config.json", b"1"), ("tokenizer.json", b"2")]);
-        assert_eq!(one, digest(&[("tokenizer.json", b"2"), ("config.json", b"1"), ("README.md", b"3")]));
-        assert_ne!(one, digest(&[("config.json", b"2"), ("tokenizer.json", b"1")]));
-        assert_ne!(one, digest(&[("config.json", b"1")]));
-        assert_eq!(ModelFiles::embedded(&[]).digest().unwrap_err().kind(), io::ErrorKind::NotFound);
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("config.json"), "1").unwrap();
-        std::fs::write(dir.path().join("tokenizer.json"), "2").unwrap();
-        std::fs::write(dir.path().join("notes.json"), "3").unwrap();
-        assert_eq!(one, ModelFiles::directory(dir.path()).digest().unwrap());
-    }
-
-    #[test]
-    fn a_directory_gives_no_file_outside_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let inner = dir.path().join("model");
-        std::fs::create_dir(&inner).unwrap();
-        std::fs::write(dir.path().join("outside"), "").unwrap();
-        std::fs::write(inner.join("inside"), "").unwrap();
-        let files = ModelFiles::directory(&inner);
-        assert!(files.read("inside", 0).unwrap().is_empty());
-        for name in ["../outside", "/etc/hostname", "..", ".", "", "inside/"] {
-            assert!(files.read(name, 1024).is_err(), "{name:?}");
-        }
-    }
-}
+mod tests;

@@ -5,9 +5,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::config::Config;
+use super::config::{Config, check_generation};
 use super::files::ModelFiles;
 use super::forward::{Network, Slice, Workspace};
+use super::layout::{CONFIG, GENERATION};
 use super::needs::Needs;
 use super::parameters::Parameters;
 use super::rounding::{Rounder, Rounding};
@@ -16,9 +17,7 @@ use super::weights::gguf_config;
 use super::{ModelError, Quantize};
 use codeseal_kernels::cpu::KvPool;
 
-/// Where the configuration is read from.
-const CONFIG: &str = "config.json";
-/// The largest `config.json` that is read, in bytes.
+/// The largest configuration that is read, in bytes.
 const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
 
 /// The shape of the model in `files`.
@@ -26,11 +25,15 @@ const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
 /// # Errors
 /// A file is missing or malformed, or does not describe a Gemma.
 pub(super) fn read_config(files: &ModelFiles) -> Result<Config, ModelError> {
+    if files.has(GENERATION)? {
+        let json = files.read(GENERATION, MAX_CONFIG_BYTES)?;
+        check_generation(&json).map_err(ModelError::in_file(GENERATION))?;
+    }
     if let Some(config) = gguf_config(files)? {
         return Ok(config);
     }
-    let json = files.read(CONFIG, MAX_CONFIG_BYTES).map_err(ModelError::ReadConfig)?;
-    Config::parse(&json)
+    let json = files.read(CONFIG, MAX_CONFIG_BYTES)?;
+    Config::parse(&json).map_err(ModelError::in_file(CONFIG))
 }
 
 /// Each of `types` once, in the order of their coming, with `+` between them.
@@ -52,12 +55,13 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads the model in `dir` as it is and calls it `name`. `progress` hears the bytes read and the bytes there are.
+    /// Loads the model at `path`, a directory or a GGUF file, as it is and calls it `name`. `progress` hears the bytes
+    /// read and the bytes there are.
     ///
     /// # Errors
     /// A file is missing or malformed, or does not describe a Gemma.
-    pub fn load(dir: &Path, name: &str, progress: impl FnMut(u64, u64)) -> Result<Self, ModelError> {
-        Self::from_files(&ModelFiles::directory(dir), name, Quantize::None, progress)
+    pub fn load(path: &Path, name: &str, progress: impl FnMut(u64, u64)) -> Result<Self, ModelError> {
+        Self::from_files(&ModelFiles::at(path), name, Quantize::None, progress)
     }
 
     /// Loads a model from among `files`, as [`Model::load`] does from a directory.

@@ -12,6 +12,8 @@ use super::config::Config;
 use super::{ModelError, WeightsError};
 use codeseal_kernels::cpu::Source;
 
+pub(super) mod parts;
+
 /// The first bytes of every such file.
 const MAGIC: [u8; 4] = *b"GGUF";
 /// The longest header that is read, in bytes: a vocabulary of 256,000 with its merges takes about 15 MB.
@@ -87,7 +89,9 @@ impl Header {
                 shape.insert(0, usize::try_from(reader.u64()?).map_err(|_| WeightsError::NotGguf)?);
             }
             let (kind, offset) = (reader.u32()?, reader.u64()?);
-            tensors.insert(name, Place { shape, kind, offset });
+            if tensors.insert(name, Place { shape, kind, offset }).is_some() {
+                return Err(WeightsError::NotGguf);
+            }
         }
         let alignment = metadata.get("general.alignment").map_or(Some(ALIGNMENT), Value::as_u64);
         let alignment = alignment.filter(|bytes| bytes.is_power_of_two() && *bytes <= MAX_ALIGNMENT);
@@ -123,10 +127,6 @@ impl Header {
     pub(super) fn config(&self) -> Result<Config, ModelError> {
         if self.metadata.get("general.architecture").and_then(Value::as_str) != Some(ARCHITECTURE) {
             return Err(ModelError::NotGemma("general.architecture"));
-        }
-        // A head of its own would be another model; Gemma's is its embedding.
-        if self.tensors.contains_key("output.weight") {
-            return Err(ModelError::NotGemma("output.weight"));
         }
         let scaling = self.metadata.get("gemma.rope.scaling.type").and_then(Value::as_str);
         if scaling.is_some_and(|kind| kind != "none") {
@@ -164,6 +164,7 @@ fn name_here(name: &str) -> Option<String> {
     match name {
         "model.embed_tokens.weight" => return Some(String::from("token_embd.weight")),
         "model.norm.weight" => return Some(String::from("output_norm.weight")),
+        "lm_head.weight" => return Some(String::from("output.weight")),
         _ => {}
     }
     let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;

@@ -8,6 +8,7 @@ mod files;
 mod forward;
 mod gemma;
 mod gguf;
+mod layout;
 mod needs;
 mod parameters;
 mod random;
@@ -24,9 +25,10 @@ use codeseal_kernels::cuda::DeviceError;
 
 pub use self::config::Config;
 pub(crate) use self::device::{DeviceModel, DeviceSession, StepRoom};
-pub use self::files::ModelFiles;
+pub use self::files::{FileProblem, FilesError, ModelFiles, PlaceProblem};
 pub(crate) use self::forward::{Slice, Workspace};
 pub use self::gemma::Model;
+pub use self::layout::{FileName, Layout, LayoutError, NotAModelFile};
 pub use self::needs::{Needs, NotEnoughMemory};
 pub use self::rounding::{Rounding, UnknownRounding};
 pub use self::sequence::Sequence;
@@ -78,17 +80,41 @@ impl FromStr for Quantize {
 /// Why a model cannot be loaded, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// `config.json` is missing, too large or not readable.
-    #[error("cannot read config.json: {0}")]
-    ReadConfig(#[source] io::Error),
-    /// `config.json` is not a model's configuration.
-    #[error("config.json is malformed: {0}")]
+    /// A file is missing, not readable, or not what its name says.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// What is wrong is in this file.
+    #[error("{file}: {error}")]
+    InFile {
+        /// Its name.
+        file: String,
+        /// What is wrong.
+        error: Box<ModelError>,
+    },
+    /// The configuration is not JSON, or a member is of another type.
+    #[error("the configuration is malformed ({0}): download it again")]
     MalformedConfig(#[source] serde_json::Error),
-    /// A member of `config.json` is not as in any Gemma.
-    #[error("config.json is not a gemma's: `{0}` is of another architecture")]
+    /// The model is of another architecture.
+    #[error(
+        "this is a model of the architecture `{0}`, and only `gemma` is read: take CodeGemma or another model of the \
+         first Gemma generation"
+    )]
+    OtherArchitecture(String),
+    /// A member of the configuration is not as in any Gemma.
+    #[error(
+        "`{0}` is of another architecture than Gemma's: take CodeGemma or another model of the first generation"
+    )]
     NotGemma(&'static str),
-    /// A number in `config.json` cannot be right.
-    #[error("config.json is not a gemma's: `{0}` is out of bounds")]
+    /// A member of the configuration has a value that the forward pass does not compute.
+    #[error("`{member}` {problem}")]
+    Member {
+        /// Its name.
+        member: String,
+        /// Why it is refused, and what to do.
+        problem: &'static str,
+    },
+    /// A number of the configuration cannot be right.
+    #[error("`{0}` is not a number that a Gemma has there: download the file again")]
     OutOfBounds(&'static str),
     /// The weights cannot be loaded.
     #[error(transparent)]
@@ -110,18 +136,75 @@ pub enum ModelError {
     Compute(#[from] candle_core::Error),
 }
 
+impl ModelError {
+    /// What is wrong, without the file that it is in.
+    pub fn root(&self) -> &Self {
+        if let Self::InFile { error, .. } = self { error.root() } else { self }
+    }
+
+    /// Says in which file something is wrong.
+    fn in_file<E: Into<Self>>(file: &str) -> impl Fn(E) -> Self {
+        move |error| match error.into() {
+            // These name it themselves.
+            error @ (Self::InFile { .. } | Self::Files(_) | Self::Device(_)) => error,
+            error => Self::InFile { file: file.to_owned(), error: Box::new(error) },
+        }
+    }
+}
+
 /// Why weights cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    /// A file is missing or not readable.
-    #[error("cannot read the weights: {0}")]
+    /// A file cannot be read.
+    #[error("the weights cannot be read: {0}")]
     Read(#[from] io::Error),
-    /// A file is not in the safetensors format.
-    #[error("the weights are malformed: {0}")]
+    /// The header of a safetensors file, or an index, is malformed.
+    #[error("the file is malformed ({0}): download it again")]
     Malformed(#[source] serde_json::Error),
     /// A GGUF file is malformed, or of a version that is not known.
-    #[error("the weights are not in the gguf format, version 2 or 3")]
+    #[error(
+        "this is not in the GGUF format, version 2 or 3: download the file again, or convert the model again"
+    )]
     NotGguf,
+    /// A GGUF file is of another architecture.
+    #[error(
+        "this is a model of the architecture `{0}`, and only `gemma` is read: take CodeGemma or another model of the \
+         first Gemma generation"
+    )]
+    Architecture(String),
+    /// A GGUF file is one of several, and the others are not known.
+    #[error(
+        "this is part {number} of {count}: give all parts the names NAME-{number:05}-of-{count:05}.gguf and so on, or \
+         join them with `llama-gguf-split --merge`"
+    )]
+    OnePart {
+        /// From 1 on.
+        number: u64,
+        /// How many there are.
+        count: u64,
+    },
+    /// A GGUF file is another part than its name says.
+    #[error("this is not part {number} of {count}, as its name says: download it again")]
+    WrongPart {
+        /// From 1 on.
+        number: u64,
+        /// How many there are.
+        count: u64,
+    },
+    /// Parts of a GGUF model have more or fewer tensors together than the first says.
+    #[error("the parts do not have as many tensors as the first says: download all of them again")]
+    PartsDisagree,
+    /// An index names a file that is no shard of the model.
+    #[error(
+        "the index says that `{tensor}` is in `{file}`, which is not a shard of this model: shards are called \
+         model-00001-of-00002.safetensors and so on; save the model again with transformers"
+    )]
+    IndexEntry {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        file: String,
+    },
     /// A tensor of a GGUF file is of a type that is not supported.
     #[error("the tensor `{tensor}` is of the type {found}: use F32, F16, BF16, Q8_0, Q4_K or Q6_K")]
     Quantization {
@@ -131,15 +214,37 @@ pub enum WeightsError {
         found: String,
     },
     /// A file is longer or shorter than its header says.
-    #[error("the weights are incomplete: fetch them again")]
+    #[error("the file is longer or shorter than its header says: download it again")]
     Incomplete,
     /// A tensor is in none of the files.
-    #[error("the weights lack the tensor `{0}`")]
+    #[error("the weights lack the tensor `{0}`: download the model again, with all of its files")]
     Missing(String),
     /// A tensor is not of the shape that `config.json` implies.
-    #[error("the tensor `{0}` is not of the shape that config.json implies")]
+    #[error(
+        "the tensor `{0}` is not of the shape that the configuration implies: take both from the same model"
+    )]
     Shape(String),
     /// A tensor is of a type that is not supported.
-    #[error("the tensor `{0}` is neither f32, f16 nor bf16")]
+    #[error("the tensor `{0}` is neither f32, f16 nor bf16: take the model that was not quantized")]
     Type(String),
+    /// A tensor is there twice.
+    #[error("the tensor `{0}` is there twice: keep one of them")]
+    Twice(String),
+    /// A tensor is of no use to a Gemma of this configuration.
+    #[error(
+        "the tensor `{0}` has no place in the model that the configuration describes, and would be ignored: take both \
+         from the same model; merge adapters into it with `merge_and_unload()` of peft"
+    )]
+    Unused(String),
+    /// The matrix that makes logits is another than the embedding.
+    #[error(
+        "the tensor `{0}` differs from the embedding, and only models that share one matrix for both are supported"
+    )]
+    OtherHead(String),
+    /// The configuration says that the matrix that makes logits is another than the embedding, and it is not there.
+    #[error(
+        "`tie_word_embeddings` is false, and there is no `lm_head.weight`: download the model again, or take out that \
+         member if the model shares one matrix for both"
+    )]
+    NoHead,
 }

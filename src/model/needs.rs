@@ -56,7 +56,7 @@ impl Needs {
     /// A file is missing or malformed, or does not describe a Gemma.
     pub(crate) fn of(files: &ModelFiles, quantize: Quantize) -> Result<Self, ModelError> {
         let config = read_config(files)?;
-        let weights = Weights::open(files, config.tensors())?;
+        let weights = Weights::open(files, &config)?;
         let format = |part| match quantize {
             Quantize::Q8_0 => Format::Q8_0,
             Quantize::Q4K => Format::Q4K,

@@ -45,7 +45,7 @@ impl Parameters {
         rounder: &mut Rounder,
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
-        let mut weights = Weights::open(files, config.tensors())?;
+        let mut weights = Weights::open(files, config)?;
         let rounds = rounder.rounds();
         let format = |part: Part| match quantize {
             Quantize::Q8_0 => Format::Q8_0,

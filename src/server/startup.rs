@@ -107,7 +107,10 @@ pub(super) async fn load(app: Arc<App>, config: ServerConfig, open: Open) -> Res
         let identify =
             async { identity::identify(server, files.clone()).await.map_err(ServeError::Identity) };
         let opened = open_engine(open, name, files.clone(), config.quantize, config.engine);
-        tokio::try_join!(opened, identify)
+        let both = tokio::try_join!(opened, identify)?;
+        // What was hashed is what was loaded.
+        files.check_unchanged().map_err(|error| ServeError::Identity(error.into()))?;
+        Ok::<_, ServeError>(both)
     };
     let (opened, _) = tokio::join!(opening, keys.probe());
     let ((engine, stop, tokenizer), identity) = opened?;
@@ -136,7 +139,7 @@ async fn find(model: ModelOrigin, profile: Profile) -> Result<(String, ModelFile
                 ..FetchOptions::new(cache, Manifest::built_in()?)
             };
             let directory = hub::fetch(&source, &options).await?;
-            Ok((model_name(&source), ModelFiles::directory(directory)))
+            Ok((model_name(&source), ModelFiles::at(directory)))
         }
     }
 }
@@ -156,7 +159,7 @@ async fn open_engine(
 /// What clients are told: never where the model lies on this machine.
 fn model_name(source: &ModelSource) -> String {
     match source {
-        ModelSource::Directory(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        ModelSource::Directory(path) => ModelFiles::name_of(path),
         ModelSource::HuggingFace { repo, .. } => repo.clone(),
         ModelSource::Bucket { prefix, .. } => prefix.rsplit('/').next().unwrap_or_default().to_owned(),
     }
@@ -170,6 +173,8 @@ mod tests {
     fn a_model_is_called_by_its_last_name() {
         for (source, name) in [
             ("models/tiny", "tiny"),
+            ("models/codegemma-2b-Q4_K_M.gguf", "codegemma-2b-Q4_K_M"),
+            ("models/codegemma-7b-00001-of-00003.gguf", "codegemma-7b"),
             ("hf://google/codegemma-2b@main", "google/codegemma-2b"),
             ("gs://bucket/codegemma/codegemma-2b", "codegemma-2b"),
         ] {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use codeseal::hub::{FetchOptions, HubError, Manifest, ModelSource, fetch, lock};
+use codeseal::model::LayoutError;
 use codeseal::secret::Secret;
 
 use self::fake::{COMMIT, Fault, GS, HF, WEIGHTS, World, files, write_model};
@@ -165,7 +166,7 @@ async fn a_source_that_is_not_there_is_not_found() {
     world.fake.files.lock().unwrap().remove(WEIGHTS);
     for source in [HF, GS] {
         let error = world.fetch(source, "version = 1").await.unwrap_err();
-        assert!(matches!(error, HubError::Missing { ref file } if file.as_str() == WEIGHTS), "{error}");
+        assert!(matches!(error, HubError::Layout(LayoutError::NoWeights)), "{error}");
     }
     assert_eq!(world.cached(), [""; 0]);
 }
@@ -248,10 +249,14 @@ async fn a_model_that_the_manifest_knows_is_recognised_wherever_it_lies() {
     std::fs::write(local.join("config.json"), "{}").unwrap();
 
     // And so is a file that the manifest does not know.
-    std::fs::write(local.join("tokenizer_config.json"), "{}").unwrap();
+    std::fs::write(local.join("model.safetensors.index.json"), "{}").unwrap();
     let error = fetch(&source, &options).await.unwrap_err();
     assert!(matches!(error, HubError::Mismatch { .. }), "{error}");
-    std::fs::remove_file(local.join("tokenizer_config.json")).unwrap();
+    std::fs::remove_file(local.join("model.safetensors.index.json")).unwrap();
+
+    // But for one that the model is not read from.
+    std::fs::write(local.join("tokenizer_config.json"), "{}").unwrap();
+    fetch(&source, &options).await.unwrap();
 
     // Other weights of the same length are another model: fine unless a locked one is required.
     let mut weights = files()[WEIGHTS].clone();
@@ -319,4 +324,67 @@ async fn the_manifest_pins_the_small_model_as_it_is() {
     fetch(&source, &options).await.unwrap();
     // Wherever it lies, as in an image.
     fetch(&ModelSource::Directory(Path::new("models/tiny").canonicalize().unwrap()), &options).await.unwrap();
+}
+
+#[tokio::test]
+async fn gguf_files_of_any_name_and_their_parts_are_fetched_locked_and_verified() {
+    let gguf = |content: &str| format!("GGUF{content}").into_bytes();
+    for names in [&["codegemma-2b-Q4_K_M.gguf"][..], &["cg-00001-of-00002.gguf", "cg-00002-of-00002.gguf"]] {
+        let world = World::start().await;
+        {
+            let mut files = world.fake.files.lock().unwrap();
+            files.remove(WEIGHTS);
+            files.extend(names.iter().map(|name| (*name, gguf(name))));
+        }
+        let path = world.directory.path().join("manifest.toml");
+        for source in [HF, GS] {
+            let source: ModelSource = source.parse().unwrap();
+            lock(&source, &world.options("version = 1"), &path).await.unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(
+                text.contains("dtype = \"gguf\"") && names.iter().all(|name| text.contains(name)),
+                "{text}"
+            );
+            let mut options = world.options(&text);
+            options.require_locked = true;
+            world.assert_complete(&fetch(&source, &options).await.unwrap());
+        }
+        // The same on disk: the directory, and the file by itself.
+        let local = world.directory.path().join("local");
+        write_model(&local);
+        std::fs::remove_file(local.join(WEIGHTS)).unwrap();
+        names.iter().for_each(|name| std::fs::write(local.join(name), gguf(name)).unwrap());
+        for place in [local.clone(), local.join(names[0])] {
+            let mut options = world.options(&std::fs::read_to_string(&path).unwrap());
+            options.require_locked = true;
+            let source = ModelSource::Directory(place.clone());
+            assert_eq!(fetch(&source, &options).await.unwrap(), place);
+            lock(&source, &world.options("version = 1"), &path).await.unwrap();
+            std::fs::write(local.join(names[0]), gguf("another of the same")).unwrap();
+            let mut options = world.options(&std::fs::read_to_string(&path).unwrap());
+            options.require_locked = true;
+            let error = fetch(&source, &options).await.unwrap_err();
+            assert!(matches!(error, HubError::Mismatch { ref file } if file.as_str() == names[0]), "{error}");
+            std::fs::write(local.join(names[0]), gguf(names[0])).unwrap();
+        }
+        // Part of it, or one model more.
+        world.fake.files.lock().unwrap().insert("other.gguf", gguf("other"));
+        let error = world.fetch(HF, "version = 1").await.unwrap_err();
+        assert!(matches!(error, HubError::Layout(LayoutError::SeveralGguf(_))), "{error}");
+        assert!(error.to_string().contains("other.gguf") && error.to_string().contains(names[0]), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_local_model_that_cannot_be_read_is_refused_as_the_loader_does() {
+    let world = World::start().await;
+    let local = world.directory.path().join("model");
+    write_model(&local);
+    std::fs::write(local.join("config.json"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    let refused =
+        async |path: &Path| world.fetch(path.to_str().unwrap(), "version = 1").await.unwrap_err().to_string();
+    let error = refused(&local).await;
+    assert!(error.starts_with("config.json ") && error.contains("git lfs pull"), "{error}");
+    let error = refused(&local.join("gone")).await;
+    assert!(error.contains("gone") && error.contains("no such path"), "{error}");
 }

@@ -1,15 +1,20 @@
 //! The beginning and the end of the process: nothing is taken before it is ready, nothing is lost on SIGTERM.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use codeseal::config::ModelOrigin;
 use codeseal::engine::ModelFiles;
 use codeseal::sandbox::Fault;
 use codeseal::server::Service;
+use codeseal::tokenizer::Tokenizer;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Employee, Process, Sealed, Server, World, clean, http, run_server, until};
+use crate::harness::{Answer, Employee, Process, Sealed, Server, World, http, run_server, until};
+
+/// Set when the model of the test that waits for one has been loaded.
+static LOADED: OnceLock<()> = OnceLock::new();
 
 fn stream(employee: &Employee, max_tokens: usize) -> Sealed {
     employee.seal("/v1/completions", &json!({ "prompt": "x", "stream": true, "max_tokens": max_tokens }))
@@ -96,14 +101,13 @@ async fn an_idle_server_ends_at_once() {
 #[tokio::test]
 async fn until_the_model_is_loaded_requests_are_told_to_wait() {
     let world = World::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    // Whoever opens it waits until somebody writes.
-    let pipe = dir.path().join("tokenizer.json");
-    assert!(clean("mkfifo").arg(&pipe).status().unwrap().success());
     let mut config = world.config();
-    config.model =
-        ModelOrigin::Files { name: String::from("slow"), files: ModelFiles::directory(dir.path()) };
-    let server = Server { service: Service::start(config).await.unwrap(), http: http() };
+    config.model = ModelOrigin::Files { name: String::from("slow"), files: ModelFiles::tiny() };
+    let service = Service::start_with(config, |_, _, _, _| {
+        LOADED.wait();
+        Err(Tokenizer::from_json(b"no tokenizer").err().unwrap().into())
+    });
+    let server = Server { service: service.await.unwrap(), http: http() };
     let employee = world.employee().await;
     let refused = server.post("/generate", &employee.prompt(b"x")).await;
     assert_eq!((refused.status, refused.code().as_str()), (503, "starting"));
@@ -111,7 +115,7 @@ async fn until_the_model_is_loaded_requests_are_told_to_wait() {
     assert_eq!(server.get("/readyz").await.code(), "starting");
     assert_eq!(server.get("/livez").await.status, 200);
 
-    tokio::task::spawn_blocking(move || std::fs::write(pipe, "no tokenizer").unwrap()).await.unwrap();
+    LOADED.set(()).unwrap();
     let mut service = server.service;
     assert_eq!(service.ready().await.unwrap_err().exit_code(), 70);
 }

@@ -14,10 +14,10 @@ use crate::model::Quantize;
 /// What to measure, as typed.
 #[derive(Args)]
 pub(super) struct BenchArgs {
-    /// The model's directory; `tiny` is the model inside this program, where there is one
+    /// The model's directory, or a GGUF file; `tiny` is the model inside this program, where there is one
     #[arg(
         long,
-        value_name = "DIR",
+        value_name = "PATH",
         required_unless_present = "random_weights",
         conflicts_with = "random_weights"
     )]

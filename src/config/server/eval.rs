@@ -1,6 +1,5 @@
 //! The command line of `codeseal-server eval` → what is measured.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -19,8 +18,8 @@ pub(super) enum EvalCommand {
 /// How to fill holes, as typed.
 #[derive(Args)]
 pub(super) struct FimArgs {
-    /// The model's directory; `tiny` is the model inside this program, where there is one
-    #[arg(long, value_name = "DIR")]
+    /// The model's directory, or a GGUF file; `tiny` is the model inside this program, where there is one
+    #[arg(long, value_name = "PATH")]
     model: PathBuf,
 
     /// The cases: a JSON object a line with name, prefix, suffix, middle and kind (single or multi)
@@ -71,6 +70,5 @@ pub(super) fn model(path: &Path) -> (String, ModelFiles) {
     if path.as_os_str() == "tiny" {
         return (crate::model::TINY_MODEL_NAME.to_owned(), ModelFiles::tiny());
     }
-    let name = path.file_name().unwrap_or(OsStr::new("model"));
-    (name.to_string_lossy().into_owned(), ModelFiles::directory(path))
+    (ModelFiles::name_of(path), ModelFiles::at(path))
 }

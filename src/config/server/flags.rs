@@ -101,14 +101,14 @@ pub(super) enum ServerCommand {
 pub enum ModelsCommand {
     /// Print the hash over a model's files, which `/attestation` binds and a client's policy can pin
     Digest {
-        /// A directory with the model
-        #[arg(long, value_name = "DIR")]
+        /// The model's directory, or a GGUF file
+        #[arg(long, value_name = "PATH")]
         model: PathBuf,
     },
 
     /// Download a model where you trust the network, and write its hashes into the manifest
     Lock {
-        /// hf://owner/name, with @revision if need be, or gs://bucket/prefix
+        /// hf://owner/name, with @revision if need be, gs://bucket/prefix, a directory or a GGUF file
         #[arg(long, value_name = "SOURCE")]
         model: ModelSource,
 
@@ -137,7 +137,7 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "CODESEAL_ADMIN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:9090")]
     pub(super) admin_listen: SocketAddr,
 
-    /// The model: a directory, hf://owner/name[@revision] or gs://bucket/prefix
+    /// The model: a directory, a GGUF file, hf://owner/name[@revision] or gs://bucket/prefix
     #[arg(long, env = "CODESEAL_MODEL", value_name = "SOURCE")]
     pub(super) model: ModelSource,
 

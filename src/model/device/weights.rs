@@ -51,7 +51,7 @@ impl<D: Device, T: Multiplied> DeviceWeights<D, T> {
         positions: usize,
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
-        let mut weights = Weights::open(files, config.tensors())?;
+        let mut weights = Weights::open(files, config)?;
         let kept = |part: Part| match quantize {
             Quantize::None => as_written(weights.sources(part)),
             _ => quantised(quantize),

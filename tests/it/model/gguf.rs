@@ -5,6 +5,11 @@ use codeseal::model::Config;
 
 /// A GGUF file with the members of `config` and `tensors`, each of them of the type `kind`.
 fn file(case: &Case, kind: u32, encode: fn(f32) -> Vec<u8>) -> Vec<u8> {
+    file_of(case, &case.tensors(), kind, encode)
+}
+
+/// As [`file`], with other tensors than those of `case`.
+fn file_of(case: &Case, tensors: &Tensors, kind: u32, encode: fn(f32) -> Vec<u8>) -> Vec<u8> {
     let mut header = Vec::new();
     let text = |to: &mut Vec<u8>, text: &str| {
         to.extend((text.len() as u64).to_le_bytes());
@@ -20,7 +25,6 @@ fn file(case: &Case, kind: u32, encode: fn(f32) -> Vec<u8>) -> Vec<u8> {
         ("attention.key_length", number("head_dim")),
         ("context_length", 8192),
     ];
-    let tensors = case.tensors();
     header.extend(b"GGUF");
     header.extend(3u32.to_le_bytes());
     header.extend((tensors.len() as u64).to_le_bytes());
@@ -40,7 +44,7 @@ fn file(case: &Case, kind: u32, encode: fn(f32) -> Vec<u8>) -> Vec<u8> {
         header.extend([4u32.to_le_bytes(), value.to_le_bytes()].concat());
     }
     let mut data = Vec::new();
-    for (name, (shape, values)) in &tensors {
+    for (name, (shape, values)) in tensors {
         let norm = name.contains("norm");
         text(&mut header, &named_here(name));
         header.extend((shape.len() as u32).to_le_bytes());
@@ -122,7 +126,7 @@ fn a_broken_file_is_refused() {
         drop(Config::of_gguf(&bytes));
     }
     let huge = [&intact[..8], &[0xFF; 16], &intact[24..]].concat();
-    assert!(matches!(load(&huge), Err(ModelError::Weights(WeightsError::NotGguf))));
+    assert!(matches!(load(&huge).err().unwrap().root(), ModelError::Weights(WeightsError::NotGguf)));
     let error = load(&file(&case, 13, |value| value.to_le_bytes().to_vec())).err().unwrap().to_string();
     assert!(error.contains("Q5_K") && error.contains("Q4_K"), "{error}");
 }
@@ -146,4 +150,75 @@ fn a_file_of_every_type_gives_the_logits_that_numpy_computes() {
     let scale = expected.logits.iter().fold(0.0, |largest: f32, logit| largest.max(logit.abs()));
     let difference = largest_difference(&logits, &expected.logits);
     assert!(difference <= 2e-2 * scale, "{difference} of {scale}");
+}
+
+/// `tests/vectors/gguf/split.py` has split the file with the `gguf` package.
+#[test]
+fn the_parts_of_a_split_file_are_one_model() {
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/gguf");
+    let expected: Expected = serde_json::from_slice(&fs::read(vectors.join("split.json")).unwrap()).unwrap();
+    let tokens: Vec<_> = expected.tokens.into_iter().map(TokenId).collect();
+    let part = |number: usize| format!("split-{number:05}-of-00003.gguf");
+    let dir = tempfile::tempdir().unwrap();
+    let copy = |from: usize, to: &str| fs::copy(vectors.join(part(from)), dir.path().join(to)).unwrap();
+    for number in 1..=3 {
+        copy(number, &part(number));
+    }
+    // The directory, or any of its parts.
+    for path in [dir.path().to_owned(), dir.path().join(part(1)), dir.path().join(part(3))] {
+        let logits = Model::load(&path, "split", |_, _| {}).unwrap().sequence().forward(&tokens).unwrap();
+        let scale = expected.logits.iter().fold(0.0, |largest: f32, logit| largest.max(logit.abs()));
+        let difference = largest_difference(&logits, &expected.logits);
+        assert!(difference <= 2e-2 * scale, "{difference} of {scale}");
+    }
+    let refused = |path: &Path| Model::load(path, "split", |_, _| {}).err().unwrap().to_string();
+
+    // A part under the name of another.
+    copy(3, &part(2));
+    let error = refused(dir.path());
+    assert!(error.contains(&part(2)) && error.contains("part 2 of 3"), "{error}");
+    // A part that is not there is named.
+    fs::remove_file(dir.path().join(part(2))).unwrap();
+    for path in [dir.path().to_owned(), dir.path().join(part(1))] {
+        assert!(refused(&path).contains(&part(2)), "{}", refused(&path));
+    }
+    // A part alone, under a name that hides that it is one.
+    let alone = tempfile::tempdir().unwrap();
+    for number in 1..=3 {
+        fs::copy(vectors.join(part(number)), alone.path().join("alone.gguf")).unwrap();
+        let error = refused(alone.path());
+        assert!(error.contains("alone.gguf") && error.contains(&format!("part {number} of 3")), "{error}");
+    }
+}
+
+#[test]
+fn a_head_in_a_gguf_file_must_equal_the_embedding() {
+    let case = Case::read("mqa");
+    let embedding = case.tensors()["model.embed_tokens.weight"].clone();
+    let with_head = |case: &Case, head: Option<f32>| {
+        let mut tensors = case.tensors();
+        if let Some(change) = head {
+            let mut head = embedding.clone();
+            *head.1.last_mut().unwrap() += change;
+            tensors.insert(String::from("output.weight"), head);
+        }
+        load(&file_of(case, &tensors, 0, |value| value.to_le_bytes().to_vec()))
+    };
+    let tied = with_head(&case, None).unwrap().sequence().forward(&case.tokens).unwrap();
+    let copied = with_head(&case, Some(0.0)).unwrap().sequence().forward(&case.tokens).unwrap();
+    assert_eq!(tied, copied);
+    let error = with_head(&case, Some(0.25)).err().unwrap();
+    assert!(matches!(error.root(), ModelError::Weights(WeightsError::OtherHead(_))), "{error}");
+    assert!(
+        error.to_string().contains("model.gguf") && error.to_string().contains("output.weight"),
+        "{error}"
+    );
+
+    // A tensor that would be ignored.
+    let mut tensors = case.tensors();
+    tensors.insert(String::from("rope_freqs.weight"), (vec![16], vec![1.0; 16]));
+    let error = load(&file_of(&case, &tensors, 0, |value| value.to_le_bytes().to_vec())).err().unwrap();
+    assert!(
+        matches!(error.root(), ModelError::Weights(WeightsError::Unused(name)) if name == "rope_freqs.weight")
+    );
 }
