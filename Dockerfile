@@ -36,7 +36,9 @@ RUN CUDA_HOME=/opt/cuda CUDA_ARCHITECTURES="${CUDA_ARCHITECTURES}" \
 FROM ${BUILD_IMAGE} AS root
 WORKDIR /work
 COPY scripts/image/root.sh scripts/image/runtime.lock ./
-RUN sh root.sh runtime.lock /root-fs
+# Base URL of a snapshot archive of Debian, for packages that mirrors no longer have. The image is the same without it.
+ARG SNAPSHOT_ARCHIVE=""
+RUN SNAPSHOT_ARCHIVE="${SNAPSHOT_ARCHIVE}" sh root.sh runtime.lock /root-fs
 
 FROM scratch
 COPY --from=root /root-fs /

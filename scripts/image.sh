@@ -11,12 +11,13 @@
 #   --manifest   instead of models/manifest.toml: a server of a production profile starts only with a locked model
 #   --prove      build once more, all of it, in another directory; fail unless the digest is the same. What --out holds
 #                already of the same sources and arguments is the first of the two
-#   --relock     write scripts/image/*.lock anew, of what the mirror has now
+#   --relock     write scripts/image/*.lock anew, of the packages of today
 #
-# Variables: MIRROR (of Debian), CODESEAL (the program that lints), SOURCE_DATE_EPOCH (the age of every file; 0).
+# Variables: CODESEAL_SNAPSHOT_ARCHIVE and MIRROR (of Debian, see scripts/image/base.sh), CODESEAL (the program that lints),
+# SOURCE_DATE_EPOCH (the age of every file; 0).
 #
-# The base of the build is made by mmdebstrap, with the Rust that is installed here; the image itself is made by the
-# Dockerfile and by nothing else. Crates are fetched before, held against Cargo.lock, and read from a directory.
+# The base of the build is made by scripts/image/base.sh, with the Rust that is installed here; the image itself is made by
+# the Dockerfile and by nothing else. Crates are fetched before, held against Cargo.lock, and read from a directory.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 here=scripts/image
@@ -24,8 +25,6 @@ export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
 umask 022
 
 RUNTIME_PACKAGES=(ca-certificates gcc-12-base libc6 libgcc-s1)
-# python3 runs the CUDA compiler's installer, where that is asked for.
-BUILD_PACKAGES=(ca-certificates g++ gcc libc6-dev)
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "image.sh: $*"; exit 1; }
@@ -57,19 +56,6 @@ for program in buildah mmdebstrap python3; do
 done
 mkdir -p "$out"
 out=$(realpath "$out")
-
-# packages_of ROOT_TAR: name and version of each package in it.
-packages_of() {
-  tar -xOf "$1" ./var/lib/dpkg/status | awk '/^Package:/ {p = $2} /^Version:/ {print p, $2}' | LC_ALL=C sort
-}
-
-# debian_root TAR: a Debian that can compile C and C++.
-debian_root() {
-  say "base: Debian 12 with ${BUILD_PACKAGES[*]}"
-  local include
-  include=$(IFS=,; printf '%s' "${BUILD_PACKAGES[*]}")
-  mmdebstrap --quiet --variant=minbase --include="$include" bookworm "$1" ${MIRROR:+"$MIRROR"}
-}
 
 # buildah_in DIR …: buildah with its storage in DIR.
 buildah_in() {
@@ -143,11 +129,7 @@ build() {
   [ ! -d "$dir/storage" ] || buildah_in "$dir" rm --all >/dev/null 2>&1 || true
   rm -rf "$dir/storage" "$dir/run" "$dir/oci"
   mkdir -p "$dir"
-  debian_root "$dir/build.tar"
-  packages_of "$dir/build.tar" >"$dir/build.packages"
-  if ! diff "$here/build.lock" "$dir/build.packages" >"$dir/build.diff"; then
-    say "note: the base of the build is not that of $here/build.lock ($(grep -c '^>' "$dir/build.diff") packages differ): the digest may differ, too"
-  fi
+  "$here/base.sh" "$dir/build.tar" "$dir/build.packages"
   import_base "$dir"
   context "$dir/context"
   say "image: $features"
@@ -162,18 +144,21 @@ build() {
 }
 
 relock() {
-  local dir=$out/relock container
+  local dir=$out/relock container time
   mkdir -p "$dir"
-  debian_root "$dir/build.tar"
-  packages_of "$dir/build.tar" >"$here/build.lock"
+  time=$(date -u +%Y%m%dT%H%M%SZ)
+  "$here/base.sh" "$dir/build.tar" "$dir/build.packages" --at "$time"
+  { echo "# snapshot $time" && cat "$dir/build.packages"; } >"$dir/build.lock"
   container=$(buildah_in "$dir" from scratch)
   buildah_in "$dir" add --quiet "$container" "$dir/build.tar" / >/dev/null
   buildah_in "$dir" add --quiet "$container" "$here/root.sh" /root.sh >/dev/null
-  buildah_in "$dir" run --isolation chroot --network host "$container" -- sh /root.sh --lock "${RUNTIME_PACKAGES[@]}" >"$dir/runtime.lock"
+  { echo "# snapshot $time" &&
+    buildah_in "$dir" run --isolation chroot --network host "$container" -- sh /root.sh --lock "${RUNTIME_PACKAGES[@]}"; } >"$dir/runtime.lock"
   buildah_in "$dir" rm --all >/dev/null
-  mv "$dir/runtime.lock" "$here/runtime.lock"
+  # Both or none: one time is in both.
+  mv "$dir/build.lock" "$dir/runtime.lock" "$here/"
   rm -rf "$dir"
-  say "written: $here/runtime.lock and $here/build.lock"
+  say "written: $here/runtime.lock and $here/build.lock, of $time"
 }
 
 if [ "$relock" = 1 ]; then

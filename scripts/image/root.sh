@@ -1,7 +1,9 @@
 #!/bin/sh
 # Puts what the server needs of Debian into a directory: root.sh LOCK DIRECTORY. Run by the Dockerfile, as root.
 #
-# A line of LOCK is a package, its version and the SHA-256 of its file; nothing else is taken. No maintainer script is
+# A line of LOCK is a package, its version and the SHA-256 of its file; nothing else is taken. Its line "# snapshot TIME"
+# is the time that the packages are of: with SNAPSHOT_ARCHIVE, the base URL of a snapshot archive of Debian, they are
+# fetched from there, and otherwise from what apt is configured for. No maintainer script is
 # run, and nothing is left that could run one: no shell, no package manager. What scanners look for stays: the packages'
 # control files and copyrights.
 #
@@ -14,12 +16,24 @@ fail() { echo "root.sh: $*" >&2; exit 1; }
 # fetch PACKAGE [VERSION]: the file that apt has verified, in the current directory.
 fetch() {
   rm -f ./*.deb
-  apt-get download -q -o APT::Sandbox::User=root "$1${2:+=$2}" >/dev/null || fail "there is no $1 ${2:-} to be had: write a new lock (image.sh --relock) or use a mirror that keeps old packages"
+  if ! apt-get download -q -o APT::Sandbox::User=root "$1${2:+=$2}" >/dev/null; then
+    found=$(apt-cache show --no-all-versions "$1" 2>/dev/null | sed -n 's/^Version: //p')
+    fail "$1: ${2:-any version} → ${found:-none}: the mirror does not have the locked version: name a snapshot archive (docs/deployment.md), or write a new lock, with which the digest will differ (image.sh --relock)"
+  fi
   set -- ./*.deb
   if [ $# != 1 ] || [ ! -f "$1" ]; then fail "one file was expected"; fi
 }
 
 [ $# -ge 2 ] || fail "usage: root.sh LOCK DIRECTORY | --lock PACKAGE..."
+if [ -n "${SNAPSHOT_ARCHIVE:-}" ]; then
+  time=$(sed -n 's/^# snapshot //p' "$1")
+  etc=${APT_ETC:-/etc/apt}
+  rm -rf "$etc/sources.list.d"
+  # A release file of the past has expired by its own date; its signature is checked as ever.
+  for part in "debian/$time bookworm" "debian/$time bookworm-updates" "debian-security/$time bookworm-security"; do
+    echo "deb [check-valid-until=no] ${SNAPSHOT_ARCHIVE%/}/$part main"
+  done >"$etc/sources.list"
+fi
 apt-get update -q >/dev/null
 work=$(mktemp -d)
 
@@ -38,6 +52,7 @@ root=$2
 mkdir -p "$root/var/lib/dpkg/status.d"
 cd "$work"
 while read -r package version hash; do
+  [ "$package" != "#" ] || continue
   fetch "$package" "$version"
   echo "$hash  $(echo ./*.deb)" | sha256sum -c --quiet - || fail "$package $version is not the file that the lock names"
   dpkg-deb -x ./*.deb "$root"

@@ -96,7 +96,7 @@ def main():
     start, packages, found, edges = compiled_in(metadata(args.features))
     crates = [crate(packages[id], checksums) for id in found]
     runtime = (ROOT / "scripts/image/runtime.lock").read_text().splitlines()
-    debs = [debian(line) for line in runtime]
+    debs = [debian(line) for line in runtime if not line.startswith("#")]
     server = next(c for c in crates if c["bom-ref"] == crate_purl(packages[start]))
     server["type"] = "application"
 

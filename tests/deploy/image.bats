@@ -18,7 +18,7 @@ setup() {
   printf '\177ELF server' >"$ROOT/usr/local/bin/codeseal-server"
   printf '\177ELF library' >"$ROOT/lib/libc.so.6"
   echo "Package: libc6" >"$ROOT/var/lib/dpkg/status.d/libc6"
-  echo "libc6 1 0000" >"$LOCK"
+  printf '# snapshot 20261126T120000Z\nlibc6 1 0000\n' >"$LOCK"
   config '{}'
 }
 
@@ -96,7 +96,7 @@ bom = json.load(open(sys.argv[1]))
 names = {c["name"] for c in bom["components"]}
 refs = {c["bom-ref"] for c in bom["components"]} | {bom["metadata"]["component"]["bom-ref"]}
 assert {"codeseal", "axum", "fernet", "google-cloud-kms-v1"} <= names, names
-assert {line.split()[0] for line in open(sys.argv[2])} <= names, names
+assert {line.split()[0] for line in open(sys.argv[2]) if line[0] != "#"} <= names, names
 # What only tests, other features, or the build itself need is not in the program.
 assert not {"criterion", "rcgen", "cudarc", "cc", "serde_derive"} & names, names
 for component in bom["components"]:
@@ -104,4 +104,114 @@ for component in bom["components"]:
 for dependency in bom["dependencies"]:
     assert {dependency["ref"], *dependency["dependsOn"]} <= refs, dependency
 PY
+}
+
+# The packages of the build's base. Stand-ins: mmdebstrap makes a root of $FOUND, a list of "name version", and writes down
+# what it is called with; the snapshot archive is a directory.
+
+base() { bash "$SCRIPTS/image/base.sh" "$@"; }
+
+base_world() {
+  export CODESEAL_LOCKS=$BATS_TEST_TMPDIR/locks CODESEAL_APT_SOURCES=$BATS_TEST_TMPDIR/apt
+  export FOUND=$BATS_TEST_TMPDIR/found CALL=$BATS_TEST_TMPDIR/call
+  mkdir -p "$CODESEAL_LOCKS" "$CODESEAL_APT_SOURCES/sources.list.d" "$BATS_TEST_TMPDIR/bin"
+  printf '# snapshot 20261126T120000Z\ngcc 12.1\nlibc6 2.36-9\nlibgone 1\n' >"$CODESEAL_LOCKS/build.lock"
+  printf '# snapshot 20261126T120000Z\nlibc6 2.36-9 0000\n' >"$CODESEAL_LOCKS/runtime.lock"
+  printf 'gcc 12.1\nlibc6 2.36-9\nlibgone 1\n' >"$FOUND"
+  ARCHIVE=$BATS_TEST_TMPDIR/archive
+  mkdir -p "$ARCHIVE/debian/20261126T120000Z/dists/bookworm"
+  echo "Suite: oldstable" >"$ARCHIVE/debian/20261126T120000Z/dists/bookworm/InRelease"
+  cat >"$BATS_TEST_TMPDIR/bin/mmdebstrap" <<'SH'
+#!/bin/bash
+printf '%s\n' "$@" >"$CALL"
+while [ "$1" != bookworm ]; do shift; done
+root=$(mktemp -d "$BATS_TEST_TMPDIR/root.XXXXXX")
+mkdir -p "$root/var/lib/dpkg"
+awk '{printf "Package: %s\nStatus: install ok installed\nVersion: %s\n\n", $1, $2}' "$FOUND" >"$root/var/lib/dpkg/status"
+tar -C "$root" -cf "$2" .
+SH
+  chmod +x "$BATS_TEST_TMPDIR/bin/mmdebstrap"
+  export PATH="$BATS_TEST_TMPDIR/bin:$PATH"
+}
+
+@test "the base is of the locks' time where a snapshot archive can be reached" {
+  base_world
+  export CODESEAL_SNAPSHOT_ARCHIVE=file://$ARCHIVE/
+  run -0 base "$BATS_TEST_TMPDIR/base.tar" "$BATS_TEST_TMPDIR/packages"
+  [[ $output != *note:* ]] || { echo "$output"; false; }
+  for part in "debian/20261126T120000Z bookworm" "debian/20261126T120000Z bookworm-updates" \
+    "debian-security/20261126T120000Z bookworm-security"; do
+    grep -qxF "deb [check-valid-until=no] file://$ARCHIVE/$part main" "$CALL" || { cat "$CALL"; false; }
+  done
+  cmp "$FOUND" "$BATS_TEST_TMPDIR/packages"
+}
+
+@test "where no snapshot archive can be reached, the packages that differ are named" {
+  base_world
+  printf 'gcc 12.1\nlibc6 2.36-10\nlibnew 3\n' >"$FOUND"
+  for CODESEAL_SNAPSHOT_ARCHIVE in "file://$BATS_TEST_TMPDIR/nowhere" "http://127.0.0.1:9/archive" ""; do
+    export CODESEAL_SNAPSHOT_ARCHIVE
+    MIRROR=http://mirror.example/debian run -0 base "$BATS_TEST_TMPDIR/base.tar" "$BATS_TEST_TMPDIR/packages"
+    for line in "  libc6: 2.36-9 → 2.36-10" "  libgone: 1 → none" "  libnew: none → 3" \
+      "note: the digest will differ from that of a build with the locked packages"; do
+      grep -qxF "$line" <<<"$output" || { echo "$output"; false; }
+    done
+    [[ $output != *"gcc: "* ]]
+    [[ $output == *"not those of 20261126T120000Z"* ]]
+    [ "$(tail -n 1 "$CALL")" = http://mirror.example/debian ]
+  done
+}
+
+@test "a mirror that still has the locked packages costs a note and no warning about the digest" {
+  base_world
+  CODESEAL_SNAPSHOT_ARCHIVE="" run -0 base "$BATS_TEST_TMPDIR/base.tar" "$BATS_TEST_TMPDIR/packages"
+  [[ $output == *"no snapshot archive is configured"* && $output != *"digest"* ]] || { echo "$output"; false; }
+}
+
+@test "the snapshot archive that apt's sources name in a comment is used" {
+  base_world
+  unset CODESEAL_SNAPSHOT_ARCHIVE
+  printf 'Types: deb\n# http://127.0.0.1:9/archive/debian/20250520T000000Z\nURIs: http://mirror.example/debian\n' \
+    >"$CODESEAL_APT_SOURCES/sources.list.d/debian.sources"
+  run -0 base "$BATS_TEST_TMPDIR/base.tar" "$BATS_TEST_TMPDIR/packages"
+  [[ $output == *"cannot be reached"* ]] || { echo "$output"; false; }
+}
+
+@test "locks without a time, or of two times, are refused" {
+  base_world
+  run -0 base --time
+  [ "$output" = 20261126T120000Z ]
+  printf '# snapshot 20261127T120000Z\nlibc6 2.36-9 0000\n' >"$CODESEAL_LOCKS/runtime.lock"
+  run -1 base --time
+  [[ $output == *"the other lock of 20261126T120000Z"* ]]
+  printf 'libc6 2.36-9 0000\n' >"$CODESEAL_LOCKS/runtime.lock"
+  run -1 base "$BATS_TEST_TMPDIR/base.tar" "$BATS_TEST_TMPDIR/packages"
+  [[ $output == *"runtime.lock: the line '# snapshot TIME' is missing"* ]]
+  [ ! -e "$CALL" ]
+}
+
+@test "the locks of this tree are of one time, and a package has one version in both" {
+  run -0 env -u CODESEAL_LOCKS bash "$SCRIPTS/image/base.sh" --time
+  [[ $output =~ ^[0-9]{8}T[0-9]{6}Z$ ]]
+  while read -r name version _; do
+    [ "$name" = "#" ] || grep -qxF "$name $version" "$SCRIPTS/image/build.lock" || { echo "$name $version"; false; }
+  done <"$SCRIPTS/image/runtime.lock"
+}
+
+@test "a runtime package that the mirror no longer has is named with what it has now, and an archive replaces the mirror" {
+  bin=$BATS_TEST_TMPDIR/bin
+  export APT_ETC=$BATS_TEST_TMPDIR/etc
+  mkdir -p "$bin" "$APT_ETC/sources.list.d"
+  touch "$APT_ETC/sources.list.d/debian.sources"
+  printf '#!/bin/sh\n[ "$1" = update ]\n' >"$bin/apt-get"
+  printf '#!/bin/sh\necho "Package: libc6"\necho "Version: 2.36-10"\n' >"$bin/apt-cache"
+  chmod +x "$bin"/*
+  printf '# snapshot 20261126T120000Z\nlibc6 2.36-9 0000\n' >"$LOCK"
+  PATH=$bin:$PATH run -1 sh "$SCRIPTS/image/root.sh" "$LOCK" "$BATS_TEST_TMPDIR/root"
+  [[ $output == *"libc6: 2.36-9 → 2.36-10"*"digest will differ"* ]] || { echo "$output"; false; }
+  [ -e "$APT_ETC/sources.list.d/debian.sources" ] && [ ! -e "$APT_ETC/sources.list" ]
+  SNAPSHOT_ARCHIVE=http://archive.example/a PATH=$bin:$PATH run -1 sh "$SCRIPTS/image/root.sh" "$LOCK" "$BATS_TEST_TMPDIR/root"
+  [ ! -e "$APT_ETC/sources.list.d" ]
+  grep -qxF "deb [check-valid-until=no] http://archive.example/a/debian-security/20261126T120000Z bookworm-security main" \
+    "$APT_ETC/sources.list"
 }
