@@ -1,129 +1,168 @@
-//! Models of the Hugging Face Hub, through the `hf-hub` crate.
+//! Models of the Hugging Face Hub. The addresses and the answer about a revision are those of the `hf-hub` crate.
 //!
-//! Its cache is not used: it keeps an HTTP error page as if it were the file, and checks no hash. Its streams do
-//! check the status and take a range, so that a download here resumes where it was cut.
+//! Its client is not used: it sets no time-out, takes a proxy from the environment, and cannot be given another
+//! client. Its cache is not used: it checks no hash.
 
-use std::time::Duration;
+use hf_hub::api::RepoInfo;
+use hf_hub::{Repo, RepoType};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LINK};
+use reqwest::{RequestBuilder, Url};
+use serde::Deserialize;
 
-use futures_util::{StreamExt, TryStreamExt};
-use hf_hub::repository::RepoTreeEntry;
-use hf_hub::{HFClient, HFError, HFRepository, RepoTypeModel};
-
-use super::download::within;
-use super::remote::{MAX_LISTED, Opened, client};
+use super::http::Http;
+use super::remote::{MAX_LISTED, Opened};
 use super::source::{ModelSource, is_commit};
 use super::verify::Wanted;
 use super::{FetchOptions, HubError};
 
-/// `hf-hub` looks for a token in the environment and in the home directory unless it is given one; one that cannot
-/// be a header it gives up silently. So this is how to send none.
-const NO_TOKEN: &str = "\n";
-
 /// A repository at one revision.
 pub(super) struct Hf {
-    repo: HFRepository<RepoTypeModel>,
+    http: Http,
+    endpoint: Url,
+    /// `Bearer …`. Redirects to another host, as to the storage of large files, are followed without it.
+    authorization: Option<HeaderValue>,
     name: String,
     revision: String,
-    answer: Duration,
-    stall: Duration,
+}
+
+/// One entry of a directory: a file if `kind` is `file`, with its size in bytes.
+#[derive(Deserialize)]
+struct TreeEntry {
+    #[serde(rename = "type")]
+    kind: String,
+    path: String,
+    #[serde(default)]
+    size: u64,
 }
 
 impl Hf {
     /// Prepares access to the repository `name`, `owner/name`.
     pub(super) fn new(name: &str, revision: Option<&str>, options: &FetchOptions) -> Result<Self, HubError> {
-        let (owner, model) = name.split_once('/').ok_or(HubError::NotFound)?;
         let endpoint = options.endpoints.hugging_face.as_str();
-        let token = options.hugging_face_token.as_ref().map_or(NO_TOKEN, |token| token.expose().trim());
-        let token = if token.is_empty() { NO_TOKEN } else { token };
-        let client = HFClient::builder()
-            .endpoint(endpoint)
-            .token(token)
-            .client(client(endpoint, options)?)
-            .user_agent("codeseal")
-            .cache_dir(&options.cache_dir)
-            .cache_enabled(false)
-            // Repetitions are counted in one place, the download.
-            .retry_max_attempts(0)
-            .build()
-            .map_err(|_| HubError::Client)?;
+        let token = options.hugging_face_token.as_ref().map(|token| token.expose().trim());
+        let token = token.filter(|token| !token.is_empty());
         Ok(Self {
-            repo: client.model(owner, model),
+            http: Http::new(endpoint, options)?,
+            endpoint: Url::parse(endpoint).map_err(|_| HubError::Client)?,
+            authorization: token.map(bearer).transpose()?,
             name: name.to_owned(),
             revision: revision.unwrap_or("main").to_owned(),
-            answer: options.limits.answer,
-            stall: options.limits.stall,
         })
     }
 
     /// Turns a branch or tag into the commit that it is now.
     pub(super) async fn resolve(&mut self) -> Result<ModelSource, HubError> {
         if !is_commit(&self.revision) {
-            let info = within(self.answer, self.repo.info().revision(self.revision.clone()).send()).await?;
-            let commit = info.map_err(failure)?.sha.filter(|sha| is_commit(sha));
-            self.revision = commit.ok_or(HubError::Unreadable)?;
+            let url = self.url(&format!("api/{}", self.repo().api_url()))?;
+            let (_, info): (_, RepoInfo) = self.http.json(self.get(url)).await?;
+            if !is_commit(&info.sha) {
+                return Err(HubError::Unreadable);
+            }
+            self.revision = info.sha;
         }
         Ok(ModelSource::HuggingFace { repo: self.name.clone(), revision: Some(self.revision.clone()) })
     }
 
-    /// The model files of the repository's root.
+    /// The model files of the repository's root, page by page.
     pub(super) async fn list(&self) -> Result<Vec<Wanted>, HubError> {
-        let mut tree = Box::pin(
-            self.repo
-                .list_tree()
-                .revision(self.revision.clone())
-                .limit(MAX_LISTED)
-                .send()
-                .map_err(failure)?,
-        );
-        let mut files = Vec::new();
-        while let Some(entry) = within(self.answer, tree.try_next()).await?.map_err(failure)? {
-            let RepoTreeEntry::File { size, path, .. } = entry else { continue };
-            if let Ok(name) = path.parse() {
-                files.push(Wanted { name, size, sha256: None, crc32c: None, generation: None });
+        let repo = self.repo();
+        let mut page = Some(self.url(&format!("api/models/{}/tree/{}", repo.url(), repo.url_revision()))?);
+        let (mut files, mut listed) = (Vec::new(), 0);
+        while let Some(url) = page {
+            let (headers, entries): (_, Vec<TreeEntry>) = self.http.json(self.get(url)).await?;
+            // Pages are counted as well, which bounds the loop if they are empty.
+            listed += entries.len() + 1;
+            files.extend(entries.into_iter().filter_map(wanted));
+            page = self.next_page(&headers)?;
+            if page.is_some() && listed > MAX_LISTED {
+                return Err(HubError::Unreadable);
             }
         }
         Ok(files)
     }
 
     /// Starts to receive `file` from `offset` on.
-    ///
-    /// Whether the server heeded the range is not to be seen here: if not, the length or the hash will be wrong,
-    /// and the download starts over.
     pub(super) async fn open(&self, file: &Wanted, offset: u64) -> Result<Opened, HubError> {
-        let range = (offset > 0).then_some(offset..file.size);
-        let opening = self
-            .repo
-            .download_file_stream()
-            .filename(file.name.as_str())
-            .revision(self.revision.clone())
-            .maybe_range(range)
-            .send();
-        let (_, body) = within(self.answer, opening).await?.map_err(failure)?;
-        let stall = self.stall;
-        let body = futures_util::stream::unfold(body, move |mut body| async move {
-            let chunk = match within(stall, body.next()).await {
-                Ok(chunk) => chunk?.map_err(failure),
-                Err(error) => Err(error),
-            };
-            Some((chunk, body))
-        });
-        Ok(Opened { offset, body: body.boxed() })
+        let repo = self.repo();
+        let url = self.url(&format!("{}/resolve/{}/{}", repo.url(), repo.url_revision(), file.name))?;
+        self.http.open(self.get(url), offset).await
+    }
+
+    fn repo(&self) -> Repo {
+        Repo::with_revision(self.name.clone(), RepoType::Model, self.revision.clone())
+    }
+
+    fn url(&self, path: &str) -> Result<Url, HubError> {
+        self.endpoint.join(path).map_err(|_| HubError::Client)
+    }
+
+    fn get(&self, url: Url) -> RequestBuilder {
+        let request = self.http.get(url);
+        match &self.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
+            None => request,
+        }
+    }
+
+    /// The address of the next page, as `Link: <…>; rel="next"` names it. It gets the token, so it must be on the
+    /// same server.
+    fn next_page(&self, headers: &HeaderMap) -> Result<Option<Url>, HubError> {
+        let Some(link) = headers.get(LINK) else { return Ok(None) };
+        let Some(next) = next_link(link.to_str().map_err(|_| HubError::Unreadable)?) else { return Ok(None) };
+        let next = self.url(next)?;
+        if next.origin() == self.endpoint.origin() { Ok(Some(next)) } else { Err(HubError::Unreadable) }
     }
 }
 
-/// The kind of an error, without the addresses and bodies that the crate's own messages hold.
-fn failure(error: HFError) -> HubError {
-    match &error {
-        HFError::Http { context }
-        | HFError::AuthRequired { context }
-        | HFError::Forbidden { context }
-        | HFError::Conflict { context }
-        | HFError::RateLimited { context, .. } => HubError::Status { status: context.status.as_u16() },
-        HFError::RepoNotFound { .. } | HFError::RevisionNotFound { .. } | HFError::EntryNotFound { .. } => {
-            HubError::NotFound
+fn bearer(token: &str) -> Result<HeaderValue, HubError> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| HubError::Token)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// What is known of an entry; `None` if it is no model file.
+fn wanted(entry: TreeEntry) -> Option<Wanted> {
+    if entry.kind != "file" {
+        return None;
+    }
+    let name = entry.path.parse().ok()?;
+    Some(Wanted { name, size: entry.size, sha256: None, crc32c: None, generation: None })
+}
+
+/// The target of the link whose relation is `next`, of a header by RFC 8288.
+fn next_link(mut links: &str) -> Option<&str> {
+    while let Some((_, link)) = links.split_once('<') {
+        let (target, rest) = link.split_once('>')?;
+        let parameters = rest.split('<').next().unwrap_or_default();
+        let is_next = |parameter: &str| {
+            let parameter = parameter.trim().trim_end_matches(',').trim_end();
+            parameter.split_once('=').is_some_and(|(name, value)| {
+                name.trim_end().eq_ignore_ascii_case("rel") && value.trim().trim_matches('"') == "next"
+            })
+        };
+        if parameters.split(';').any(is_next) {
+            return Some(target);
         }
-        HFError::Request { source, .. } if source.is_timeout() => HubError::TimedOut,
-        HFError::Request { .. } | HFError::Io(_) | HFError::Xet { .. } => HubError::Unreachable,
-        _ => HubError::Unreadable,
+        links = rest;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_found_among_other_links() {
+        for (header, expected) in [
+            ("<https://hub/a?cursor=x,y;z>; rel=\"next\"", Some("https://hub/a?cursor=x,y;z")),
+            ("<https://hub/a>; rel=\"prev\", <https://hub/b>; title=\"t\"; rel=next", Some("https://hub/b")),
+            ("<https://hub/a>; REL = \"next\", <https://hub/b>; rel=\"last\"", Some("https://hub/a")),
+            ("<https://hub/a>; rel=\"last\"", None),
+            ("<https://hub/a", None),
+            ("", None),
+        ] {
+            assert_eq!(next_link(header), expected, "{header}");
+        }
     }
 }

@@ -8,6 +8,7 @@ mod directory;
 mod download;
 mod gcs;
 mod hf;
+mod http;
 mod lock;
 mod manifest;
 mod progress;
@@ -127,6 +128,9 @@ pub enum HubError {
         /// What the operating system says.
         kind: io::ErrorKind,
     },
+    /// The token cannot be sent.
+    #[error("the Hugging Face token has characters that no HTTP header can carry: check HF_TOKEN")]
+    Token,
     /// No answer in time.
     #[error("the model source did not answer in time: try again, finished parts are kept")]
     TimedOut,

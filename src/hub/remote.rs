@@ -63,16 +63,3 @@ impl Remote {
         }
     }
 }
-
-/// The client that every download goes through: time-outs everywhere, no proxy from the environment, and nothing
-/// but TLS unless the endpoint, which only code can set, is a plain one.
-pub(super) fn client(endpoint: &str, options: &FetchOptions) -> Result<reqwest::Client, HubError> {
-    reqwest::Client::builder()
-        .connect_timeout(options.limits.connect)
-        .read_timeout(options.limits.stall)
-        .https_only(!endpoint.starts_with("http://"))
-        .no_proxy()
-        .user_agent(concat!("codeseal/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|_| HubError::Client)
-}

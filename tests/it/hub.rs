@@ -78,6 +78,28 @@ async fn a_redirect_to_another_host_is_followed_without_the_token() {
 }
 
 #[tokio::test]
+async fn a_listing_is_not_continued_at_another_host() {
+    let (world, other) = (World::start().await, World::start().await);
+    world.set(Fault::ForeignPage(reqwest::Url::parse(&other.endpoint).unwrap().port().unwrap()));
+    let mut options = world.options("version = 1");
+    options.hugging_face_token = Some(Secret::new("hf_canary".to_owned()));
+    let error = fetch(&HF.parse().unwrap(), &options).await.unwrap_err();
+    assert!(matches!(error, HubError::Unreadable), "{error}");
+    assert_eq!(other.take_requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_token_that_no_header_can_carry_is_refused_and_not_shown() {
+    let world = World::start().await;
+    let mut options = world.options("version = 1");
+    options.hugging_face_token = Some(Secret::new("hf_\ncanary".to_owned()));
+    let error = fetch(&HF.parse().unwrap(), &options).await.unwrap_err();
+    assert!(matches!(error, HubError::Token), "{error}");
+    assert!(!error.to_string().contains("canary"), "{error}");
+    assert_eq!(world.take_requests(), [""; 0]);
+}
+
+#[tokio::test]
 async fn bytes_other_than_the_pinned_ones_are_refused_and_not_kept() {
     for source in [HF, GS] {
         let world = World::start().await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, LOCATION, RANGE};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, LINK, LOCATION, RANGE};
 use axum::http::{Method, Response, StatusCode};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -25,6 +25,8 @@ pub(super) const WEIGHTS: &str = "model.safetensors";
 /// What the server does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
+    /// Names a server at this port for the next page of a listing.
+    ForeignPage(u16),
     /// Sends so many bytes of a body and then nothing, once.
     HangOnceAfter(usize),
     /// Ignores `Range`.
@@ -177,11 +179,15 @@ async fn answer(State(fake): State<Arc<Fake>>, request: Request) -> Response<Bod
         return json(json!({"id": "owner/model", "sha": COMMIT}));
     }
     if path == format!("/api/models/owner/model/tree/{COMMIT}") {
-        let entry = |(name, content): (&&str, &Vec<u8>)| json!({"type": "file", "oid": "0", "size": content.len(), "path": name});
-        let mut entries: Vec<_> = fake.files.lock().unwrap().iter().map(entry).collect();
-        entries.push(json!({"type": "file", "oid": "0", "size": 5, "path": "README.md"}));
-        entries.push(json!({"type": "directory", "oid": "0", "path": "onnx"}));
-        return json(entries.into());
+        let next_origin = match *fake.fault.lock().unwrap() {
+            Some(Fault::ForeignPage(port)) => format!("http://127.0.0.1:{port}"),
+            _ => String::new(),
+        };
+        return tree_page(
+            &fake,
+            query.get("cursor").map_or(0, |cursor| cursor.parse().unwrap()),
+            &next_origin,
+        );
     }
     if let Some(name) = path.strip_prefix(&format!("/owner/model/resolve/{COMMIT}/")) {
         return content(&fake, name, request.method(), range.as_deref());
@@ -196,6 +202,22 @@ async fn answer(State(fake): State<Arc<Fake>>, request: Request) -> Response<Bod
         return content(&fake, name, request.method(), range.as_deref());
     }
     Response::builder().status(StatusCode::NOT_FOUND).body(Body::empty()).unwrap()
+}
+
+/// One entry a page, and a link to the next at `next_origin`; the last page is a file that is no model's.
+fn tree_page(fake: &Fake, index: usize, next_origin: &str) -> Response<Body> {
+    let files = fake.files.lock().unwrap();
+    let entry = match files.iter().nth(index) {
+        Some((name, content)) => json!({"type": "file", "oid": "0", "size": content.len(), "path": name}),
+        None if index == files.len() => json!({"type": "directory", "oid": "0", "path": "onnx"}),
+        None => {
+            let readme = json!([{"type": "file", "oid": "0", "size": 5, "path": "README.md"}]);
+            return Response::new(Body::from(readme.to_string()));
+        }
+    };
+    let next = format!("{next_origin}/api/models/owner/model/tree/{COMMIT}?cursor={}", index + 1);
+    let link = format!("<{next}>; rel=\"next\"");
+    Response::builder().header(LINK, link).body(Body::from(json!([entry]).to_string())).unwrap()
 }
 
 /// One object a page, and an empty page at the end.
