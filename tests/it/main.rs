@@ -36,6 +36,7 @@ mod model;
 mod policy;
 mod python_client;
 mod readiness;
+mod repository;
 mod sandbox;
 mod shutdown;
 mod signing;
