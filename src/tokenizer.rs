@@ -25,8 +25,9 @@ pub struct TokenId(pub u32);
 
 impl DefaultIsZeroes for TokenId {}
 
-/// What Gemma's templates are made of: pad, eos, bos, the four fill-in-the-middle markers, the two turn markers.
-const CONTROL_IDS: [u32; 9] = [0, 1, 2, 67, 68, 69, 70, 106, 107];
+/// What Gemma's templates are made of: pad, eos, bos, the four fill-in-the-middle markers, the two turn markers; and unk,
+/// which stands for no text either.
+const CONTROL_IDS: [u32; 10] = [0, 1, 2, 3, 67, 68, 69, 70, 106, 107];
 /// How often a text may be cut to keep control tokens out of it; a sane vocabulary needs none.
 const MAX_CUTS: usize = 8;
 /// The largest `tokenizer.json` that is read, in bytes; Gemma's is 17.5 MB.
@@ -139,6 +140,16 @@ impl Tokenizer {
     /// characters.
     pub fn bytes(&self, id: TokenId) -> &[u8] {
         self.pieces.get(id).unwrap_or_default()
+    }
+
+    /// What the vocabulary calls `id`.
+    pub fn name(&self, TokenId(id): TokenId) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Whether `id` is a byte of the byte fallback, such as `<0x0A>`.
+    pub fn is_byte(&self, id: TokenId) -> bool {
+        self.name(id).is_some_and(|name| decoder::byte_of(&name).is_some())
     }
 
     /// A decoder for tokens that arrive one by one.

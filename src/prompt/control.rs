@@ -8,6 +8,8 @@ pub const PAD: TokenId = TokenId(0);
 pub const EOS: TokenId = TokenId(1);
 /// Starts every prompt.
 pub const BOS: TokenId = TokenId(2);
+/// What has no token; never in a text, since every byte has one.
+pub const UNK: TokenId = TokenId(3);
 /// `<|fim_prefix|>`: what follows stands before the cursor.
 pub const FIM_PREFIX: TokenId = TokenId(67);
 /// `<|fim_middle|>`: what follows belongs at the cursor.
@@ -21,10 +23,26 @@ pub const START_OF_TURN: TokenId = TokenId(106);
 /// `<end_of_turn>`: someone has spoken.
 pub const END_OF_TURN: TokenId = TokenId(107);
 
-/// The tokens that end an answer, whatever the template: none of them is ever part of code.
+/// The tokens that end an answer, whatever the template: all control tokens, none of which is ever part of a text.
 ///
 /// The model card lists the four infilling markers beside `<eos>`: without them a 2B model that has closed the gap
-/// goes on with the next file of its training data. `<end_of_turn>` ends an answer of the instruction-tuned models.
+/// goes on with the next file of its training data. `<end_of_turn>` ends an answer of the instruction-tuned models, and
+/// `<start_of_turn>` begins what somebody else says.
 pub fn stop_ids() -> &'static [TokenId] {
-    &[EOS, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FILE_SEPARATOR, END_OF_TURN]
+    &[PAD, EOS, BOS, UNK, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FILE_SEPARATOR, START_OF_TURN, END_OF_TURN]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ModelFiles;
+    use crate::tokenizer::Tokenizer;
+
+    #[test]
+    fn every_token_without_text_ends_an_answer() {
+        let tokenizer = Tokenizer::from_files(&ModelFiles::tiny()).unwrap();
+        let ids = (0..tokenizer.vocab_size()).map(|id| TokenId(u32::try_from(id).unwrap()));
+        let without_text: Vec<_> = ids.filter(|&id| tokenizer.bytes(id).is_empty()).collect();
+        assert_eq!(without_text, stop_ids());
+    }
 }

@@ -138,15 +138,16 @@ fn is_beginning(bytes: &[u8]) -> bool {
 
 /// The bytes of one token: `<0x0A>` is a byte, anything else is text.
 fn bytes_of(token: &str) -> Vec<u8> {
-    let byte = token
-        .strip_prefix("<0x")
-        .and_then(|rest| rest.strip_suffix('>'))
-        .filter(|hex| hex.len() == 2)
-        .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-    match byte {
+    match byte_of(token) {
         Some(byte) => vec![byte],
         None => token.replace(SPACE, " ").into_bytes(),
     }
+}
+
+/// The byte that a token of the byte fallback is.
+pub(super) fn byte_of(token: &str) -> Option<u8> {
+    let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    if hex.len() == 2 { u8::from_str_radix(hex, 16).ok() } else { None }
 }
 
 /// Whether `decoder` is a sequence of exactly what Gemma's is made of.
