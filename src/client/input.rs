@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::fim::{self, Cursor, CursorError};
+use super::line_ends::{LineEnds, to_lf};
 use crate::secret::Secret;
 
 /// The longest prompt that is read, in bytes: far more than any context holds.
@@ -36,6 +37,15 @@ pub struct Prompt {
     pub suffix: Option<Secret<String>>,
 }
 
+/// A prompt with `\n` at the ends of its lines, and what the text that it was read from has there.
+#[derive(Debug)]
+pub struct Input {
+    /// What is to be completed.
+    pub prompt: Prompt,
+    /// What the completion's lines are to end with.
+    pub line_ends: LineEnds,
+}
+
 /// Why there is no prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InputError {
@@ -61,24 +71,28 @@ impl Source {
     ///
     /// # Errors
     /// [`InputError`] if it cannot be had.
-    pub fn read(self, stdin: &mut dyn Read, context_bytes: usize) -> Result<Prompt, InputError> {
+    pub fn read(self, stdin: &mut dyn Read, context_bytes: usize) -> Result<Input, InputError> {
         let whole = match self {
             Self::Cursor(cursor) => return at_cursor(&cursor, context_bytes),
             Self::File(path) => text(&mut open(&path)?, MAX_PROMPT_BYTES)?,
             Self::Stdin => text(stdin, MAX_PROMPT_BYTES)?,
             Self::Text(text) => text,
         };
-        Ok(Prompt { prefix: whole, suffix: None })
+        let prompt = Prompt { prefix: to_lf(whole.expose()), suffix: None };
+        Ok(Input { prompt, line_ends: LineEnds::of(whole.expose()) })
     }
 }
 
-fn at_cursor(cursor: &Cursor, context_bytes: usize) -> Result<Prompt, InputError> {
+fn at_cursor(cursor: &Cursor, context_bytes: usize) -> Result<Input, InputError> {
     let text = text(&mut open(&cursor.file)?, MAX_FILE_BYTES)?;
     // Editors do not count a byte order mark as a character, and it means nothing to the model.
     let text = text.expose().strip_prefix('\u{feff}').unwrap_or(text.expose());
     let (prefix, suffix) = fim::split(text, cursor.line, cursor.column)?;
-    let (prefix, suffix) = fim::fit(prefix, suffix, context_bytes);
-    Ok(Prompt { prefix: Secret::new(prefix.to_owned()), suffix: Some(Secret::new(suffix.to_owned())) })
+    let (prefix, suffix) = (to_lf(prefix), to_lf(suffix));
+    let (prefix, suffix) = fim::fit(prefix.expose(), suffix.expose(), context_bytes);
+    let prompt =
+        Prompt { prefix: Secret::new(prefix.to_owned()), suffix: Some(Secret::new(suffix.to_owned())) };
+    Ok(Input { prompt, line_ends: LineEnds::of(text) })
 }
 
 fn open(path: &Path) -> Result<File, InputError> {
@@ -99,15 +113,17 @@ fn text(source: &mut dyn Read, max: u64) -> Result<Secret<String>, InputError> {
 mod tests {
     use super::*;
 
-    fn stdin(mut bytes: &[u8]) -> Result<Prompt, InputError> {
+    fn stdin(mut bytes: &[u8]) -> Result<Input, InputError> {
         Source::Stdin.read(&mut bytes, 0)
     }
 
     #[test]
-    fn stdin_is_taken_as_it_is() {
-        let prompt = stdin("가\r\n".as_bytes()).unwrap();
-        assert_eq!(prompt.prefix.expose(), "가\r\n");
+    fn stdin_is_taken_as_it_is_but_for_its_line_ends() {
+        let Input { prompt, line_ends } = stdin("가\t \n\r".as_bytes()).unwrap();
+        assert_eq!((prompt.prefix.expose().as_str(), line_ends), ("가\t \n\r", LineEnds::Lf));
         assert!(prompt.suffix.is_none());
+        let Input { prompt, line_ends } = stdin("가\r\n".as_bytes()).unwrap();
+        assert_eq!((prompt.prefix.expose().as_str(), line_ends), ("가\n", LineEnds::CrLf));
     }
 
     #[test]
@@ -130,7 +146,7 @@ mod tests {
         std::fs::write(file.path(), "\u{feff}ab").unwrap();
         let one = std::num::NonZeroUsize::MIN;
         let cursor = Cursor { file: file.path().to_owned(), line: one, column: one.saturating_add(1) };
-        let prompt = Source::Cursor(cursor).read(&mut std::io::empty(), 100).unwrap();
+        let prompt = Source::Cursor(cursor).read(&mut std::io::empty(), 100).unwrap().prompt;
         assert_eq!((prompt.prefix.expose().as_str(), prompt.suffix.unwrap().expose().as_str()), ("a", "b"));
     }
 }

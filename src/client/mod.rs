@@ -7,6 +7,7 @@ mod complete;
 mod error;
 mod fim;
 mod input;
+mod line_ends;
 mod open;
 mod printable;
 mod request;
@@ -19,7 +20,8 @@ mod verify;
 pub use self::complete::{Answer, Client, OnText};
 pub use self::error::{ClientError, NotAuthentic, Refusal, exit_code};
 pub use self::fim::{Cursor, CursorError};
-pub use self::input::{InputError, Prompt, Source};
+pub use self::input::{Input, InputError, Prompt, Source};
+pub use self::line_ends::LineEnds;
 pub use self::request::CompletionOptions;
 pub use self::session::Session;
 pub use self::show_sealed::{Wire, WireTap, show_sealed};
@@ -28,27 +30,32 @@ pub use self::verify::{Anchor, Finding, Found, Policy, PolicyError, Untrusted, V
 
 use std::io::{ErrorKind, Write};
 
+use self::line_ends::{Restorer, to_lf};
 use crate::config::client::{CompleteConfig, VerifyConfig};
 
 /// What `codeseal complete` does: reads the prompt, gets its completion, prints it to `out`.
 ///
 /// Exactly the generated text is printed, with one newline at its end only if `terminal` and there is none yet.
-/// With `show_sealed`, the sealed traffic goes to `wire`. A reader of `out` that went away is a success.
+/// Its lines end as those of the text that it completes do. With `show_sealed`, the sealed traffic goes to `wire`. A reader of `out` that went away is a success.
 ///
 /// # Errors
 /// [`ClientError`], see [`exit_code`].
 pub async fn run(
-    config: CompleteConfig,
+    mut config: CompleteConfig,
     stdin: &mut dyn std::io::Read,
     out: &mut dyn Write,
     wire: &mut dyn Write,
     terminal: bool,
 ) -> Result<(), ClientError> {
-    let prompt = config.source.read(stdin, config.context_bytes)?;
+    let Input { prompt, line_ends } = config.source.read(stdin, config.context_bytes)?;
+    // The server looks for them in what the model writes.
+    for stop in &mut config.options.stop {
+        *stop = to_lf(stop.expose());
+    }
     let mut print_wire = |event: Wire<'_>| show_sealed(wire, event);
     let mut silent = |_: Wire<'_>| {};
     let tap: &mut WireTap<'_> = if config.show_sealed { &mut print_wire } else { &mut silent };
-    let mut printer = Printer { out, terminal, ends_line: true };
+    let mut printer = Printer { out, terminal, ends_line: true, restorer: Restorer::new(line_ends) };
     let whole = async {
         let client = match config.policy {
             Some(policy) => {
@@ -94,10 +101,13 @@ struct Printer<'a> {
     out: &'a mut dyn Write,
     terminal: bool,
     ends_line: bool,
+    restorer: Restorer,
 }
 
 impl Printer<'_> {
     fn print(&mut self, text: &str) -> Result<(), ClientError> {
+        let text = self.restorer.restore(text);
+        let text = text.expose();
         let write = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
         self.ends_line = text.chars().next_back().map_or(self.ends_line, |last| last == '\n');
         write.map_err(|error| ClientError::Output(error.kind()))
