@@ -31,6 +31,16 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stop: Vec<&'a str>,
     stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_options: Option<StreamOptions>,
+    /// Of a file around a cursor the server sends to the model what fits: only it can count tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truncate: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct StreamOptions {
+    include_usage: bool,
 }
 
 /// The body of `POST /v1/completions` as JSON.
@@ -46,6 +56,8 @@ pub(super) fn body(
         temperature: options.temperature,
         stop: options.stop.iter().map(|stop| stop.expose().as_str()).collect(),
         stream,
+        stream_options: stream.then_some(StreamOptions { include_usage: true }),
+        truncate: prompt.suffix.as_ref().map(|_| "lines"),
     };
     // Room for the usual share of escapes, so that growing does not leave unwiped copies behind.
     let texts = body.prompt.len() + body.suffix.map_or(0, str::len);
@@ -58,7 +70,7 @@ pub(super) fn body(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::openai::CompletionRequest;
+    use crate::protocol::openai::{CompletionRequest, Truncate};
 
     #[test]
     fn the_server_reads_what_the_client_writes() {
@@ -69,7 +81,9 @@ mod tests {
             stop: vec!["\n\n".to_owned().into()],
         };
         let json = body(&prompt, &options, true).unwrap();
-        let request: CompletionRequest = serde_json::from_str(json.expose()).unwrap();
+        let request = CompletionRequest::parse(json.expose()).unwrap();
+        assert_eq!(request.truncate, Some(Truncate::Lines));
+        assert!(request.options.include_usage);
         assert_eq!(request.prompt.expose(), "a\"\n");
         assert_eq!(request.suffix.unwrap().expose(), "가");
         assert_eq!(request.options.max_tokens, Some(7));

@@ -106,7 +106,7 @@ impl Generation {
         }
         // A thread that dies drops its senders: that must not look like an ordinary end.
         let event = ready!(self.events.poll_recv(context)).unwrap_or(Err(EngineError::Failed));
-        self.finished = !matches!(event, Ok(Event::Started | Event::Token(_)));
+        self.finished = !matches!(event, Ok(Event::Started { .. } | Event::Token(_)));
         Poll::Ready(Some(event))
     }
 }

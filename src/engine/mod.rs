@@ -81,7 +81,10 @@ impl Sampling {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The wait is over: the model works on it.
-    Started,
+    Started {
+        /// How many of the prompt's tokens were found in the prefix cache.
+        cached: usize,
+    },
     /// The next token.
     Token(Token),
     /// Nothing follows.

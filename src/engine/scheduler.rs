@@ -242,6 +242,11 @@ impl<J> Running<J> {
         &self.text.tokens[..self.text.settled]
     }
 
+    /// How many of the tokens need not be read; asked before the first step, those that were found in the cache.
+    pub(super) fn cached(&self) -> usize {
+        self.read
+    }
+
     /// After how many of the tokens of this step it matters what follows.
     fn wanted(&self) -> usize {
         let all = self.planned > 0 && self.planned == self.unread() && self.text.settled < self.end;

@@ -163,7 +163,7 @@ fn engine(max_running: usize, max_waiting: usize) -> (Handle, Engine, Arc<Watch>
 async fn next(generation: &mut Generation) -> Option<Result<Event, EngineError>> {
     let hang = Duration::from_secs(20);
     match timeout(hang, generation.next()).await.expect("the engine hangs") {
-        Some(Ok(Event::Started)) => timeout(hang, generation.next()).await.expect("the engine hangs"),
+        Some(Ok(Event::Started { .. })) => timeout(hang, generation.next()).await.expect("the engine hangs"),
         event => event,
     }
 }
@@ -177,7 +177,7 @@ async fn rest(mut generation: Generation) -> (Vec<u32>, Result<Finish, EngineErr
     let mut tokens = Vec::new();
     loop {
         let end = match next(&mut generation).await.unwrap() {
-            Ok(Event::Started) => panic!("a generation starts once"),
+            Ok(Event::Started { .. }) => panic!("a generation starts once"),
             Ok(Event::Token(token)) => {
                 tokens.push(token.id.0);
                 continue;

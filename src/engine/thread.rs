@@ -184,7 +184,7 @@ fn serve<B: Backend>(backend: &mut B, queue: &Arc<Queue>, config: &EngineConfig,
             let task = Task { job, sampler, slot };
             match scheduler.admit(task, |task| &mut task.job.request) {
                 Ok(sequence) => {
-                    sequence.job.job.send(Ok(Event::Started));
+                    sequence.job.job.send(Ok(Event::Started { cached: sequence.cached() }));
                     Ok(())
                 }
                 Err(task) => Err((task.job, task.slot)),

@@ -237,7 +237,7 @@ impl Subject {
         let (mut decoder, mut text, mut new_tokens) = (self.tokenizer.decoder(), String::new(), 0);
         let finished = loop {
             match generation.next().await.ok_or(EngineError::Failed)?? {
-                Event::Started => {}
+                Event::Started { .. } => {}
                 Event::Token(Token { id, .. }) => {
                     new_tokens += 1;
                     if let Some(piece) = decoder.push(id)? {

@@ -5,7 +5,7 @@ use crate::tokenizer::TokenId;
 
 /// What an empty suffix is replaced by: the model was trained on gaps with something behind them, and a file ends
 /// in a newline.
-const END_OF_FILE: &str = "\n";
+pub(super) const END_OF_FILE: &str = "\n";
 
 /// `<bos>` and the text.
 ///

@@ -9,12 +9,14 @@ mod chat;
 pub mod control;
 mod fim;
 mod stops;
+mod window;
 
 pub use self::budget::fit;
 pub use self::chat::{ChatError, chat};
 pub use self::control::stop_ids;
 pub use self::fim::{completion, infill, infill_within};
 pub use self::stops::{Piece, StopMatcher, Stops};
+pub use self::window::{Texts, assemble};
 
 use crate::protocol::openai::MAX_STOPS;
 
@@ -22,12 +24,10 @@ use crate::protocol::openai::MAX_STOPS;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PromptError {
     /// A stop text without a character would end every answer at once.
-    #[error("a stop text is empty: leave it out")]
+    #[error("has an empty text: leave it out")]
     EmptyStop,
     /// The messages are no conversation that Gemma knows.
-    #[error(
-        "messages must be from user and assistant in turn, from the user first and last, system texts before all"
-    )]
+    #[error("must be from user and assistant in turn, from the user first and last, system texts before all")]
     Roles,
     /// The prompt and the tokens asked for do not fit the context.
     #[error(
@@ -38,6 +38,6 @@ pub enum PromptError {
         limit: usize,
     },
     /// More stop texts than are looked for.
-    #[error("name at most {MAX_STOPS} stop texts")]
+    #[error("must have at most {MAX_STOPS} texts")]
     TooManyStops,
 }

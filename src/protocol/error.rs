@@ -164,8 +164,18 @@ impl ErrorCode {
                 code: self.as_str().to_owned(),
                 message: message.into(),
                 server_time: None,
+                param: None,
             },
         }
+    }
+}
+
+impl ErrorBody {
+    /// The same about the member `param` of the request.
+    #[must_use]
+    pub fn about(mut self, param: impl Into<String>) -> Self {
+        self.error.param = Some(param.into());
+        self
     }
 }
 
@@ -189,4 +199,7 @@ pub struct ErrorDetail {
     /// The server's clock in seconds since 1970, where the error is about clocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_time: Option<u64>,
+    /// The member of the request that it is about, if it is about one: `messages[2].content`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub param: Option<String>,
 }

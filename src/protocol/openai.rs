@@ -4,6 +4,8 @@
 //! they are written and a [`Secret`] where they are read. Unknown members are ignored, as OpenAI's server does.
 
 mod logprobs;
+mod members;
+mod request;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -11,41 +13,61 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use self::logprobs::{
     ChatLogprobs, ChatToken, CompletionLogprobs, LogprobsWanted, MAX_LIKELIEST, TokenLogprob,
 };
+pub use self::members::RequestError;
+pub use self::request::{MAX_CONTEXT_FILES, MAX_DEADLINE_MS};
 use crate::secret::Secret;
 
 /// The most stop strings that a request may name.
-pub const MAX_STOPS: usize = 16;
+pub const MAX_STOPS: usize = 64;
 /// The most answers that a request may ask for.
 pub const MAX_CHOICES: usize = 16;
 
 /// The body of `POST /v1/completions`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub struct CompletionRequest {
     /// Text to continue, or what stands before the cursor if there is a `suffix`.
     pub prompt: Secret<String>,
     /// What stands after the cursor: asks for fill-in-the-middle.
-    #[serde(default)]
     pub suffix: Option<Secret<String>>,
+    /// What the hole begins with: behind the middle marker, part of neither the answer nor the echo.
+    pub middle: Option<Secret<String>>,
+    /// Other files, in front of the prompt.
+    pub context: Vec<ContextFile>,
+    /// Whether, and how, texts are cut to what the model's context holds.
+    pub truncate: Option<Truncate>,
     /// Whether the answer begins with the prompt.
-    #[serde(default)]
     pub echo: bool,
     /// How it is generated.
-    #[serde(flatten)]
     pub options: Options,
 }
 
+/// A file that the model sees in front of the one that it completes.
+#[derive(Debug)]
+pub struct ContextFile {
+    /// What it is called: one line.
+    pub path: Secret<String>,
+    /// What is in it.
+    pub text: Secret<String>,
+}
+
+/// How texts that are too long are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Truncate {
+    /// At line ends, around the cursor.
+    Lines,
+}
+
 /// The body of `POST /v1/chat/completions`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub struct ChatRequest {
     /// The conversation so far, the last message from the user.
     pub messages: Vec<Message>,
     /// How it is generated.
-    #[serde(flatten)]
     pub options: Options,
 }
 
 /// One message of a conversation.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub struct Message {
     /// Who says it.
     pub role: Role,
@@ -60,52 +82,43 @@ pub enum Role {
     /// The model.
     Assistant,
     /// Instructions; Gemma has no such role, so they are put before the first message.
-    #[serde(alias = "developer")]
     System,
     /// The employee.
     User,
 }
 
 /// What both kinds of request share.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub struct Options {
-    /// New tokens at most.
-    #[serde(default, alias = "max_completion_tokens")]
+    /// New tokens at most; 0 reads the prompt and generates nothing.
     pub max_tokens: Option<usize>,
     /// 0 (the default here) is greedy.
-    #[serde(default)]
     pub temperature: Option<f64>,
     /// Nucleus sampling.
-    #[serde(default)]
     pub top_p: Option<f64>,
     /// Sampling among the most likely tokens.
-    #[serde(default)]
     pub top_k: Option<usize>,
     /// Sampling among the tokens that are at least so likely, relative to the likeliest.
-    #[serde(default)]
     pub min_p: Option<f64>,
     /// Makes tokens that the text has already less likely; 1 (the default) leaves them as they are, and for code
     /// that is best.
-    #[serde(default, alias = "repeat_penalty")]
     pub repetition_penalty: Option<f64>,
     /// Makes sampling repeatable.
-    #[serde(default)]
     pub seed: Option<u64>,
     /// Texts that end the answer and are not part of it.
-    #[serde(default, deserialize_with = "one_or_many")]
     pub stop: Vec<Secret<String>>,
     /// Whether the answer comes in pieces.
-    #[serde(default)]
     pub stream: bool,
+    /// Whether a stream ends with an event that has the counts.
+    pub include_usage: bool,
     /// How many answers; 1 unless asked for more. The seed of each is one more than that of the one before.
-    #[serde(default)]
     pub n: Option<usize>,
     /// Whether the answer says how likely its tokens were.
-    #[serde(default)]
     pub logprobs: Option<LogprobsWanted>,
     /// How many alternatives come with each token.
-    #[serde(default)]
     pub top_logprobs: Option<usize>,
+    /// Milliseconds from the receipt of the request after which the answer ends as it is.
+    pub deadline_ms: Option<usize>,
 }
 
 /// Why an answer ended.
@@ -129,9 +142,9 @@ pub struct Completion<T, L = IgnoredAny> {
     pub created: u64,
     /// The model's name.
     pub model: String,
-    /// As many as were asked for; in an event of a stream exactly one.
+    /// As many as were asked for; in an event of a stream one, or none beside the counts.
     pub choices: Vec<CompletionChoice<T, L>>,
-    /// Counts; in a stream only in the last event.
+    /// Counts; in a stream only if asked for, in a last event without choices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
@@ -161,7 +174,7 @@ pub struct ChatCompletion<T, L = IgnoredAny> {
     pub created: u64,
     /// The model's name.
     pub model: String,
-    /// As many as were asked for; in an event of a stream exactly one.
+    /// As many as were asked for; in an event of a stream one, or none beside the counts.
     pub choices: Vec<ChatChoice<T, L>>,
     /// Counts.
     pub usage: Usage,
@@ -192,9 +205,9 @@ pub struct ChatChunk<T> {
     pub created: u64,
     /// The model's name.
     pub model: String,
-    /// As many as were asked for; in an event of a stream exactly one.
+    /// As many as were asked for; in an event of a stream one, or none beside the counts.
     pub choices: Vec<ChatDelta<T>>,
-    /// Counts; only in the last event.
+    /// Counts; only if asked for, in a last event without choices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
@@ -205,12 +218,23 @@ pub struct ChatDelta<T> {
     /// Which answer, from 0.
     pub index: usize,
     /// The next piece.
-    pub delta: ChatText<T>,
+    pub delta: Delta<T>,
     /// Set at the end.
     pub finish_reason: Option<FinishReason>,
 }
 
-/// What the model says, or its next piece.
+/// What an event adds to a message: the role in the first event of an answer, text in the others, nothing at the end.
+#[derive(Serialize, Deserialize)]
+pub struct Delta<T> {
+    /// The assistant, in the first event of an answer only: clients add up what events say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// The next piece.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub content: Option<T>,
+}
+
+/// What the model says.
 #[derive(Serialize, Deserialize)]
 pub struct ChatText<T> {
     /// Always the assistant.
@@ -228,56 +252,39 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Their sum.
     pub total_tokens: usize,
+    /// What is known of the prompt's tokens.
+    #[serde(default)]
+    pub prompt_tokens_details: PromptTokensDetails,
+}
+
+/// What is known of a prompt's tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptTokensDetails {
+    /// Those that were found in the prefix cache.
+    #[serde(default)]
+    pub cached_tokens: usize,
 }
 
 impl Usage {
-    /// Counts of one request.
+    /// Counts of one request, none of the prompt's tokens cached.
     pub fn new(prompt_tokens: usize, completion_tokens: usize) -> Self {
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: PromptTokensDetails::default(),
+        }
+    }
+
+    /// The same with `cached_tokens` of the prompt's tokens cached.
+    #[must_use]
+    pub fn with_cached(self, cached_tokens: usize) -> Self {
+        Self { prompt_tokens_details: PromptTokensDetails { cached_tokens }, ..self }
     }
 }
 
 impl<'de> Deserialize<'de> for Secret<String> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(Self::new)
-    }
-}
-
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret<String>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMany {
-        One(Secret<String>),
-        Many(Vec<Secret<String>>),
-    }
-    Ok(match Option::deserialize(deserializer)? {
-        None => Vec::new(),
-        Some(OneOrMany::One(stop)) => vec![stop],
-        Some(OneOrMany::Many(stops)) => stops,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stop_is_a_text_or_a_list_or_nothing() {
-        for (json, count) in [
-            (r#"{"prompt":""}"#, 0),
-            (r#"{"prompt":"","stop":null}"#, 0),
-            (r#"{"prompt":"","stop":"a"}"#, 1),
-            (r#"{"prompt":"","stop":["a","b"]}"#, 2),
-        ] {
-            let request: CompletionRequest = serde_json::from_str(json).unwrap();
-            assert_eq!(request.options.stop.len(), count, "{json}");
-        }
-    }
-
-    #[test]
-    fn requests_do_not_print_their_texts() {
-        let json = r#"{"prompt":"canary","suffix":"canary","stop":["canary"],"user":"canary"}"#;
-        let request: CompletionRequest = serde_json::from_str(json).unwrap();
-        assert!(!format!("{request:?}").contains("canary"));
     }
 }

@@ -5,15 +5,15 @@
 use serde::Serialize;
 
 use super::choices::{Choice, Job};
-use super::dialect::{Dialect, Heading};
+use super::dialect::{Dialect, Heading, Room};
 use super::error::ApiError;
-use super::generation::ScoredToken;
+use super::logprobs;
 use super::parameters::Parameters;
 use crate::prompt::{self, ChatError};
 use crate::protocol::ErrorCode;
 use crate::protocol::openai::{
-    ChatChoice, ChatChunk, ChatCompletion, ChatDelta, ChatLogprobs, ChatRequest, ChatText, ChatToken,
-    FinishReason, Role, TokenLogprob, Usage,
+    ChatChoice, ChatChunk, ChatCompletion, ChatDelta, ChatRequest, ChatText, Delta, FinishReason, Options,
+    RequestError, Role, Usage,
 };
 use crate::telemetry::Endpoint;
 use crate::tokenizer::Tokenizer;
@@ -29,12 +29,16 @@ impl Dialect for Chat {
 
     type Request = ChatRequest;
 
-    fn streams(request: &ChatRequest) -> bool {
-        request.options.stream
+    fn parse(body: &str) -> Result<ChatRequest, RequestError> {
+        ChatRequest::parse(body)
     }
 
-    fn job(request: ChatRequest, tokenizer: &Tokenizer, default_new_tokens: usize) -> Result<Job, ApiError> {
-        let parameters = Parameters::check(request.options, default_new_tokens)?;
+    fn options(request: &mut ChatRequest) -> &mut Options {
+        &mut request.options
+    }
+
+    fn job(request: ChatRequest, tokenizer: &Tokenizer, room: Room) -> Result<Job, ApiError> {
+        let parameters = Parameters::check(request.options, room.new_tokens)?;
         let prompt = prompt::chat(|text| tokenizer.encode(text), &request.messages);
         let prompt = prompt.map_err(|error| match error {
             ChatError::Encode(_) => ErrorCode::Internal.into(),
@@ -51,8 +55,8 @@ impl Dialect for Chat {
     ) -> impl Serialize + 'a {
         let choices = choices.iter().enumerate().map(|(index, choice)| ChatChoice {
             index,
-            message: said(choice.text.expose()),
-            logprobs: choice.scored.as_deref().map(|scored| logprobs(scored, tokenizer)),
+            message: ChatText { role: Role::Assistant, content: choice.text.expose().as_str() },
+            logprobs: choice.scored.as_deref().map(|scored| logprobs::chat(scored, tokenizer)),
             finish_reason: Some(choice.finish),
         });
         ChatCompletion {
@@ -65,33 +69,37 @@ impl Dialect for Chat {
         }
     }
 
+    fn opening(heading: &Heading, index: usize) -> Option<impl Serialize> {
+        let delta = Delta { role: Some(Role::Assistant), content: Some("") };
+        Some(chunk(heading, vec![ChatDelta { index, delta, finish_reason: None }], None))
+    }
+
     fn event<'a>(
         heading: &'a Heading,
         index: usize,
         text: &'a str,
         finish_reason: Option<FinishReason>,
-        usage: Option<Usage>,
     ) -> impl Serialize + 'a {
-        ChatChunk {
-            id: heading.id.clone(),
-            object: "chat.completion.chunk".to_owned(),
-            created: heading.created,
-            model: heading.model.clone(),
-            choices: vec![ChatDelta { index, delta: said(text), finish_reason }],
-            usage,
-        }
+        let delta = Delta { role: None, content: finish_reason.is_none().then_some(text) };
+        chunk(heading, vec![ChatDelta { index, delta, finish_reason }], None)
+    }
+
+    fn counts(heading: &Heading, usage: Usage) -> impl Serialize {
+        chunk(heading, Vec::new(), Some(usage))
     }
 }
 
-fn said(content: &str) -> ChatText<&str> {
-    ChatText { role: Role::Assistant, content }
-}
-
-fn logprobs<'a>(scored: &[ScoredToken], tokenizer: &'a Tokenizer) -> ChatLogprobs<'a> {
-    let token = |id, logprob| TokenLogprob::new(tokenizer.bytes(id), logprob);
-    let content = scored.iter().map(|scored| ChatToken {
-        token: token(scored.id, scored.logprobs.chosen),
-        top_logprobs: scored.logprobs.likeliest.iter().map(|&(id, logprob)| token(id, logprob)).collect(),
-    });
-    ChatLogprobs { content: content.collect() }
+fn chunk<'a>(
+    heading: &Heading,
+    choices: Vec<ChatDelta<&'a str>>,
+    usage: Option<Usage>,
+) -> ChatChunk<&'a str> {
+    ChatChunk {
+        id: heading.id.clone(),
+        object: "chat.completion.chunk".to_owned(),
+        created: heading.created,
+        model: heading.model.clone(),
+        choices,
+        usage,
+    }
 }

@@ -55,6 +55,9 @@ struct Template {
     lead: Option<Secret<String>>,
     stops: Stops,
     count: usize,
+    include_usage: bool,
+    /// Whether the deadline is an ordinary end.
+    deadline_ends: bool,
 }
 
 impl Choices {
@@ -69,7 +72,18 @@ impl Choices {
         observation: &mut Observation,
     ) -> Result<Self, ApiError> {
         let Job { prompt, lead, parameters } = job;
-        let Parameters { max_new_tokens, choices: count, logprobs, sampling, stops } = parameters;
+        let Parameters {
+            max_new_tokens,
+            choices: count,
+            logprobs,
+            sampling,
+            stops,
+            include_usage,
+            time_limit,
+        } = parameters;
+        let deadline = observation.deadline();
+        // The shorter of the two; if it is the request's own, what there is by then is the answer.
+        let own = time_limit.map(|limit| observation.after(limit)).filter(|own| *own < deadline);
         prompt::fit(prompt.len(), max_new_tokens, loaded.engine.context_length())?;
         observation.prompt(prompt.len());
         let request = GenerationRequest {
@@ -79,7 +93,7 @@ impl Choices {
             sampling,
             logprobs,
             namespace,
-            deadline: observation.deadline().into_std(),
+            deadline: own.unwrap_or(deadline).into_std(),
         };
         let template = Template {
             engine: loaded.engine.clone(),
@@ -88,6 +102,8 @@ impl Choices {
             lead,
             stops,
             count,
+            include_usage,
+            deadline_ends: own.is_some(),
         };
         let answers = vec![Some(template.answer(0)?)];
         Ok(Self { template, answers, turn: 0, prompt_read: false })
@@ -132,6 +148,11 @@ impl Choices {
     /// Stops the model's work on what is left: an error has ended all of it.
     pub(super) fn stop(&mut self) {
         self.answers.clear();
+    }
+
+    /// Whether a stream says the counts.
+    pub(super) fn include_usage(&self) -> bool {
+        self.template.include_usage
     }
 
     /// Whether nothing follows.
@@ -184,7 +205,7 @@ impl Template {
         request.sampling.seed = request.sampling.seed.wrapping_add(index as u64);
         let lead = self.lead.as_ref().map(|lead| Secret::new(lead.expose().clone()));
         let (decoder, matcher) = (self.tokenizer.decoder(), self.stops.matcher());
-        Answer::start(&self.engine, request, lead, decoder, matcher)
+        Answer::start(&self.engine, request, lead, decoder, matcher, self.deadline_ends)
     }
 }
 

@@ -5,14 +5,15 @@
 use serde::Serialize;
 
 use super::choices::{Choice, Job};
-use super::dialect::{Dialect, Heading};
+use super::dialect::{Dialect, Heading, Room};
 use super::error::ApiError;
-use super::generation::ScoredToken;
+use super::logprobs;
 use super::parameters::Parameters;
-use crate::prompt;
+use crate::prompt::{self, Texts};
 use crate::protocol::ErrorCode;
 use crate::protocol::openai::{
-    Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, FinishReason, Usage,
+    Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, FinishReason, Options, RequestError,
+    Truncate, Usage,
 };
 use crate::telemetry::Endpoint;
 use crate::tokenizer::Tokenizer;
@@ -28,22 +29,25 @@ impl Dialect for Completions {
 
     type Request = CompletionRequest;
 
-    fn streams(request: &CompletionRequest) -> bool {
-        request.options.stream
+    fn parse(body: &str) -> Result<CompletionRequest, RequestError> {
+        CompletionRequest::parse(body)
     }
 
-    fn job(
-        request: CompletionRequest,
-        tokenizer: &Tokenizer,
-        default_new_tokens: usize,
-    ) -> Result<Job, ApiError> {
-        let parameters = Parameters::check(request.options, default_new_tokens)?;
-        let encode = |text: &str| tokenizer.encode(text);
-        let text = request.prompt.expose();
-        let prompt = match &request.suffix {
-            Some(suffix) => prompt::infill(encode, text, suffix.expose()),
-            None => prompt::completion(encode, text),
+    fn options(request: &mut CompletionRequest) -> &mut Options {
+        &mut request.options
+    }
+
+    fn job(request: CompletionRequest, tokenizer: &Tokenizer, room: Room) -> Result<Job, ApiError> {
+        let parameters = Parameters::check(request.options, room.new_tokens)?;
+        let texts = Texts {
+            context: &request.context,
+            prefix: request.prompt.expose(),
+            suffix: request.suffix.as_ref().map(|suffix| suffix.expose().as_str()),
+            middle: request.middle.as_ref().map_or("", |middle| middle.expose()),
         };
+        let room =
+            request.truncate.map(|Truncate::Lines| room.context.saturating_sub(parameters.max_new_tokens));
+        let prompt = prompt::assemble(|text| tokenizer.encode(text), &texts, room);
         Ok(Job {
             prompt: prompt.map_err(|_| ErrorCode::Internal)?,
             lead: request.echo.then_some(request.prompt),
@@ -60,10 +64,14 @@ impl Dialect for Completions {
         let choices = choices.iter().enumerate().map(|(index, choice)| CompletionChoice {
             index,
             text: choice.text.expose().as_str(),
-            logprobs: choice.scored.as_deref().map(|scored| logprobs(scored, tokenizer)),
+            logprobs: choice.scored.as_deref().map(|scored| logprobs::completion(scored, tokenizer)),
             finish_reason: Some(choice.finish),
         });
         completion(heading, choices.collect(), Some(usage))
+    }
+
+    fn opening(_: &Heading, _: usize) -> Option<impl Serialize> {
+        None::<()>
     }
 
     fn event<'a>(
@@ -71,10 +79,13 @@ impl Dialect for Completions {
         index: usize,
         text: &'a str,
         finish_reason: Option<FinishReason>,
-        usage: Option<Usage>,
     ) -> impl Serialize + 'a {
         let choice = CompletionChoice { index, text, logprobs: None, finish_reason };
-        completion(heading, vec![choice], usage)
+        completion(heading, vec![choice], None)
+    }
+
+    fn counts(heading: &Heading, usage: Usage) -> impl Serialize {
+        completion(heading, Vec::new(), Some(usage))
     }
 }
 
@@ -90,19 +101,5 @@ fn completion<'a>(
         model: heading.model.clone(),
         choices,
         usage,
-    }
-}
-
-fn logprobs<'a>(scored: &[ScoredToken], tokenizer: &'a Tokenizer) -> CompletionLogprobs<'a> {
-    let text = |id| String::from_utf8_lossy(tokenizer.bytes(id));
-    let likeliest = |token: &ScoredToken| {
-        // Of several that read the same, the likeliest.
-        token.logprobs.likeliest.iter().rev().map(|&(id, logprob)| (text(id), logprob)).collect()
-    };
-    CompletionLogprobs {
-        tokens: scored.iter().map(|token| text(token.id)).collect(),
-        token_logprobs: scored.iter().map(|token| token.logprobs.chosen).collect(),
-        top_logprobs: scored.iter().map(likeliest).collect(),
-        text_offset: scored.iter().map(|token| token.offset).collect(),
     }
 }

@@ -3,13 +3,12 @@
 //! Must not touch: the seal, HTTP.
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::choices::{Choice, Job};
 use super::error::ApiError;
 use super::state::unix_time;
 use crate::protocol::RequestId;
-use crate::protocol::openai::{FinishReason, Usage};
+use crate::protocol::openai::{FinishReason, Options, RequestError, Usage};
 use crate::telemetry::Endpoint;
 use crate::tokenizer::Tokenizer;
 
@@ -26,17 +25,22 @@ pub(super) trait Dialect: Send + Sync + 'static {
     const ID_PREFIX: &'static str;
 
     /// The body of a request.
-    type Request: DeserializeOwned + Send;
+    type Request: Send;
 
-    /// Whether the request asks for a stream.
-    fn streams(request: &Self::Request) -> bool;
+    /// Reads the body of a request.
+    ///
+    /// # Errors
+    /// About the first member that is not what it may be.
+    fn parse(body: &str) -> Result<Self::Request, RequestError>;
+
+    /// How it is generated.
+    fn options(request: &mut Self::Request) -> &mut Options;
 
     /// Checks a request and puts its prompt together.
     ///
     /// # Errors
     /// A parameter is out of range, or the texts make no prompt.
-    fn job(request: Self::Request, tokenizer: &Tokenizer, default_new_tokens: usize)
-    -> Result<Job, ApiError>;
+    fn job(request: Self::Request, tokenizer: &Tokenizer, room: Room) -> Result<Job, ApiError>;
 
     /// The body of a whole answer.
     fn answer<'a>(
@@ -46,14 +50,28 @@ pub(super) trait Dialect: Send + Sync + 'static {
         usage: Usage,
     ) -> impl Serialize + 'a;
 
-    /// One event of a stream, about the answer number `index`; the very last one has the counts.
+    /// The event of a stream that comes before all others about the answer number `index`, if there is one.
+    fn opening(heading: &Heading, index: usize) -> Option<impl Serialize>;
+
+    /// An event of a stream, about the answer number `index`: its next piece, or its end.
     fn event<'a>(
         heading: &'a Heading,
         index: usize,
         text: &'a str,
         finish: Option<FinishReason>,
-        usage: Option<Usage>,
     ) -> impl Serialize + 'a;
+
+    /// The event that has the counts, after all others.
+    fn counts(heading: &Heading, usage: Usage) -> impl Serialize;
+}
+
+/// What a request may come to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// New tokens, unless the request says how many.
+    pub(super) new_tokens: usize,
+    /// The longest prompt and answer together, in tokens.
+    pub(super) context: usize,
 }
 
 /// What stands at the top of every answer and every event.

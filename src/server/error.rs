@@ -8,6 +8,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 
 use super::replay::Unfit;
+use crate::protocol::openai::RequestError;
 use crate::protocol::{ErrorBody, ErrorCode, Rejected};
 
 /// A code and what to do about it.
@@ -17,12 +18,14 @@ pub(super) struct ApiError {
     message: Cow<'static, str>,
     /// Seconds since 1970.
     server_time: Option<u64>,
+    /// The member of the request that it is about.
+    param: Option<Cow<'static, str>>,
 }
 
 impl ApiError {
     /// An error whose message says more than the code does; it must hold nothing that a user sent.
     pub(super) fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), server_time: None }
+        Self { code, message: message.into(), server_time: None, param: None }
     }
 
     /// A parameter is outside its range.
@@ -40,6 +43,13 @@ impl ApiError {
         Self { server_time: Some(now), ..Self::new(ErrorCode::ClockSkew, message) }
     }
 
+    /// The member `name` of the request is not what it may be; `problem` is read behind the name.
+    pub(super) fn member(name: impl Into<Cow<'static, str>>, problem: &str) -> Self {
+        let name = name.into();
+        let message = format!("{name} {problem}");
+        Self { param: Some(name), ..Self::new(ErrorCode::InvalidParameter, message) }
+    }
+
     pub(super) fn code(&self) -> ErrorCode {
         self.code
     }
@@ -48,13 +58,25 @@ impl ApiError {
     pub(super) fn body(&self) -> ErrorBody {
         let mut body = self.code.body(self.message.clone());
         body.error.server_time = self.server_time;
-        body
+        match &self.param {
+            Some(param) => body.about(param.clone()),
+            None => body,
+        }
     }
 }
 
 impl From<ErrorCode> for ApiError {
     fn from(code: ErrorCode) -> Self {
         Self::new(code, message(code))
+    }
+}
+
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::NotAnObject => Self::new(ErrorCode::InvalidRequest, error.to_string()),
+            RequestError::Member { member, problem } => Self::member(member, problem),
+        }
     }
 }
 

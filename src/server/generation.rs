@@ -4,6 +4,8 @@
 
 use std::task::{Context, Poll, ready};
 
+use zeroize::Zeroize;
+
 use super::error::ApiError;
 use super::observation::{Observation, Pace};
 use crate::engine::{Event, Finish, Generation, GenerationRequest, Handle, Logprobs, SubmitError, Token};
@@ -24,17 +26,24 @@ pub(super) struct Answer {
     lead: Option<Secret<String>>,
     /// How many characters have been decoded, the lead included.
     decoded: usize,
+    /// How many bytes have been given out, without the lead.
+    shown: usize,
+    /// Whether the deadline is an ordinary end.
+    deadline_ends: bool,
     /// How likely the tokens were, if that was asked for.
     scored: Vec<ScoredToken>,
     /// Set when the last text has been given out.
     finish: Option<FinishReason>,
 }
 
-/// A token of an answer, how likely it was, and where in the answer it begins, in characters.
+/// A token of an answer and how likely it was.
 pub(super) struct ScoredToken {
     pub(super) id: TokenId,
     pub(super) logprobs: Box<Logprobs>,
+    /// Where in the answer it begins, in characters.
     pub(super) offset: usize,
+    /// What it adds to the answer. A character of several tokens is added by the last of them.
+    pub(super) text: Secret<String>,
 }
 
 /// What an answer goes on with.
@@ -47,7 +56,8 @@ pub(super) enum Step {
 }
 
 impl Answer {
-    /// Hands `request` to the model; the answer begins with `lead`.
+    /// Hands `request` to the model; the answer begins with `lead`. With `deadline_ends`, an answer that the deadline cuts
+    /// is like one that has reached its length.
     ///
     /// # Errors
     /// The model has as much work as it takes.
@@ -57,6 +67,7 @@ impl Answer {
         lead: Option<Secret<String>>,
         decoder: Decoder,
         matcher: StopMatcher,
+        deadline_ends: bool,
     ) -> Result<Self, SubmitError> {
         let pace = Pace::start();
         Ok(Self {
@@ -66,6 +77,8 @@ impl Answer {
             matcher: Some(matcher),
             decoded: lead.as_ref().map_or(0, |lead| lead.expose().chars().count()),
             lead,
+            shown: 0,
+            deadline_ends,
             scored: Vec::new(),
             finish: None,
         })
@@ -87,8 +100,8 @@ impl Answer {
             return Poll::Ready(Ok(Step::End(finish)));
         }
         let mut event = ready!(self.generation.poll_next(context));
-        if let Some(Ok(Event::Started)) = event {
-            observation.admitted(&self.pace);
+        if let Some(Ok(Event::Started { cached })) = event {
+            observation.admitted(&self.pace, cached);
             event = ready!(self.generation.poll_next(context));
         }
         Poll::Ready(match event {
@@ -98,21 +111,29 @@ impl Answer {
             }
             Some(Ok(Event::Finished(Finish::Stop))) => Ok(self.end(FinishReason::Stop)),
             Some(Ok(Event::Finished(Finish::Length))) => Ok(self.end(FinishReason::Length)),
+            Some(Ok(Event::Finished(Finish::Deadline))) if self.deadline_ends => {
+                Ok(self.end(FinishReason::Length))
+            }
             Some(Ok(Event::Finished(Finish::Deadline))) => Err(ErrorCode::DeadlineExceeded.into()),
-            Some(Ok(Event::Started) | Err(_)) | None => Err(ErrorCode::Internal.into()),
+            Some(Ok(Event::Started { .. }) | Err(_)) | None => Err(ErrorCode::Internal.into()),
         })
     }
 
-    /// How likely the tokens so far were, if that was asked for.
-    pub(super) fn into_scored(self) -> Vec<ScoredToken> {
+    /// How likely the tokens of the answer were, if that was asked for: those that have added to it, joined the answer
+    /// without its lead.
+    pub(super) fn into_scored(mut self) -> Vec<ScoredToken> {
+        clip(&mut self.scored, self.shown);
         self.scored
     }
 
     fn take(&mut self, Token { id, logprobs }: Token) -> Result<Step, ApiError> {
         let offset = self.decoded;
-        self.scored.extend(logprobs.map(|logprobs| ScoredToken { id, logprobs, offset }));
         let decoder = self.decoder.as_mut().ok_or(ErrorCode::Internal)?;
         let text = decoder.push(id).map_err(|_| ErrorCode::Internal)?;
+        if let Some(logprobs) = logprobs {
+            let text = Secret::new(text.as_ref().map_or_else(String::new, |text| text.expose().clone()));
+            self.scored.push(ScoredToken { id, logprobs, offset, text });
+        }
         self.decoded += text.as_ref().map_or(0, |text| text.expose().chars().count());
         Ok(self.show(text))
     }
@@ -122,6 +143,7 @@ impl Answer {
             return Step::Text(Secret::new(String::new()));
         };
         let piece = matcher.push(text.expose());
+        self.shown += piece.text.expose().len();
         if piece.stopped {
             self.matcher = None;
             self.finish = Some(FinishReason::Stop);
@@ -129,16 +151,31 @@ impl Answer {
         Step::Text(piece.text)
     }
 
-    /// What was held back comes before the end: bytes of an unfinished character, and the start of a stop text.
+    /// The start of a stop text that was held back comes before the end. The bytes of an unfinished character do not: they
+    /// are no text.
     fn end(&mut self, finish: FinishReason) -> Step {
-        let rest = self.decoder.take().and_then(Decoder::finish);
-        let shown = self.show(rest);
+        self.decoder = None;
         self.finish.get_or_insert(finish);
-        match (shown, self.matcher.take()) {
-            (Step::Text(text), Some(matcher)) => Step::Text(concat(&[text, matcher.finish()])),
-            (shown, _) => shown,
-        }
+        let rest = self.matcher.take().map_or_else(|| Secret::new(String::new()), StopMatcher::finish);
+        self.shown += rest.expose().len();
+        Step::Text(rest)
     }
+}
+
+/// Cuts the texts of `scored` to the `shown` bytes that the answer has of them: a stop text is no part of it. Tokens at the
+/// end that add nothing go, such as the bytes of an unfinished character.
+fn clip(scored: &mut Vec<ScoredToken>, shown: usize) {
+    let mut left = shown;
+    for token in scored.iter_mut() {
+        let text = token.text.expose_mut();
+        if text.len() > left {
+            text.get_mut(left..).unwrap_or_default().zeroize();
+            text.truncate(left);
+        }
+        left -= text.len();
+    }
+    let kept = scored.iter().rposition(|token| !token.text.expose().is_empty()).map_or(0, |last| last + 1);
+    scored.truncate(kept);
 }
 
 /// At once in its final capacity: growing would leave unwiped copies behind.
@@ -148,4 +185,32 @@ pub(super) fn concat(pieces: &[Secret<String>]) -> Secret<String> {
         text.push_str(piece.expose());
     }
     Secret::new(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clipped(texts: &[&str], shown: usize) -> Vec<String> {
+        let token = |text: &&str| ScoredToken {
+            id: TokenId(0),
+            logprobs: Box::new(Logprobs { chosen: 0.0, likeliest: Vec::new() }),
+            offset: 0,
+            text: (*text).to_owned().into(),
+        };
+        let mut scored = texts.iter().map(token).collect();
+        clip(&mut scored, shown);
+        scored.iter().map(|token| token.text.expose().clone()).collect()
+    }
+
+    #[test]
+    fn scored_tokens_joined_are_what_was_shown() {
+        assert_eq!(clipped(&["a", "", "", "€", "b"], 5), ["a", "", "", "€", "b"]);
+        assert_eq!(clipped(&["a", "", "", "€", "b"], 4), ["a", "", "", "€"]);
+        // The stop begins with the character of several tokens, or within a token.
+        assert_eq!(clipped(&["a", "", "", "€", "b"], 1), ["a"]);
+        assert_eq!(clipped(&["a", "bcd", "e"], 2), ["a", "b"]);
+        assert_eq!(clipped(&["a", "", ""], 1), ["a"]);
+        assert_eq!(clipped(&["", "", "€"], 0), [String::new(); 0]);
+    }
 }

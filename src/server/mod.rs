@@ -21,6 +21,7 @@ mod generation;
 mod health;
 mod identity;
 mod lifecycle;
+mod logprobs;
 mod observation;
 mod parameters;
 mod replay;

@@ -5,6 +5,7 @@
 //! Must not touch: what the request says.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -20,6 +21,9 @@ pub(super) struct Observation {
     endpoint: Endpoint,
     started: Instant,
     usage: Usage,
+    /// How many of the prompt's tokens were cached, as soon as the model works on the first answer: the others find
+    /// what that one has read.
+    cached: Option<usize>,
     outcome: Outcome,
     authenticated: bool,
     _in_flight: InFlight,
@@ -47,6 +51,7 @@ impl Observation {
             endpoint,
             started: Instant::now(),
             usage: Usage::new(0, 0),
+            cached: None,
             outcome: Outcome::Cancelled,
             authenticated: false,
             _in_flight: app.metrics.in_flight(),
@@ -68,8 +73,14 @@ impl Observation {
         self.usage = Usage::new(tokens, self.usage.completion_tokens);
     }
 
-    /// The model works on one of the answers.
-    pub(super) fn admitted(&self, pace: &Pace) {
+    /// When an answer ends as it is that may take `limit`.
+    pub(super) fn after(&self, limit: Duration) -> Instant {
+        self.started + limit
+    }
+
+    /// The model works on one of the answers, and found `cached` tokens of the prompt.
+    pub(super) fn admitted(&mut self, pace: &Pace, cached: usize) {
+        self.cached.get_or_insert(cached);
         self.app.metrics.queued(pace.submitted.elapsed());
     }
 
@@ -87,7 +98,7 @@ impl Observation {
 
     /// The counts so far.
     pub(super) fn usage(&self) -> Usage {
-        self.usage
+        self.usage.with_cached(self.cached.unwrap_or(0))
     }
 
     /// The whole answer is on its way.

@@ -1,14 +1,17 @@
 //! The options of a request, checked: what is out of range is refused rather than bent.
 
+use std::time::Duration;
+
 use super::error::ApiError;
 use crate::engine::Sampling;
 use crate::prompt::{PromptError, Stops};
 use crate::protocol::ErrorCode;
-use crate::protocol::openai::{LogprobsWanted, MAX_CHOICES, MAX_LIKELIEST, Options};
+use crate::protocol::openai::{LogprobsWanted, MAX_CHOICES, MAX_DEADLINE_MS, MAX_LIKELIEST, Options};
 
 /// How an answer is generated.
 #[derive(Debug)]
 pub(super) struct Parameters {
+    /// 0 reads the prompt only.
     pub(super) max_new_tokens: usize,
     /// How many answers; the seed of each is one more than that of the one before.
     pub(super) choices: usize,
@@ -16,6 +19,10 @@ pub(super) struct Parameters {
     pub(super) logprobs: Option<usize>,
     pub(super) sampling: Sampling,
     pub(super) stops: Stops,
+    /// Whether a stream says the counts.
+    pub(super) include_usage: bool,
+    /// After how long, from the receipt of the request on, the answers end as they are.
+    pub(super) time_limit: Option<Duration>,
 }
 
 impl Parameters {
@@ -27,6 +34,8 @@ impl Parameters {
             logprobs: None,
             sampling: Sampling::GREEDY,
             stops: Stops::default(),
+            include_usage: false,
+            time_limit: None,
         }
     }
 
@@ -37,70 +46,70 @@ impl Parameters {
     pub(super) fn check(options: Options, default_new_tokens: usize) -> Result<Self, ApiError> {
         let choices = options.n.unwrap_or(1);
         if !(1..=MAX_CHOICES).contains(&choices) {
-            return Err(ApiError::parameter("n must be between 1 and 16"));
+            return Err(ApiError::member("n", "must be between 1 and 16"));
         }
         let logprobs = likeliest(&options)?;
         let max_new_tokens = options.max_tokens.unwrap_or(default_new_tokens);
-        if max_new_tokens == 0 {
-            return Err(ApiError::parameter("max_tokens must be at least 1"));
-        }
         let temperature = options.temperature.unwrap_or(0.0);
         if !(0.0..=2.0).contains(&temperature) {
-            return Err(ApiError::parameter("temperature must be between 0 and 2"));
+            return Err(ApiError::member("temperature", "must be between 0 and 2"));
         }
         if options.top_p.is_some_and(|p| !(p > 0.0 && p <= 1.0)) {
-            return Err(ApiError::parameter("top_p must be above 0 and at most 1"));
+            return Err(ApiError::member("top_p", "must be above 0 and at most 1"));
         }
         if options.top_k == Some(0) {
-            return Err(ApiError::parameter("top_k must be at least 1"));
+            return Err(ApiError::member("top_k", "must be at least 1"));
         }
         if options.min_p.is_some_and(|p| !(0.0..=1.0).contains(&p)) {
-            return Err(ApiError::parameter("min_p must be between 0 and 1"));
+            return Err(ApiError::member("min_p", "must be between 0 and 1"));
         }
         let repetition_penalty = options.repetition_penalty.unwrap_or(1.0);
         if !(0.1..=10.0).contains(&repetition_penalty) {
-            return Err(ApiError::parameter("repetition_penalty must be between 0.1 and 10"));
+            return Err(ApiError::member("repetition_penalty", "must be between 0.1 and 10"));
         }
+        if options.deadline_ms.is_some_and(|ms| !(1..=MAX_DEADLINE_MS).contains(&ms)) {
+            return Err(ApiError::member("deadline_ms", "must be between 1 and 3600000"));
+        }
+        let time_limit = options.deadline_ms.map(|ms| Duration::from_millis(ms as u64));
         let stops = Stops::new(options.stop)?;
         let seed = match options.seed {
             Some(seed) => seed,
             None => getrandom::u64().map_err(|_| ErrorCode::Internal)?,
         };
-        let Options { top_k, top_p, min_p, .. } = options;
+        let Options { top_k, top_p, min_p, include_usage, .. } = options;
         let sampling = Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed };
-        Ok(Self { max_new_tokens, choices, logprobs, sampling, stops })
+        Ok(Self { max_new_tokens, choices, logprobs, sampling, stops, include_usage, time_limit })
     }
 }
 
 /// How many alternatives are asked for with each token, if probabilities are.
 fn likeliest(options: &Options) -> Result<Option<usize>, ApiError> {
     let count = match options.logprobs {
-        None | Some(LogprobsWanted::Wanted(false)) if options.top_logprobs.is_some() => {
-            return Err(ApiError::parameter("top_logprobs needs logprobs to be asked for"));
+        None | Some(LogprobsWanted::Wanted(false)) if options.top_logprobs.unwrap_or(0) > 0 => {
+            return Err(ApiError::member("top_logprobs", "needs logprobs to be asked for"));
         }
         None | Some(LogprobsWanted::Wanted(false)) => return Ok(None),
         Some(LogprobsWanted::Wanted(true)) => options.top_logprobs.unwrap_or(0),
         Some(LogprobsWanted::Likeliest(count)) => count.max(options.top_logprobs.unwrap_or(0)),
     };
     if count > MAX_LIKELIEST {
-        return Err(ApiError::parameter("logprobs and top_logprobs must be at most 20"));
+        let by_top = options.top_logprobs.is_some_and(|top| top > MAX_LIKELIEST);
+        return Err(ApiError::member(if by_top { "top_logprobs" } else { "logprobs" }, "must be at most 20"));
     }
     // An event of a stream has to fit a frame whose size is the same for all.
     if options.stream {
-        return Err(ApiError::parameter("logprobs come with whole answers only: leave out stream"));
+        return Err(ApiError::member("logprobs", "come with whole answers only: leave out stream"));
     }
     Ok(Some(count))
 }
 
 impl From<PromptError> for ApiError {
     fn from(error: PromptError) -> Self {
-        let code = match error {
-            PromptError::TooLong { .. } => ErrorCode::ContextLengthExceeded,
-            PromptError::EmptyStop | PromptError::Roles | PromptError::TooManyStops => {
-                ErrorCode::InvalidParameter
-            }
-        };
-        Self::new(code, error.to_string())
+        match error {
+            PromptError::TooLong { .. } => Self::new(ErrorCode::ContextLengthExceeded, error.to_string()),
+            PromptError::EmptyStop | PromptError::TooManyStops => Self::member("stop", &error.to_string()),
+            PromptError::Roles => Self::member("messages", &error.to_string()),
+        }
     }
 }
 
@@ -109,7 +118,7 @@ mod tests {
     use super::*;
 
     fn check(json: &str) -> Result<Parameters, ApiError> {
-        Parameters::check(serde_json::from_str(json).unwrap(), 128)
+        Parameters::check(Options::parse(json)?, 128)
     }
 
     #[test]
@@ -142,7 +151,10 @@ mod tests {
             r#"{"logprobs":0}"#,
             r#"{"logprobs":20}"#,
             r#"{"logprobs":true,"top_logprobs":20}"#,
-            r#"{"max_tokens":1}"#,
+            r#"{"max_tokens":0}"#,
+            r#"{"top_logprobs":0}"#,
+            r#"{"deadline_ms":1}"#,
+            r#"{"deadline_ms":3600000}"#,
             r#"{"temperature":0}"#,
             r#"{"temperature":2}"#,
             r#"{"top_p":1}"#,
@@ -151,7 +163,8 @@ mod tests {
             r#"{"min_p":1}"#,
             r#"{"repetition_penalty":0.1}"#,
             r#"{"repeat_penalty":10}"#,
-            r#"{"stop":["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16"]}"#,
+            r#"{"stop":""}"#,
+            &format!(r#"{{"stop":[{}"x"]}}"#, r#""x","#.repeat(63)),
         ] {
             assert!(check(json).is_ok(), "{json}");
         }
@@ -160,13 +173,14 @@ mod tests {
     #[test]
     fn what_is_out_of_range_is_refused_by_name() {
         for (json, name) in [
-            (r#"{"n":0}"#, "n "),
-            (r#"{"n":17}"#, "n "),
+            (r#"{"n":0}"#, "n"),
+            (r#"{"n":17}"#, "n"),
             (r#"{"logprobs":21}"#, "logprobs"),
             (r#"{"logprobs":true,"top_logprobs":21}"#, "top_logprobs"),
             (r#"{"top_logprobs":1}"#, "top_logprobs"),
-            (r#"{"logprobs":1,"stream":true}"#, "stream"),
-            (r#"{"max_tokens":0}"#, "max_tokens"),
+            (r#"{"logprobs":1,"stream":true}"#, "logprobs"),
+            (r#"{"deadline_ms":0}"#, "deadline_ms"),
+            (r#"{"deadline_ms":3600001}"#, "deadline_ms"),
             (r#"{"temperature":-0.1}"#, "temperature"),
             (r#"{"temperature":2.1}"#, "temperature"),
             (r#"{"top_p":0}"#, "top_p"),
@@ -176,12 +190,16 @@ mod tests {
             (r#"{"min_p":1.1}"#, "min_p"),
             (r#"{"repetition_penalty":0}"#, "repetition_penalty"),
             (r#"{"repetition_penalty":10.1}"#, "repetition_penalty"),
-            (r#"{"stop":""}"#, "stop"),
-            (r#"{"stop":["","","","","","","","","","","","","","","","",""]}"#, "stop"),
+            (r#"{"stop":[""]}"#, "stop"),
+            (&format!(r#"{{"stop":[{}"x"]}}"#, r#""x","#.repeat(64)), "stop"),
+            (r#"{"temperature":1e999}"#, "temperature"),
+            (r#"{"top_k":1.5}"#, "top_k"),
         ] {
             let error = check(json).unwrap_err();
             assert_eq!(error.code(), ErrorCode::InvalidParameter, "{json}");
-            assert!(error.body().error.message.contains(name), "{json}: {error:?}");
+            let error = error.body().error;
+            assert_eq!(error.param.as_deref(), Some(name), "{json}");
+            assert!(error.message.starts_with(&format!("{name} ")), "{json}: {error:?}");
         }
     }
 }

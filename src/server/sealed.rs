@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::admission::Opened;
 use super::choices::{Choices, Job};
-use super::dialect::{Dialect, Heading};
+use super::dialect::{Dialect, Heading, Room};
 use super::error::ApiError;
 use super::observation::Observation;
 use super::sse::{self, EventStream};
@@ -28,11 +28,13 @@ use crate::tokenizer::Tokenizer;
 pub(super) async fn handle<D: Dialect>(State(app): State<Arc<App>>, request: Request) -> Response {
     let mut observation = Observation::start(&app, D::ENDPOINT);
     let accepts_events = accepts_events(request.headers());
-    let default_new_tokens = app.limits.max_new_tokens;
+    // Without a model the request is refused all the same.
+    let context = app.loaded().map_or(usize::MAX, |loaded| loaded.engine.context_length());
+    let room = Room { new_tokens: app.limits.max_new_tokens, context };
     let server = app.attestor.server();
     let parse = |body: &[u8]| Envelope::parse(body, D::PATH);
     let read = app.receive(request, observation.deadline(), parse, move |plaintext, tokenizer| {
-        Question::read::<D>(&plaintext, server, tokenizer, default_new_tokens)
+        Question::read::<D>(&plaintext, server, tokenizer, room, accepts_events)
     });
     let read = async {
         let (opened, question) = read.await?;
@@ -41,7 +43,7 @@ pub(super) async fn handle<D: Dialect>(State(app): State<Arc<App>>, request: Req
     match read.await {
         Ok((opened, question)) => {
             observation.authenticated();
-            answer::<D>(&app, opened, question, accepts_events, observation).await
+            answer::<D>(&app, opened, question, observation).await
         }
         Err(error) => {
             let error: ApiError = error;
@@ -68,7 +70,8 @@ impl Question {
         plaintext: &Secret<Vec<u8>>,
         server: ServerId,
         tokenizer: &Tokenizer,
-        default_new_tokens: usize,
+        room: Room,
+        accepts_events: bool,
     ) -> Result<Self, Rejected> {
         let call = Call::decode(plaintext.expose())?;
         if call.path != D::PATH {
@@ -76,7 +79,7 @@ impl Question {
         }
         // The header says the same, but only what is sealed cannot have been changed on the way.
         let asked = if call.server.is_none_or(|named| named == server) {
-            ask::<D>(call.body.get(), tokenizer, default_new_tokens)
+            ask::<D>(call.body.get(), tokenizer, room, accepts_events)
         } else {
             Err(ErrorCode::ServerChanged.into())
         };
@@ -84,17 +87,23 @@ impl Question {
     }
 }
 
-fn ask<D: Dialect>(body: &str, tokenizer: &Tokenizer, default_new_tokens: usize) -> Result<Asked, ApiError> {
-    let request: D::Request = serde_json::from_str(body).map_err(|_| ErrorCode::InvalidRequest)?;
-    let stream = D::streams(&request);
-    D::job(request, tokenizer, default_new_tokens).map(|job| Asked { job, stream })
+fn ask<D: Dialect>(
+    body: &str,
+    tokenizer: &Tokenizer,
+    room: Room,
+    accepts_events: bool,
+) -> Result<Asked, ApiError> {
+    let mut request = D::parse(body)?;
+    let options = D::options(&mut request);
+    options.stream |= accepts_events;
+    let stream = options.stream;
+    D::job(request, tokenizer, room).map(|job| Asked { job, stream })
 }
 
 async fn answer<D: Dialect>(
     app: &App,
     opened: Opened<'_>,
     question: Question,
-    accepts_events: bool,
     mut observation: Observation,
 ) -> Response {
     let Question { id, asked } = question;
@@ -103,7 +112,7 @@ async fn answer<D: Dialect>(
         let Asked { job, stream } = asked?;
         let choices = Choices::start(opened.loaded, job, opened.dek.namespace(), &mut observation)?;
         let heading = Heading::new::<D>(id, opened.loaded.engine.model_name());
-        if stream || accepts_events {
+        if stream {
             return Ok(Begun::Stream(Box::new(choices), heading));
         }
         let choices = choices.collect(&mut observation).await?;

@@ -33,6 +33,8 @@ pub(super) struct EventStream {
     pacer: Pacer,
     /// Text that is in no event yet, by answer.
     texts: Vec<(usize, Vec<Secret<String>>)>,
+    /// Of which answers something has been said.
+    opened: Vec<usize>,
     /// Events about ends, which follow all text.
     ends: Vec<Box<RawValue>>,
     /// Events that did not fit the frames so far.
@@ -73,6 +75,7 @@ impl EventStream {
             writer: FrameWriter::new(id),
             pacer: Pacer::start(shaping),
             texts: Vec::new(),
+            opened: Vec::new(),
             ends: Vec::new(),
             events: Vec::new(),
             ended: false,
@@ -129,6 +132,14 @@ impl EventStream {
         &mut self,
         step: Result<Option<(usize, Step)>, ApiError>,
     ) -> Result<(), serde_json::Error> {
+        if let Ok(Some((index, _))) = &step
+            && !self.opened.contains(index)
+        {
+            self.opened.push(*index);
+            if let Some(opening) = D::opening(&self.heading, *index) {
+                self.events.push(to_raw_value(&opening)?);
+            }
+        }
         match step {
             Ok(Some((index, Step::Text(text)))) => {
                 match self.texts.iter_mut().find(|(other, _)| *other == index) {
@@ -139,9 +150,12 @@ impl EventStream {
             Ok(Some((index, Step::End(finish)))) => {
                 self.choices.take(index);
                 self.ended = self.choices.have_ended();
-                let usage = self.ended.then(|| self.observation.usage());
-                self.ends.push(to_raw_value(&D::event(&self.heading, index, "", Some(finish), usage))?);
+                self.ends.push(to_raw_value(&D::event(&self.heading, index, "", Some(finish)))?);
                 if self.ended {
+                    if self.choices.include_usage() {
+                        let counts = D::counts(&self.heading, self.observation.usage());
+                        self.ends.push(to_raw_value(&counts)?);
+                    }
                     self.observation.succeeded();
                 }
             }
@@ -162,9 +176,9 @@ impl EventStream {
     fn write_texts<D: Dialect>(&mut self) -> Result<(), serde_json::Error> {
         for (index, texts) in self.texts.drain(..) {
             let text = concat(&texts);
-            let empty = to_raw_value(&D::event(&self.heading, index, "", None, None))?;
+            let empty = to_raw_value(&D::event(&self.heading, index, "", None))?;
             for piece in json_pieces(text.expose(), MAX_EVENT_BYTES.saturating_sub(empty.get().len())) {
-                self.events.push(to_raw_value(&D::event(&self.heading, index, piece, None, None))?);
+                self.events.push(to_raw_value(&D::event(&self.heading, index, piece, None))?);
             }
         }
         Ok(())

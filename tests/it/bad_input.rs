@@ -135,13 +135,13 @@ async fn under_the_seal_errors_are_sealed() {
     let (server, employee) = (world.server().await, world.employee().await);
     let long = format!("{CANARY} ").repeat(20_000);
     for (path, body, status, code) in [
-        ("/v1/completions", json!({ "nothing": CANARY }), 400, "invalid_request"),
-        ("/v1/completions", json!({ "prompt": [CANARY] }), 400, "invalid_request"),
-        ("/v1/completions", json!({ "prompt": CANARY, "max_tokens": -1 }), 400, "invalid_request"),
+        ("/v1/completions", json!({ "nothing": CANARY }), 422, "invalid_parameter"),
+        ("/v1/completions", json!({ "prompt": [CANARY, CANARY] }), 422, "invalid_parameter"),
+        ("/v1/completions", json!({ "prompt": CANARY, "max_tokens": -1 }), 422, "invalid_parameter"),
         ("/v1/completions", json!({ "prompt": CANARY, "n": 17 }), 422, "invalid_parameter"),
         ("/v1/completions", json!({ "prompt": CANARY, "logprobs": 21 }), 422, "invalid_parameter"),
-        ("/v1/completions", json!({ "prompt": CANARY, "stop": "" }), 422, "invalid_parameter"),
-        ("/v1/completions", json!({ "prompt": CANARY, "stop": vec![CANARY; 17] }), 422, "invalid_parameter"),
+        ("/v1/completions", json!({ "prompt": CANARY, "stop": [""] }), 422, "invalid_parameter"),
+        ("/v1/completions", json!({ "prompt": CANARY, "stop": vec![CANARY; 65] }), 422, "invalid_parameter"),
         ("/v1/completions", json!({ "prompt": CANARY, "temperature": -1 }), 422, "invalid_parameter"),
         (
             "/v1/completions",
@@ -161,8 +161,8 @@ async fn under_the_seal_errors_are_sealed() {
         (
             "/v1/chat/completions",
             json!({ "messages": [{ "role": "canary", "content": CANARY }] }),
-            400,
-            "invalid_request",
+            422,
+            "invalid_parameter",
         ),
     ] {
         let (found, answer) = server.ask(&employee, path, body).await;

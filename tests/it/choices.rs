@@ -64,7 +64,8 @@ async fn a_stream_of_several_answers_says_which_each_piece_belongs_to() {
     let (server, employee) = (world.server().await, world.employee().await);
     let whole = sampled(&server, &employee, 3, 1).await;
     let body = json!({
-        "prompt": PROMPT, "max_tokens": 8, "temperature": 1.5, "seed": 1, "n": 3, "echo": true, "stream": true
+        "prompt": PROMPT, "max_tokens": 8, "temperature": 1.5, "seed": 1, "n": 3, "echo": true, "stream": true,
+        "stream_options": { "include_usage": true },
     });
     let sealed = employee.seal(PATH, &body);
     let answer = server.post(PATH, &sealed.body).await;
@@ -72,11 +73,11 @@ async fn a_stream_of_several_answers_says_which_each_piece_belongs_to() {
     let (mut ends, mut usages) = (Vec::new(), Vec::new());
     for event in employee.open_stream(sealed.id, &answer.text).iter().flat_map(|frame| &frame.events) {
         let event: Value = serde_json::from_str(event.get()).unwrap();
-        let choice = &event["choices"][0];
+        usages.extend(event["usage"]["completion_tokens"].as_u64());
+        let Some(choice) = event["choices"].get(0) else { continue };
         let index = usize::try_from(choice["index"].as_u64().unwrap()).unwrap();
         pieces[index].push_str(choice["text"].as_str().unwrap());
         ends.extend(choice["finish_reason"].is_string().then_some(index));
-        usages.extend(event["usage"]["completion_tokens"].as_u64());
     }
     assert_eq!(pieces.each_ref().map(String::as_str).to_vec(), texts(&whole));
     ends.sort_unstable();

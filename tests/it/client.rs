@@ -133,13 +133,53 @@ async fn a_cursor_in_a_file_is_completed_between_what_is_around_it() {
     let desk = Desk::new().await;
     let file = desk.write("with:colon.py", "# 가나\r\nx = 🦀  # canary\r\n");
     let expected = desk.expected(json!({
-        "prompt": "# 가나\r\nx = 🦀", "suffix": "  # canary\r\n", "max_tokens": 8,
+        "prompt": "# 가나\nx = 🦀", "suffix": "  # canary\n", "max_tokens": 8,
     }));
-    let expected = expected.await;
+    // The model sees the line ends that it was trained on, and the file gets its own back.
+    let expected = expected.await.replace('\n', "\r\n");
     prints(&desk.run(&["--max-tokens", "8", "--fim", &format!("{file}:2:6")]).await, &expected);
     prints(&desk.run(&["--max-tokens", "8", "--stream", "--fim", &format!("{file}:2:6")]).await, &expected);
     fails(&desk.run(&["--fim", &format!("{file}:9:1")]).await, 2, "no line 9: it has 3");
     fails(&desk.run(&["--fim", &format!("{file}:1:9")]).await, 2, "its end is column 5");
+}
+
+#[tokio::test]
+async fn lines_of_a_completion_end_as_those_of_its_file_do() {
+    let desk = Desk::new().await;
+    let source = "def f():\n\n\n\ndef g():\n";
+    let expected = desk.expected(json!({ "prompt": source, "suffix": "", "max_tokens": 16 })).await;
+    assert!(expected.contains('\n'), "{expected}");
+    let crlf = desk.write("crlf.py", &format!("\u{feff}{}", source.replace('\n', "\r\n")));
+    let lf = desk.write("lf.py", source);
+    let mixed = desk.write("mixed.py", &source.replacen('\n', "\r\n", 1));
+    for flags in [&["--max-tokens", "16"][..], &["--max-tokens", "16", "--stream"]] {
+        for (file, expected) in
+            [(&crlf, expected.replace('\n', "\r\n")), (&lf, expected.clone()), (&mixed, expected.clone())]
+        {
+            let cursor = format!("{file}:6:1");
+            prints(&desk.run(&[flags, &["--fim", &cursor]].concat()).await, &expected);
+        }
+    }
+    let whole = desk.write("whole.py", &source.replace('\n', "\r\n"));
+    let expected = desk.expected(json!({ "prompt": source, "max_tokens": 16 })).await;
+    prints(&desk.run(&["--max-tokens", "16", "--file", &whole]).await, &expected.replace('\n', "\r\n"));
+}
+
+#[tokio::test]
+async fn a_file_of_more_tokens_than_the_context_is_completed_all_the_same() {
+    let desk = Desk::new().await;
+    // A token for each digit or two: 16 KiB of it are more than 8192 tokens.
+    let dense: String = (0u32..6000).map(|n| format!("{},\n", n.wrapping_mul(2_654_435_761))).collect();
+    let file = desk.write("dense.py", &dense);
+    let bytes = "200000";
+    let flags = ["--max-tokens", "4", "--context-bytes", bytes, "--fim", &format!("{file}:3000:1")];
+    let output = desk.run(&flags).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    // The same without the seal's client, who does not let the server cut anything.
+    let body = json!({ "prompt": dense, "suffix": "", "max_tokens": 4 });
+    let employee = desk.world.employee().await;
+    let (status, _) = desk.server.ask(&employee, "/v1/completions", body).await;
+    assert_eq!(status, 400);
 }
 
 #[tokio::test]

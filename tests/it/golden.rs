@@ -50,7 +50,7 @@ async fn tokens(mut generation: Generation) -> Result<(Vec<u32>, Finish), Engine
     let mut tokens = Vec::new();
     loop {
         match generation.next().await.unwrap()? {
-            Event::Started => {}
+            Event::Started { .. } => {}
             Event::Token(token) => tokens.push(token.id.0),
             Event::Finished(finish) => return Ok((tokens, finish)),
         }

@@ -33,6 +33,7 @@ mod limits;
 mod loadtest;
 mod misconfigured;
 mod model;
+mod openai;
 mod policy;
 mod python_client;
 mod readiness;

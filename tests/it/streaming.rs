@@ -33,12 +33,14 @@ fn text(events: &[Completion<String>]) -> String {
 async fn a_stream_says_what_the_whole_answer_says() {
     let world = World::start().await;
     let (server, employee) = (world.server().await, world.employee().await);
-    let body = json!({ "prompt": "def f(", "stream": true });
-    let events = completions(&frames(&server, &employee, "/v1/completions", &body).await);
+    let body = json!({ "prompt": "def f(", "stream": true, "stream_options": { "include_usage": true } });
+    let mut events = completions(&frames(&server, &employee, "/v1/completions", &body).await);
+    let usage = events.pop().unwrap();
     assert_eq!(text(&events), server.complete(&employee, "def f(").await);
     let (end, pieces) = events.split_last().unwrap();
     assert_eq!(end.choices[0].finish_reason, Some(FinishReason::Length));
-    assert_eq!(end.usage.unwrap().completion_tokens, 16);
+    assert!(usage.choices.is_empty());
+    assert_eq!(usage.usage.unwrap().completion_tokens, 16);
     assert!(pieces.iter().all(|piece| piece.usage.is_none() && piece.choices[0].finish_reason.is_none()));
 }
 
@@ -146,7 +148,8 @@ async fn a_conversation_streams_chunks() {
         .flat_map(|frame| &frame.events)
         .map(|event| serde_json::from_str(event.get()).unwrap())
         .collect();
-    let streamed: String = chunks.iter().map(|chunk| chunk.choices[0].delta.content.as_str()).collect();
+    let streamed: String =
+        chunks.iter().filter_map(|chunk| chunk.choices[0].delta.content.as_deref()).collect();
     assert!(chunks.iter().all(|chunk| chunk.object == "chat.completion.chunk"));
     let (_, whole) = server.ask(&employee, path, json!({ "messages": messages })).await;
     assert_eq!(whole["choices"][0]["message"]["content"], streamed);

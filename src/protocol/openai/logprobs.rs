@@ -5,14 +5,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// The most alternatives that may be asked for with each token.
 pub const MAX_LIKELIEST: usize = 20;
 
 /// What a request says of logprobs: a number of alternatives (completions), or whether they are wanted (chat).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogprobsWanted {
     /// So many alternatives with each token.
     Likeliest(usize),
@@ -23,11 +22,11 @@ pub enum LogprobsWanted {
 /// `logprobs` of a choice of `/v1/completions`: four lists of the same length.
 #[derive(Default, Serialize)]
 pub struct CompletionLogprobs<'a> {
-    /// What each token stands for.
-    pub tokens: Vec<Cow<'a, str>>,
+    /// What each token adds to the text: joined they are the text. The bytes of one character are added by the last of them.
+    pub tokens: Vec<&'a str>,
     /// The natural logarithm of each token's probability.
     pub token_logprobs: Vec<f32>,
-    /// The likeliest tokens in its place, if asked for.
+    /// The likeliest tokens in its place, as many as were asked for, each under a name of its own.
     pub top_logprobs: Vec<BTreeMap<Cow<'a, str>, f32>>,
     /// Where in the answer's text each token begins, in characters.
     pub text_offset: Vec<usize>,
@@ -53,17 +52,10 @@ pub struct ChatToken<'a> {
 /// A token and how likely it was.
 #[derive(Serialize)]
 pub struct TokenLogprob<'a> {
-    /// What it stands for; U+FFFD where that is part of a character only.
+    /// What it adds to the text; of an alternative what it stands for, or `bytes:\xe2\x82` where that is no text.
     pub token: Cow<'a, str>,
     /// The natural logarithm of its probability.
     pub logprob: f32,
-    /// What it stands for, in UTF-8.
-    pub bytes: &'a [u8],
-}
-
-impl<'a> TokenLogprob<'a> {
-    /// A token that stands for `bytes`.
-    pub fn new(bytes: &'a [u8], logprob: f32) -> Self {
-        Self { token: String::from_utf8_lossy(bytes), logprob, bytes }
-    }
+    /// What it stands for, in UTF-8; none for a control token.
+    pub bytes: Option<&'a [u8]>,
 }
