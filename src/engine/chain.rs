@@ -31,6 +31,11 @@ impl Root {
         let digest = Sha256::new_with_prefix(b"codeseal kv chain").chain_update(namespace.as_bytes());
         Self(digest.finalize().into())
     }
+
+    /// What stands before the first block.
+    pub(super) fn link(self) -> Link {
+        Link(self.0)
+    }
 }
 
 impl Chain {
@@ -45,6 +50,11 @@ impl Chain {
     /// The names so far.
     pub(super) fn links(&self) -> &[Link] {
         &self.links
+    }
+
+    /// The name of the block number `block - 1`, or of what stands before the first one.
+    pub(super) fn before(&self, block: usize) -> Option<Link> {
+        block.checked_sub(1).map_or(Some(self.root.link()), |last| self.links.get(last).copied())
     }
 
     /// Adds the names of the blocks that `tokens`, the text from its beginning on, fills and that have none yet.

@@ -122,11 +122,14 @@ impl<J> Scheduler<J> {
         }
         // The last token is read in any case: what the model says after it is not kept.
         let reusable = request.prompt.len().saturating_sub(1) / BLOCK_TOKENS;
-        let Some(table) = self.pool.acquire(&chain, reusable, end.div_ceil(BLOCK_TOKENS)) else {
+        let known = request.prompt.len().saturating_sub(1);
+        let known = if self.limits.prefix_cache { request.prompt.get(..known) } else { None };
+        let blocks = end.div_ceil(BLOCK_TOKENS);
+        let Some(table) = self.pool.acquire(&chain, reusable, known.unwrap_or_default(), blocks) else {
             return Err(job);
         };
         let (tokens, stop_ids) = (std::mem::take(&mut request.prompt), request.stop_ids);
-        let read = table.filled() * BLOCK_TOKENS;
+        let read = table.cached();
         self.counters.prefix_queries += tokens.len() as u64;
         self.counters.prefix_hits += read as u64;
         Ok(self.running.push_mut(Running {
@@ -184,7 +187,7 @@ impl<J> Scheduler<J> {
     ) -> Vec<(J, E)> {
         let mut row = 0;
         let (limits, counters) = (self.limits, &mut self.counters);
-        extract(&mut self.running, |sequence| {
+        extract(&mut self.running, Some(limits), |sequence| {
             let rows = row..row + sequence.wanted();
             row = rows.end;
             let end = settle(sequence, rows);
@@ -197,7 +200,12 @@ impl<J> Scheduler<J> {
 
     /// Ends the sequences for which `ended` gives a reason, between two steps.
     pub(super) fn end<E>(&mut self, mut ended: impl FnMut(&J) -> Option<E>) -> Vec<(J, E)> {
-        extract(&mut self.running, |sequence| ended(&sequence.job))
+        extract(&mut self.running, Some(self.limits), |sequence| ended(&sequence.job))
+    }
+
+    /// Ends all sequences after a step that failed: what it has written is of no use.
+    pub(super) fn fail<E>(&mut self, mut end: impl FnMut() -> E) -> Vec<(J, E)> {
+        extract(&mut self.running, None, |_| Some(end()))
     }
 
     /// How many sequences there are.
@@ -217,9 +225,11 @@ impl<J> Scheduler<J> {
     }
 }
 
-/// Takes out the sequences for which `ended` gives a reason, and drops all of them but the job.
+/// Takes out the sequences for which `ended` gives a reason, and drops all of them but the job. With `limits` their last
+/// blocks can be found by others.
 fn extract<J, E>(
     running: &mut Vec<Running<J>>,
+    limits: Option<Limits>,
     mut ended: impl FnMut(&mut Running<J>) -> Option<E>,
 ) -> Vec<(J, E)> {
     let mut reasons = VecDeque::new();
@@ -231,7 +241,10 @@ fn extract<J, E>(
             }
             None => false,
         })
-        .map(|sequence| sequence.job)
+        .map(|sequence| {
+            limits.iter().for_each(|limits| sequence.leave_rest(*limits));
+            sequence.job
+        })
         .collect();
     out.into_iter().zip(reasons).collect()
 }
@@ -325,6 +338,24 @@ impl<J> Running<J> {
                 self.table.publish(self.published, &self.chain.links()[self.published..filled]);
                 self.published = filled;
             }
+        }
+    }
+
+    /// How many tokens, from the first on, others may find.
+    fn kept(&self, limits: Limits) -> usize {
+        if limits.keep_generated { self.read } else { self.read.min(self.prompt) }
+    }
+
+    /// Lets others find what is in the last block, which is filled in part.
+    fn leave_rest(&self, limits: Limits) {
+        if !limits.prefix_cache {
+            return;
+        }
+        let kept = self.kept(limits);
+        let full = kept / BLOCK_TOKENS;
+        let rest = self.text.tokens.get(full * BLOCK_TOKENS..kept);
+        if let (Some(after), Some(rest)) = (self.chain.before(full), rest) {
+            self.table.leave_rest(full, after, rest);
         }
     }
 }

@@ -201,7 +201,7 @@ fn serve<B: Backend>(backend: &mut B, queue: &Arc<Queue>, config: &EngineConfig,
             }
             Err(error) => {
                 // Who caused it cannot be told: whatever happened, no sequence can rely on its keys and values.
-                left.extend(scheduler.end(|_| Some(End::Told(Err(EngineError::Failed)))));
+                left.extend(scheduler.fail(|| End::Told(Err(EngineError::Failed))));
                 if let ModelError::Device(error) = error { Some(error) } else { None }
             }
         };

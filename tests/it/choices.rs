@@ -55,7 +55,9 @@ async fn the_prompt_of_several_answers_is_read_once() {
     let whole_blocks = (tokens - 1) / 32 * 32;
     let metrics = server.metrics().await;
     let hits = metrics.lines().find_map(|line| line.strip_prefix("codeseal_prefix_cache_hits_total "));
-    assert_eq!(hits.unwrap().parse::<u64>().unwrap(), 2 * whole_blocks, "{tokens} tokens");
+    // More if the first answer has ended before the last one begins: that one finds the rest of the prompt, too.
+    let hits = hits.unwrap().parse::<u64>().unwrap();
+    assert!((2 * whole_blocks..2 * tokens).contains(&hits), "{hits} of {tokens} tokens");
 }
 
 #[tokio::test]

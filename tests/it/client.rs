@@ -146,17 +146,18 @@ async fn a_cursor_in_a_file_is_completed_between_what_is_around_it() {
 #[tokio::test]
 async fn lines_of_a_completion_end_as_those_of_its_file_do() {
     let desk = Desk::new().await;
-    let source = "def f():\n\n\n\ndef g():\n";
-    let expected = desk.expected(json!({ "prompt": source, "suffix": "", "max_tokens": 16 })).await;
+    let (source, after) = ("def is_prime(n):\n    if n < 2:\n", "\nprint(is_prime(7))\n");
+    let expected = desk.expected(json!({ "prompt": source, "suffix": after, "max_tokens": 16 })).await;
     assert!(expected.contains('\n'), "{expected}");
-    let crlf = desk.write("crlf.py", &format!("\u{feff}{}", source.replace('\n', "\r\n")));
-    let lf = desk.write("lf.py", source);
-    let mixed = desk.write("mixed.py", &source.replacen('\n', "\r\n", 1));
+    let text = format!("{source}{after}");
+    let crlf = desk.write("crlf.py", &format!("\u{feff}{}", text.replace('\n', "\r\n")));
+    let lf = desk.write("lf.py", &text);
+    let mixed = desk.write("mixed.py", &text.replacen('\n', "\r\n", 1));
     for flags in [&["--max-tokens", "16"][..], &["--max-tokens", "16", "--stream"]] {
         for (file, expected) in
             [(&crlf, expected.replace('\n', "\r\n")), (&lf, expected.clone()), (&mixed, expected.clone())]
         {
-            let cursor = format!("{file}:6:1");
+            let cursor = format!("{file}:3:1");
             prints(&desk.run(&[flags, &["--fim", &cursor]].concat()).await, &expected);
         }
     }
@@ -167,13 +168,15 @@ async fn lines_of_a_completion_end_as_those_of_its_file_do() {
 
 #[tokio::test]
 async fn a_file_of_more_tokens_than_the_context_is_completed_all_the_same() {
-    let desk = Desk::new().await;
-    // A token for each digit or two: 16 KiB of it are more than 8192 tokens.
-    let dense: String = (0u32..6000).map(|n| format!("{},\n", n.wrapping_mul(2_654_435_761))).collect();
+    let mut desk = Desk::new().await;
+    // Memory for some hundred tokens, which is the context then.
+    let mut config = desk.world.config();
+    config.engine.kv_cache_bytes = Some(5 << 20);
+    desk.server = Server::start(config).await;
+    // A token for each digit or two: 5 KB of it are more than the context holds.
+    let dense: String = (0u32..400).map(|n| format!("{},\n", n.wrapping_mul(2_654_435_761))).collect();
     let file = desk.write("dense.py", &dense);
-    let bytes = "200000";
-    let flags = ["--max-tokens", "4", "--context-bytes", bytes, "--fim", &format!("{file}:3000:1")];
-    let output = desk.run(&flags).await;
+    let output = desk.run(&["--max-tokens", "4", "--fim", &format!("{file}:200:1")]).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     // The same without the seal's client, who does not let the server cut anything.
     let body = json!({ "prompt": dense, "suffix": "", "max_tokens": 4 });
