@@ -167,7 +167,7 @@ mod tests {
         for good in ["x", "x:80", "[::1]:80", "127.0.0.1", ""] {
             assert!(check(Version::HTTP_11, &[("host", good)]), "{good}");
         }
-        for bad in ["x y", "u@x", "x/y", "x,y", "x:80:80"] {
+        for bad in ["x y", "u@x", "x/y", "x:80:80"] {
             assert!(!check(Version::HTTP_11, &[("host", bad)]), "{bad}");
         }
         assert!(!check(Version::HTTP_11, &[]) && check(Version::HTTP_10, &[]));
