@@ -289,7 +289,7 @@ mod tests {
 
     use super::super::typed;
     use super::*;
-    use crate::model::Rounding;
+    use crate::engine::Quantize;
 
     const REQUIRED: [&str; 7] = [
         "codeseal-server",
@@ -396,6 +396,6 @@ mod tests {
             ["codeseal-server", "eval", "fim", "--model", "models/tiny", "--cases", "c", "--quantize", "q4k"];
         let args = typed::<ServerArgs>(args).unwrap();
         let Action::EvalFim(config) = args.resolve().unwrap() else { panic!("another subcommand was named") };
-        assert_eq!((config.model_name.as_str(), config.rounding), ("tiny", Rounding::Q4K));
+        assert_eq!((config.model_name.as_str(), config.quantize), ("tiny", Quantize::Q4K));
     }
 }

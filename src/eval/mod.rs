@@ -2,7 +2,8 @@
 //!
 //! A case goes the way of a real request: the template and the stop tokens of [`prompt`], the handle of
 //! [`engine`], greedy choice. What differs is that a single-line answer ends with its line, and that a prompt
-//! longer than the context is shortened ([`prompt::infill_within`]) to the context less the new tokens.
+//! longer than the context is shortened ([`prompt::infill_within`]) to the context less the new tokens. The model
+//! is loaded by [`engine::open`], as a server loads it: what is measured is what is served.
 //! Must not touch: HTTP, KMS, where a model is fetched from.
 
 mod cases;
@@ -21,10 +22,10 @@ use self::cases::{Case, Kind};
 use self::report::{Example, Outcome, Report};
 use self::similarity::similarity;
 use crate::engine::{
-    self, Engine, EngineConfig, EngineError, Event, Finish, GenerationRequest, Handle, Sampling, StartError,
-    SubmitError, Token,
+    self, DeviceChoice, Engine, EngineConfig, EngineError, Event, Finish, GenerationRequest, Handle,
+    OpenError, Quantize, Sampling, StartError, SubmitError, Token,
 };
-use crate::model::{Model, ModelError, ModelFiles, Needs, Rounding};
+use crate::model::ModelFiles;
 use crate::prompt;
 use crate::protocol::{Dek, Namespace};
 use crate::tokenizer::{TokenId, Tokenizer, TokenizerError};
@@ -41,8 +42,10 @@ pub struct FimConfig {
     pub model_name: String,
     /// The model.
     pub model: ModelFiles,
-    /// What its weights are rounded to first.
-    pub rounding: Rounding,
+    /// What its weights are turned into while they load.
+    pub quantize: Quantize,
+    /// What it runs on.
+    pub device: DeviceChoice,
     /// A file of cases, one JSON object a line: `name`, `prefix`, `suffix`, `middle` and `kind`, which is `single`
     /// or `multi`.
     pub cases: PathBuf,
@@ -68,15 +71,12 @@ pub enum EvalError {
         /// The context's length in tokens.
         limit: usize,
     },
-    /// The model cannot be loaded.
+    /// The model or its tokenizer cannot be loaded, or the engine did not start.
     #[error(transparent)]
-    Model(#[from] ModelError),
-    /// The tokenizer cannot be loaded, or not read or write a text.
+    Open(#[from] OpenError),
+    /// The tokenizer cannot read or write a text.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// The engine did not start.
-    #[error(transparent)]
-    Start(#[from] StartError),
     /// The engine refuses a case.
     #[error(transparent)]
     Submit(#[from] SubmitError),
@@ -105,7 +105,7 @@ impl EvalError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Cases(_) | Self::NoRoom { .. } => 64,
-            Self::Start(StartError::NotEnoughMemory(_)) => 69,
+            Self::Open(OpenError::Start(StartError::NotEnoughMemory(_))) => 69,
             _ => 70,
         }
     }
@@ -117,7 +117,6 @@ struct Subject {
     _engine: Engine,
     tokenizer: Tokenizer,
     namespace: Namespace,
-    kept_rows: usize,
     max_new_tokens: usize,
 }
 
@@ -137,13 +136,14 @@ pub async fn fim(
     stdout: &mut impl Write,
     stderr: &mut impl Write,
 ) -> Result<(), EvalError> {
-    let FimConfig { model_name, model, rounding, cases, limit, max_new_tokens, examples, json } = config;
+    let FimConfig { model_name, model, quantize, device, cases, limit, max_new_tokens, examples, json } =
+        config;
     let began = Instant::now();
     let name = model_name.clone();
     let loaded = tokio::task::spawn_blocking(move || {
         // First the cases: what is wrong with them is known at once.
         let cases = cases::read(&cases, limit)?;
-        let subject = Subject::load(&model, &name, rounding, max_new_tokens)?;
+        let subject = Subject::load(&model, &name, quantize, device, max_new_tokens)?;
         let prompts = cases.iter().map(|case| subject.prompt(case)).collect::<Result<Vec<_>, _>>()?;
         Ok::<_, EvalError>((subject, cases, prompts))
     });
@@ -151,7 +151,7 @@ pub async fn fim(
     writeln!(stderr, "model loaded in {:.1} s", began.elapsed().as_secs_f64())?;
 
     let began = Instant::now();
-    let bar = bar(cases.len() as u64, "{bar:40} {pos}/{len} cases, {eta} left");
+    let bar = bar(cases.len() as u64);
     let done: Vec<(Outcome, Example)> = stream::iter(cases.into_iter().zip(prompts))
         .map(|(case, prompt)| subject.judge(case, prompt, &bar))
         .buffered(IN_FLIGHT)
@@ -162,7 +162,7 @@ pub async fn fim(
 
     let (outcomes, mut shown): (Vec<_>, Vec<_>) = done.into_iter().unzip();
     shown.truncate(examples);
-    let report = Report::new(model_name, rounding, subject.kept_rows, max_new_tokens, &outcomes, shown);
+    let report = Report::new(model_name, quantize, max_new_tokens, &outcomes, shown);
     if json {
         writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
@@ -178,23 +178,15 @@ impl Subject {
     fn load(
         files: &ModelFiles,
         name: &str,
-        rounding: Rounding,
+        quantize: Quantize,
+        device: DeviceChoice,
         max_new_tokens: usize,
     ) -> Result<Self, EvalError> {
-        let tokenizer = Tokenizer::from_files(files)?;
-        let bar = bar(0, "{bar:40} {bytes}/{total_bytes} of the model, {eta} left");
-        let config = EngineConfig::new(IN_FLIGHT, IN_FLIGHT);
-        engine::check_memory(&config, &Needs::rounded(files)?)?;
-        let model = Model::rounded(files, name, rounding, |done, total| {
-            bar.set_length(total);
-            bar.set_position(done);
-        })?;
-        drop(bar);
-        let kept_rows = model.kept_rows();
-        let (handle, engine) = engine::start(model, config)?;
+        let config = EngineConfig { device, ..EngineConfig::new(IN_FLIGHT, IN_FLIGHT) };
+        let (handle, engine, tokenizer) = engine::open(files, name, quantize, config)?;
         // Cases may share what is computed of them: they belong to the same owner.
         let namespace = Dek::generate()?.namespace();
-        Ok(Self { handle, _engine: engine, tokenizer, namespace, kept_rows, max_new_tokens })
+        Ok(Self { handle, _engine: engine, tokenizer, namespace, max_new_tokens })
     }
 
     /// The prompt of a case, and whether it had to be shortened.
@@ -264,10 +256,11 @@ impl Subject {
 }
 
 /// A bar on standard error if that is a terminal; it goes when it is dropped.
-fn bar(length: u64, template: &str) -> ProgressBar {
+fn bar(cases: u64) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(length).with_style(style).with_finish(ProgressFinish::AndClear)
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} cases, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(cases).with_style(style).with_finish(ProgressFinish::AndClear)
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::cases::Kind;
-use crate::model::Rounding;
+use crate::engine::Quantize;
 
 /// The 97.5th percentile of the normal distribution: what makes an interval one of 95 %.
 const Z: f64 = 1.959_964;
@@ -37,9 +37,7 @@ pub(super) struct Example {
 pub(super) struct Report {
     pub(super) model: String,
     #[serde(serialize_with = "as_name")]
-    pub(super) quantize: Rounding,
-    /// Rows that rounding left as they were.
-    pub(super) kept_rows: usize,
+    pub(super) quantize: Quantize,
     pub(super) max_new_tokens: usize,
     /// Prompts that did not fit the context.
     pub(super) prompts_shortened: usize,
@@ -69,8 +67,7 @@ struct Figures {
 impl Report {
     pub(super) fn new(
         model: String,
-        quantize: Rounding,
-        kept_rows: usize,
+        quantize: Quantize,
         max_new_tokens: usize,
         outcomes: &[Outcome],
         examples: Vec<Example>,
@@ -79,7 +76,6 @@ impl Report {
         Self {
             model,
             quantize,
-            kept_rows,
             max_new_tokens,
             prompts_shortened: outcomes.iter().filter(|outcome| outcome.prompt_shortened).count(),
             answers_cut: outcomes.iter().filter(|outcome| !outcome.finished).count(),
@@ -129,19 +125,16 @@ fn mean_interval(mean: f64, squares: f64, n: f64) -> [f64; 2] {
     [(mean - half).max(0.0), (mean + half).min(1.0)]
 }
 
-fn as_name<S: serde::Serializer>(rounding: &Rounding, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(rounding.as_str())
+fn as_name<S: serde::Serializer>(quantize: &Quantize, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(quantize.as_str())
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, ", self.model)?;
         match self.quantize {
-            Rounding::None => write!(f, "weights as in the files")?,
-            rounding => write!(f, "weights rounded to {rounding}")?,
-        }
-        if self.kept_rows > 0 {
-            write!(f, " but for {} rows that its blocks do not fit into", self.kept_rows)?;
+            Quantize::None => write!(f, "weights as in the files")?,
+            quantize => write!(f, "weights quantized to {}", quantize.as_str())?,
         }
         writeln!(f, ", at most {} new tokens", self.max_new_tokens)?;
         writeln!(f, "kind   cases  exact match             edit similarity")?;
@@ -182,7 +175,7 @@ mod tests {
     }
 
     fn report(outcomes: &[Outcome], examples: Vec<Example>) -> Report {
-        Report::new(String::from("m"), Rounding::Q4K, 7, 64, outcomes, examples)
+        Report::new(String::from("m"), Quantize::Q4K, 64, outcomes, examples)
     }
 
     fn about(interval: [f64; 2], [low, high]: [f64; 2]) -> bool {
@@ -219,7 +212,7 @@ mod tests {
             );
             assert_eq!(figures["edit_similarity"], alike, "{kind}");
         }
-        assert_eq!((&json["quantize"], &json["kept_rows"]), (&"q4k".into(), &7.into()));
+        assert_eq!(json["quantize"], "q4k");
         assert_eq!((&json["answers_cut"], &json["prompts_shortened"]), (&2.into(), &2.into()));
         assert_eq!(json["new_tokens"], 12);
         assert!(json.get("examples").is_none());
@@ -244,7 +237,7 @@ mod tests {
         let text = report(&[outcome(Kind::Single, 0.0)], vec![example]).to_string();
         assert_eq!(
             text,
-            "m, weights rounded to q4k but for 7 rows that its blocks do not fit into, at most 64 new tokens
+            "m, weights quantized to q4k, at most 64 new tokens
 kind   cases  exact match             edit similarity
 single     1  0.0 % (0.0 to 79.3)     0.0 % (0.0 to 100.0)
 all        1  0.0 % (0.0 to 79.3)     0.0 % (0.0 to 100.0)

@@ -11,7 +11,6 @@ use super::forward::{Network, Slice, Workspace};
 use super::layout::{CONFIG, GENERATION};
 use super::needs::Needs;
 use super::parameters::Parameters;
-use super::rounding::{Rounder, Rounding};
 use super::sequence::Sequence;
 use super::weights::gguf_config;
 use super::{ModelError, Quantize};
@@ -50,7 +49,6 @@ pub(super) fn distinct(types: impl Iterator<Item = &'static str>) -> String {
 /// A loaded model. Sequences share its weights.
 pub struct Model {
     name: String,
-    kept_rows: usize,
     network: Arc<Network>,
 }
 
@@ -74,35 +72,10 @@ impl Model {
         quantize: Quantize,
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
-        Self::through(files, name, quantize, Rounding::None, progress)
-    }
-
-    /// Loads a model as [`Model::from_files`] does, with each weight rounded as a file of a smaller type would
-    /// hold it. This measures what that type loses; it is neither smaller nor faster.
-    ///
-    /// # Errors
-    /// As [`Model::load`].
-    pub fn rounded(
-        files: &ModelFiles,
-        name: &str,
-        rounding: Rounding,
-        progress: impl FnMut(u64, u64),
-    ) -> Result<Self, ModelError> {
-        Self::through(files, name, Quantize::None, rounding, progress)
-    }
-
-    fn through(
-        files: &ModelFiles,
-        name: &str,
-        quantize: Quantize,
-        rounding: Rounding,
-        progress: impl FnMut(u64, u64),
-    ) -> Result<Self, ModelError> {
         let config = read_config(files)?;
-        let mut rounder = Rounder::new(rounding);
-        let parameters = Parameters::load(files, &config, quantize, &mut rounder, progress)?;
+        let parameters = Parameters::load(files, &config, quantize, progress)?;
         let network = Arc::new(Network::new(config, parameters));
-        Ok(Self { name: name.to_owned(), kept_rows: rounder.kept_rows(), network })
+        Ok(Self { name: name.to_owned(), network })
     }
 
     /// An empty sequence. It costs nothing until tokens are appended, and knows nothing of other sequences.
@@ -142,11 +115,6 @@ impl Model {
     /// The model's shape.
     pub fn config(&self) -> &Config {
         &self.network.config
-    }
-
-    /// How many rows [`Model::rounded`] left as they were, because blocks do not fit into them.
-    pub fn kept_rows(&self) -> usize {
-        self.kept_rows
     }
 
     /// The longest sequence, in tokens.

@@ -12,7 +12,6 @@ mod layout;
 mod needs;
 mod parameters;
 mod random;
-mod rounding;
 mod sequence;
 #[cfg(any(test, feature = "sandbox"))]
 mod tiny;
@@ -30,7 +29,6 @@ pub(crate) use self::forward::{Slice, Workspace};
 pub use self::gemma::Model;
 pub use self::layout::{FileName, Layout, LayoutError, NotAModelFile};
 pub use self::needs::{Needs, NotEnoughMemory};
-pub use self::rounding::{Rounding, UnknownRounding};
 pub use self::sequence::Sequence;
 #[cfg(any(test, feature = "sandbox"))]
 pub use self::tiny::TINY_MODEL_NAME;
@@ -131,9 +129,6 @@ pub enum ModelError {
     /// The device failed, or has too little memory.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The weights cannot be rounded.
-    #[error("the model failed to compute")]
-    Compute(#[from] candle_core::Error),
 }
 
 impl ModelError {

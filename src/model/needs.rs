@@ -65,15 +65,6 @@ impl Needs {
         Ok(Self::new(&config, weight_bytes(&config, format)))
     }
 
-    /// As [`Needs::of`], for weights that are rounded and kept as f32.
-    ///
-    /// # Errors
-    /// As [`Needs::of`].
-    pub(crate) fn rounded(files: &ModelFiles) -> Result<Self, ModelError> {
-        let config = read_config(files)?;
-        Ok(Self::new(&config, weight_bytes(&config, |_| Format::F32)))
-    }
-
     /// What a model of this shape takes whose weights take `weights` bytes.
     pub(super) fn new(config: &Config, weights: usize) -> Self {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);

@@ -5,7 +5,6 @@
 
 use super::config::{Config, LayerPart, Part};
 use super::files::ModelFiles;
-use super::rounding::Rounder;
 use super::weights::Weights;
 use super::{ModelError, Quantize};
 use codeseal_kernels::cpu::{Format, Matrix, Source};
@@ -32,9 +31,9 @@ pub(super) struct Layer {
 }
 
 impl Parameters {
-    /// Loads what `config` asks for through `rounder`, calling `progress` with the bytes read and the bytes there are.
+    /// Loads what `config` asks for, calling `progress` with the bytes read and the bytes there are.
     ///
-    /// Without `quantize`, weights stay what they are in the file, as far as [`as_written`] can; rounded ones become f32.
+    /// Without `quantize`, weights stay what they are in the file, as far as [`as_written`] can.
     ///
     /// # Errors
     /// As [`Weights::open`] and [`Weights::read`].
@@ -42,27 +41,17 @@ impl Parameters {
         files: &ModelFiles,
         config: &Config,
         quantize: Quantize,
-        rounder: &mut Rounder,
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
         let mut weights = Weights::open(files, config)?;
-        let rounds = rounder.rounds();
         let format = |part: Part| match quantize {
             Quantize::Q8_0 => Format::Q8_0,
             Quantize::Q4K => Format::Q4K,
-            Quantize::None if rounds => Format::F32,
             Quantize::None => as_written(weights.sources(part)),
         };
         let mut parameters = Self::zeros(config, format);
         weights.read(progress, |tensor, row, source, bytes| {
-            if rounder.rounds() {
-                let columns = tensor.shape.get(1).copied();
-                let rounded = rounder.round_rows(columns, numbers(source, bytes))?;
-                let bytes: Vec<u8> = rounded.into_iter().flat_map(f32::to_le_bytes).collect();
-                parameters.fill(tensor.part, row, Source::F32, &bytes);
-            } else {
-                parameters.fill(tensor.part, row, source, bytes);
-            }
+            parameters.fill(tensor.part, row, source, bytes);
             Ok(())
         })?;
         if !weights.norms_are_whole() {

@@ -2,7 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use codeseal::engine::{self, EngineConfig, Event, GenerationRequest, Quantize, Sampling};
+use codeseal::model::{ModelFiles, TINY_MODEL_NAME};
+use codeseal::prompt;
+use codeseal::protocol::Dek;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -104,13 +109,54 @@ async fn figures_are_printed_and_texts_only_on_request() {
     assert_eq!(shown.stdout.matches("IMPOSSIBLE").count(), 1, "{}", shown.stdout);
 }
 
-#[tokio::test]
-async fn rounded_weights_are_measured_too() {
-    let bench = Bench::new(&lines(&cases()));
-    for rounding in ["bf16", "q8_0", "q4k"] {
-        let report = bench.report(&["--quantize", rounding]).await;
-        assert_eq!((&report["quantize"], &report["all"]["cases"]), (&rounding.into(), &4.into()));
+/// What the model with weights of this type writes into each hole, as a server's engine has it.
+async fn served(quantize: Quantize, max_new_tokens: usize) -> Vec<String> {
+    let config = EngineConfig::new(1, 1);
+    let (handle, _engine, tokenizer) =
+        engine::open(&ModelFiles::tiny(), TINY_MODEL_NAME, quantize, config).unwrap();
+    let mut answers = Vec::new();
+    for case in cases() {
+        let [prefix, suffix] = ["prefix", "suffix"].map(|member| case[member].as_str().unwrap());
+        let request = GenerationRequest {
+            prompt: prompt::infill(|text| tokenizer.encode(text), prefix, suffix).unwrap(),
+            max_new_tokens,
+            stop_ids: prompt::stop_ids(),
+            sampling: Sampling::GREEDY,
+            logprobs: None,
+            namespace: Dek::generate().unwrap().namespace(),
+            deadline: Instant::now() + Duration::from_secs(60),
+        };
+        let (mut generation, mut tokens) = (handle.submit(request).unwrap(), Vec::new());
+        while let Some(event) = generation.next().await {
+            match event.unwrap() {
+                Event::Started { .. } => {}
+                Event::Token(token) => tokens.push(token.id),
+                Event::Finished(_) => break,
+            }
+        }
+        let mut text = tokenizer.decode(&tokens).unwrap().expose().clone();
+        if case["kind"] == "single" {
+            text.truncate(text.find('\n').unwrap_or(text.len()));
+        }
+        answers.push(text);
     }
+    answers
+}
+
+#[tokio::test]
+async fn answers_are_those_of_a_server_with_the_same_weights() {
+    let bench = Bench::new(&lines(&cases()));
+    let mut all = Vec::new();
+    for quantize in [Quantize::None, Quantize::Q8_0, Quantize::Q4K] {
+        let name = quantize.as_str();
+        let report = bench.report(&["--quantize", name, "--show", "4", "--max-new-tokens", "48"]).await;
+        assert_eq!((&report["quantize"], &report["all"]["cases"]), (&name.into(), &4.into()));
+        let examples = report["examples"].as_array().unwrap();
+        let answers: Vec<_> = examples.iter().map(|example| example["answer"].as_str().unwrap()).collect();
+        assert_eq!(answers, served(quantize, 48).await, "{name}");
+        all.push(answers.concat());
+    }
+    assert_ne!(all[0], all[2], "four bits change nothing: the texts are too short to tell");
 }
 
 #[tokio::test]
@@ -145,6 +191,8 @@ async fn wrong_usage_exits_with_64_and_says_where() {
     let bench = Bench::new(&self::lines(&cases()));
     for flags in [
         &["--quantize", "q4_0"][..],
+        &["--quantize", "bf16"],
+        &["--device", "gpu"],
         &["--max-new-tokens", "0"],
         &["--max-new-tokens", "200000"],
         &["--limit", "none"],

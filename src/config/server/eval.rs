@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 
 use super::flags::at_least_one;
+use crate::engine::{DeviceChoice, Quantize};
 use crate::eval::FimConfig;
-use crate::model::{ModelFiles, Rounding};
+use crate::model::ModelFiles;
 
 /// What can be measured.
 #[derive(Subcommand)]
@@ -26,9 +27,13 @@ pub(super) struct FimArgs {
     #[arg(long, value_name = "FILE")]
     cases: PathBuf,
 
-    /// Round the weights to this type and back when they are loaded: none, bf16, q8_0 or q4k
-    #[arg(long, value_name = "TYPE", default_value_t = Rounding::None)]
-    quantize: Rounding,
+    /// Load the weights as a server with this --quantize does: none, q8_0 or q4k
+    #[arg(long, value_name = "TYPE", default_value = "none")]
+    quantize: Quantize,
+
+    /// What the model runs on, as a server with this --device: cpu, cuda or cuda:N (in builds with CUDA), or auto
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
 
     /// New tokens of an answer at most. The rest of the context is the prompt's: of one that is longer, the
     /// prefix loses its beginning and the suffix its end, which keep three quarters and one of the room
@@ -54,7 +59,8 @@ impl FimArgs {
         FimConfig {
             model_name,
             model,
-            rounding: self.quantize,
+            quantize: self.quantize,
+            device: self.device,
             cases: self.cases,
             limit: self.limit,
             max_new_tokens: self.max_new_tokens,
