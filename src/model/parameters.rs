@@ -140,7 +140,8 @@ impl Parameters {
 }
 
 /// In what a matrix is kept whose pieces are written in `sources`: in their type if there is a kernel for it and all
-/// have it. Quantised pieces of several types, or of six bits, become eight bits; all else becomes f32.
+/// have it. Quantized pieces of other types, or of several, become q8_0: exactly, where [`Source::as_q8_0`] says so. All
+/// else becomes f32.
 pub(super) fn as_written(sources: impl Iterator<Item = Source>) -> Format {
     let sources: Vec<_> = sources.collect();
     let all = |wanted: &[Source]| sources.iter().all(|source| wanted.contains(source));
@@ -148,7 +149,7 @@ pub(super) fn as_written(sources: impl Iterator<Item = Source>) -> Format {
         Format::Bf16
     } else if all(&[Source::Q4K]) {
         Format::Q4K
-    } else if all(&[Source::Q8_0, Source::Q4K, Source::Q6K]) {
+    } else if sources.iter().all(|source| source.is_quantized()) {
         Format::Q8_0
     } else {
         Format::F32

@@ -24,7 +24,7 @@ struct Golden {
 
 const HOT: Sampling = Sampling { temperature: 0.8, top_p: Some(0.95), seed: 11, ..Sampling::GREEDY };
 
-fn request(
+pub(crate) fn request(
     prompt: &[u32],
     max_new_tokens: usize,
     sampling: Sampling,
@@ -41,7 +41,7 @@ fn request(
     }
 }
 
-fn namespace() -> Namespace {
+pub(crate) fn namespace() -> Namespace {
     Dek::generate().unwrap().namespace()
 }
 
@@ -56,7 +56,7 @@ async fn tokens(mut generation: Generation) -> Result<(Vec<u32>, Finish), Engine
     }
 }
 
-fn on_emulator(
+pub(crate) fn on_emulator(
     files: &ModelFiles,
     quantize: Quantize,
     traits: Traits,
@@ -65,7 +65,7 @@ fn on_emulator(
     start_on(move || Ok(Emulator::with(traits)), files.clone(), "toy", quantize, config)
 }
 
-fn config(max_running: usize) -> EngineConfig {
+pub(crate) fn config(max_running: usize) -> EngineConfig {
     EngineConfig { step_tokens: 64, ..EngineConfig::new(max_running, 16) }
 }
 

@@ -15,6 +15,7 @@ mod bench;
 mod engine;
 mod faults;
 mod forward;
+mod gguf;
 #[path = "../it/harness.rs"]
 #[allow(dead_code, reason = "some of it is for other tests")]
 mod harness;

@@ -1,13 +1,24 @@
-//! Numbers as files hold them: floats, and ggml's blocks of 32 or 256 quantised ones. Little endian.
+//! Numbers as files hold them: floats, and ggml's blocks of 32 or 256 quantized ones. Little endian.
 //!
 //! Must not touch: how weights lie in memory.
 
+mod large;
+mod small;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+
 use half::{bf16, f16};
 
-/// Weights of one block of [`Source::Q8_0`].
+pub(super) use self::large::FourBits;
+
+/// Weights of one block of the types with 32 of them.
 pub(super) const SMALL: usize = 32;
-/// Weights of one block of the K types.
+/// Weights of one block of the K types and of [`Source::Iq4Xs`].
 pub(super) const LARGE: usize = 256;
+/// Bytes of a block of [`Source::Q8_0`].
+const Q8_0_BYTES: usize = 2 + SMALL;
 
 /// How weights are written in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,23 +29,54 @@ pub enum Source {
     F16,
     /// The upper half of a single.
     Bf16,
+    /// An f16 scale and 32 times 4 bits, less 8.
+    Q4_0,
+    /// An f16 scale, an f16 minimum, and 32 times 4 bits.
+    Q4_1,
+    /// As [`Source::Q4_0`] with 5 bits, less 16; the fifth bits lie together.
+    Q5_0,
+    /// As [`Source::Q4_1`] with 5 bits.
+    Q5_1,
     /// 32 i8 and an f16 scale.
     Q8_0,
+    /// 256 times 2 bits; for every 16 a scale and a minimum of 4 bits, which are multiples of two f16.
+    Q2K,
+    /// 256 times 3 bits, less 4; for every 16 a scale of 6 bits, less 32, which is a multiple of an f16.
+    Q3K,
     /// 256 times 4 bits; for every 32 a scale and a minimum of 6 bits, which are multiples of two f16.
     Q4K,
+    /// As [`Source::Q4K`] with 5 bits.
+    Q5K,
     /// 256 times 6 bits; for every 16 a scale of 8 bits, which is a multiple of an f16.
     Q6K,
+    /// An f16 scale and 32 times 4 bits, each of which stands for one of sixteen i8.
+    Iq4Nl,
+    /// 256 times 4 bits as in [`Source::Iq4Nl`]; for every 32 a scale of 6 bits, less 32, which is a multiple of an f16.
+    Iq4Xs,
 }
 
 impl Source {
+    /// Whether numbers come in blocks with scales.
+    pub fn is_quantized(self) -> bool {
+        self.block().0 > 1
+    }
+
     /// How many numbers are written together, and in how many bytes.
     fn block(self) -> (usize, usize) {
         match self {
             Self::F32 => (1, 4),
             Self::F16 | Self::Bf16 => (1, 2),
-            Self::Q8_0 => (SMALL, 2 + SMALL),
+            Self::Q4_0 | Self::Iq4Nl => (SMALL, 2 + SMALL / 2),
+            Self::Q4_1 => (SMALL, 2 + 2 + SMALL / 2),
+            Self::Q5_0 => (SMALL, 2 + 4 + SMALL / 2),
+            Self::Q5_1 => (SMALL, 2 + 2 + 4 + SMALL / 2),
+            Self::Q8_0 => (SMALL, Q8_0_BYTES),
+            Self::Q2K => (LARGE, LARGE / 16 + LARGE / 4 + 4),
+            Self::Q3K => (LARGE, LARGE / 8 + LARGE / 4 + 12 + 2),
             Self::Q4K => (LARGE, 4 + 12 + LARGE / 2),
+            Self::Q5K => (LARGE, 4 + 12 + LARGE / 8 + LARGE / 2),
             Self::Q6K => (LARGE, LARGE / 2 + LARGE / 4 + LARGE / 16 + 2),
+            Self::Iq4Xs => (LARGE, 2 + 2 + LARGE / 64 + LARGE / 2),
         }
     }
 
@@ -56,10 +98,36 @@ impl Source {
             Self::F32 => plain(bytes, to, f32::from_le_bytes),
             Self::F16 => plain(bytes, to, |bytes| f16::from_le_bytes(bytes).to_f32()),
             Self::Bf16 => plain(bytes, to, |bytes| bf16::from_le_bytes(bytes).to_f32()),
-            Self::Q8_0 => self.blocks(bytes, to, read_q8),
-            Self::Q4K => self.blocks(bytes, to, read_q4k),
-            Self::Q6K => self.blocks(bytes, to, read_q6k),
+            Self::Q4_0 => self.blocks(bytes, to, small::read_q4_0),
+            Self::Q4_1 => self.blocks(bytes, to, small::read_q4_1),
+            Self::Q5_0 => self.blocks(bytes, to, small::read_q5_0),
+            Self::Q5_1 => self.blocks(bytes, to, small::read_q5_1),
+            Self::Q8_0 => self.blocks(bytes, to, small::read_q8_0),
+            Self::Q2K => self.blocks(bytes, to, large::read_q2k),
+            Self::Q3K => self.blocks(bytes, to, large::read_q3k),
+            Self::Q4K => self.blocks(bytes, to, large::read_q4k),
+            Self::Q5K => self.blocks(bytes, to, large::read_q5k),
+            Self::Q6K => self.blocks(bytes, to, large::read_q6k),
+            Self::Iq4Nl => self.blocks(bytes, to, small::read_iq4_nl),
+            Self::Iq4Xs => self.blocks(bytes, to, large::read_iq4_xs),
         }
+    }
+
+    /// `bytes` as blocks of [`Source::Q8_0`], if every 32 numbers are whole multiples of one scale and fit into 8 bits:
+    /// then they keep their values. Only the scales of [`Source::Iq4Xs`], which are products, are rounded to f16.
+    pub fn as_q8_0(self, bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
+        let write = match self {
+            Self::Q8_0 => return Some(Cow::Borrowed(bytes)),
+            Self::Q4_0 => small::q4_0_as_q8_0,
+            Self::Q5_0 => small::q5_0_as_q8_0,
+            Self::Iq4Nl => small::iq4_nl_as_q8_0,
+            Self::Iq4Xs => large::iq4_xs_as_q8_0,
+            _ => return None,
+        };
+        let (numbers, length) = self.block();
+        let mut blocks = Vec::with_capacity(bytes.len() / length * (numbers / SMALL) * Q8_0_BYTES);
+        bytes.chunks_exact(length).for_each(|block| write(block, &mut blocks));
+        Some(Cow::Owned(blocks))
     }
 
     fn blocks(self, bytes: &[u8], to: &mut [f32], read: fn(&[u8], &mut [f32])) {
@@ -84,69 +152,8 @@ fn half(bytes: &[u8]) -> f32 {
     }
 }
 
-fn read_q8(block: &[u8], to: &mut [f32]) {
-    let (scale, quants) = block.split_at(2);
-    let scale = half(scale);
-    for (to, quant) in to.iter_mut().zip(quants) {
-        *to = scale * f32::from(quant.cast_signed());
-    }
-}
-
-/// The parts of a block of [`Source::Q4K`].
-pub(super) struct FourBits<'a> {
-    /// What the scales and the minima are multiples of, as f16.
-    pub(super) units: [u16; 2],
-    /// For every 32 numbers.
-    pub(super) scales: [u8; 8],
-    /// What is subtracted from every 32 numbers.
-    pub(super) minima: [u8; 8],
-    /// Of each 32 bytes, the lower halves are 32 numbers and the upper halves the next 32.
-    pub(super) quants: &'a [u8],
-}
-
-impl<'a> FourBits<'a> {
-    pub(super) fn split(block: &'a [u8]) -> Option<Self> {
-        let (&[d0, d1, m0, m1], rest) = block.split_first_chunk()?;
-        let (packed, quants) = rest.split_first_chunk::<12>()?;
-        let (mut scales, mut minima) = ([0; 8], [0; 8]);
-        for at in 0..4 {
-            // Six bits of the first four; the upper two bits of a byte belong to the last four.
-            let (scale, minimum, lower) = (packed[at], packed[at + 4], packed[at + 8]);
-            (scales[at], minima[at]) = (scale & 63, minimum & 63);
-            scales[at + 4] = lower & 15 | scale >> 6 << 4;
-            minima[at + 4] = lower >> 4 | minimum >> 6 << 4;
-        }
-        let units = [u16::from_le_bytes([d0, d1]), u16::from_le_bytes([m0, m1])];
-        Some(Self { units, scales, minima, quants })
-    }
-}
-
-fn read_q4k(block: &[u8], to: &mut [f32]) {
-    let Some(block) = FourBits::split(block) else { return };
-    let [scale, minimum] = block.units.map(|bits| f16::from_bits(bits).to_f32());
-    for (at, (to, quants)) in to.chunks_mut(64).zip(block.quants.chunks(32)).enumerate() {
-        for (half, to) in to.chunks_mut(32).enumerate() {
-            let scale = scale * f32::from(block.scales[2 * at + half]);
-            let minimum = minimum * f32::from(block.minima[2 * at + half]);
-            for (to, quant) in to.iter_mut().zip(quants) {
-                *to = scale * f32::from(quant >> (4 * half) & 15) - minimum;
-            }
-        }
-    }
-}
-
-/// Each half of the block has 64 bytes of lower bits, each two numbers that lie 64 apart, and 32 of upper ones, each
-/// four numbers that lie 32 apart.
-fn read_q6k(block: &[u8], to: &mut [f32]) {
-    let (lower, rest) = block.split_at(LARGE / 2);
-    let (upper, rest) = rest.split_at(LARGE / 4);
-    let (scales, unit) = rest.split_at(LARGE / 16);
-    let unit = half(unit);
-    for (number, to) in to.iter_mut().enumerate() {
-        let (which, at) = (number / 128, number % 128);
-        let low = lower[which * 64 + at % 64] >> (at / 64 * 4) & 15;
-        let high = upper[which * 32 + at % 32] >> (at / 32 * 2) & 3;
-        let quant = i32::from(low | high << 4) - 32;
-        *to = unit * f32::from(scales[number / 16].cast_signed()) * quant as f32;
-    }
+/// Adds a block of [`Source::Q8_0`] to `to`.
+fn push_q8_0(scale: [u8; 2], quants: &[i8; SMALL], to: &mut Vec<u8>) {
+    to.extend(scale);
+    to.extend(quants.map(i8::cast_unsigned));
 }

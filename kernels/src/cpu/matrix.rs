@@ -121,10 +121,10 @@ impl Matrix {
                 }
             }),
             Store::Q8(to) => rows.for_each(to, columns.div_ceil(EIGHT_BIT_COLUMNS), |panel, lane, bytes| {
-                if source == Source::Q8_0 {
+                if let Some(blocks) = source.as_q8_0(bytes) {
                     panel
                         .iter_mut()
-                        .zip(bytes.chunks(2 * (2 + SMALL)))
+                        .zip(blocks.chunks(2 * (2 + SMALL)))
                         .for_each(|(to, from)| to.copy(lane, from));
                 } else {
                     let numbers = rows.numbers(bytes);

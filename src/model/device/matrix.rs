@@ -72,14 +72,13 @@ pub(super) fn quantised(quantize: Quantize) -> Kept {
     }
 }
 
-/// In what a matrix is kept whose pieces are written in `sources`. Quantised pieces of different types become eight bits,
-/// and floats the type that the device multiplies.
+/// In what a matrix is kept whose pieces are written in `sources`. Quantized pieces of types that the device has no
+/// kernels for, or of several, become q8_0, and floats the type that the device multiplies.
 pub(super) fn as_written(sources: impl Iterator<Item = Source>) -> Kept {
     let sources: Vec<_> = sources.collect();
-    let all = |wanted: &[Source]| sources.iter().all(|source| wanted.contains(source));
-    if all(&[Source::Q4K]) {
+    if sources.iter().all(|source| *source == Source::Q4K) {
         Kept::Q4K
-    } else if all(&[Source::Q8_0, Source::Q4K, Source::Q6K]) {
+    } else if sources.iter().all(|source| source.is_quantized()) {
         Kept::Q8_0
     } else {
         Kept::Plain
@@ -119,10 +118,8 @@ impl<D: Device, T: Multiplied> FillingMatrix<D, T> {
                 to.write(device, first * columns, &short)?;
             }
             Filling::Q8_0 { quants, scales } => {
-                let blocks = match source {
-                    Source::Q8_0 => Cow::Borrowed(bytes),
-                    _ => Cow::Owned(quantise(&numbers(source, bytes))),
-                };
+                let blocks =
+                    source.as_q8_0(bytes).unwrap_or_else(|| Cow::Owned(quantise(&numbers(source, bytes))));
                 let [each, each_scales] = q8_0_words(columns);
                 let [all, all_scales] = arrange_q8_0(columns, &blocks);
                 quants.write_bytes(device, first * each, &all)?;

@@ -231,7 +231,14 @@ fn blocks_of_files_mean_what_candle_reads_in_them() {
     let tensor = Tensor::from_slice(&exact, (rows, columns), &Device::Cpu).unwrap();
     for (source, theirs, format) in [
         (Source::Q8_0, GgmlDType::Q8_0, Format::Q8_0),
+        (Source::Q4_0, GgmlDType::Q4_0, Format::Q8_0),
+        (Source::Q5_0, GgmlDType::Q5_0, Format::Q8_0),
+        (Source::Q4_1, GgmlDType::Q4_1, Format::F32),
+        (Source::Q5_1, GgmlDType::Q5_1, Format::F32),
+        (Source::Q2K, GgmlDType::Q2K, Format::F32),
+        (Source::Q3K, GgmlDType::Q3K, Format::F32),
         (Source::Q4K, GgmlDType::Q4K, Format::Q4K),
+        (Source::Q5K, GgmlDType::Q5K, Format::F32),
         (Source::Q6K, GgmlDType::Q6K, Format::F32),
     ] {
         let quantised = QTensor::quantize(&tensor, theirs).unwrap();
