@@ -25,7 +25,7 @@ use crate::engine::{
     self, DeviceChoice, Engine, EngineConfig, EngineError, Event, Finish, GenerationRequest, Handle,
     OpenError, Quantize, Sampling, StartError, SubmitError, Token,
 };
-use crate::model::ModelFiles;
+use crate::model::{Assumption, ModelFiles};
 use crate::prompt;
 use crate::protocol::{Dek, Namespace};
 use crate::tokenizer::{TokenId, Tokenizer, TokenizerError};
@@ -144,10 +144,17 @@ pub async fn fim(
         // First the cases: what is wrong with them is known at once.
         let cases = cases::read(&cases, limit)?;
         let subject = Subject::load(&model, &name, quantize, device, max_new_tokens)?;
+        let assumed = model.assumption().ok().flatten();
         let prompts = cases.iter().map(|case| subject.prompt(case)).collect::<Result<Vec<_>, _>>()?;
-        Ok::<_, EvalError>((subject, cases, prompts))
+        Ok::<_, EvalError>((subject, cases, prompts, assumed))
     });
-    let (subject, cases, prompts) = loaded.await.map_err(|_| EvalError::Panicked)??;
+    let (subject, cases, prompts, assumed) = loaded.await.map_err(|_| EvalError::Panicked)??;
+    if let Some(member) = assumed.map(Assumption::as_str) {
+        writeln!(
+            stderr,
+            "the model's files do not say its `{member}`: put its config.json beside the gguf file"
+        )?;
+    }
     writeln!(stderr, "model loaded in {:.1} s", began.elapsed().as_secs_f64())?;
 
     let began = Instant::now();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::config::{Config, check_generation};
 use super::files::ModelFiles;
 use super::forward::{Network, Slice, Workspace};
+use super::gguf::Assumption;
 use super::layout::{CONFIG, GENERATION};
 use super::needs::Needs;
 use super::parameters::Parameters;
@@ -28,11 +29,25 @@ pub(super) fn read_config(files: &ModelFiles) -> Result<Config, ModelError> {
         let json = files.read(GENERATION, MAX_CONFIG_BYTES)?;
         check_generation(&json).map_err(ModelError::in_file(GENERATION))?;
     }
-    if let Some(config) = gguf_config(files)? {
-        return Ok(config);
+    let Some(stated) = gguf_config(files)? else {
+        let json = files.read(CONFIG, MAX_CONFIG_BYTES)?;
+        return Config::parse(&json).map_err(ModelError::in_file(CONFIG));
+    };
+    let beside = if files.has(CONFIG)? { Some(files.read(CONFIG, MAX_CONFIG_BYTES)?) } else { None };
+    stated.with(beside.as_deref()).map_err(ModelError::in_file(CONFIG))
+}
+
+impl ModelFiles {
+    /// What no file says of the model, so that Gemma's default is taken for it.
+    ///
+    /// # Errors
+    /// A GGUF file is malformed, or does not describe a Gemma.
+    pub fn assumption(&self) -> Result<Option<Assumption>, ModelError> {
+        if self.has(CONFIG)? {
+            return Ok(None);
+        }
+        Ok(gguf_config(self)?.and_then(|stated| stated.assumption()))
     }
-    let json = files.read(CONFIG, MAX_CONFIG_BYTES)?;
-    Config::parse(&json).map_err(ModelError::in_file(CONFIG))
 }
 
 /// Each of `types` once, in the order of their coming, with `+` between them.

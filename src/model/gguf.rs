@@ -3,16 +3,22 @@
 //! The file comes from outside, so nothing is allocated by a number that it says before as many bytes have been read.
 //! Must not touch: the weights themselves.
 
+mod stated;
+mod types;
+
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::config::Config;
 use super::{ModelError, WeightsError};
 use codeseal_kernels::cpu::Source;
 
 pub(super) mod parts;
+
+pub use self::stated::Assumption;
+pub(super) use self::stated::Stated;
 
 /// The first bytes of every such file.
 const MAGIC: [u8; 4] = *b"GGUF";
@@ -107,55 +113,12 @@ impl Header {
     pub(super) fn find(&self, name: &str) -> Result<(&[usize], Source, u64), WeightsError> {
         let here = name_here(name).ok_or_else(|| WeightsError::Missing(name.to_owned()))?;
         let place = self.tensors.get(&here).ok_or_else(|| WeightsError::Missing(here.clone()))?;
-        let source = match place.kind {
-            0 => Source::F32,
-            1 => Source::F16,
-            8 => Source::Q8_0,
-            12 => Source::Q4K,
-            14 => Source::Q6K,
-            30 => Source::Bf16,
-            other => return Err(WeightsError::Quantization { tensor: here, found: type_name(other) }),
+        let Some(source) = types::source(place.kind) else {
+            let (found, instead) = (types::name(place.kind), types::instead(place.kind));
+            return Err(WeightsError::Quantization { tensor: here, found, instead });
         };
         let offset = self.start.checked_add(place.offset).ok_or(WeightsError::Incomplete)?;
         Ok((&place.shape, source, offset))
-    }
-
-    /// The model's shape, checked as a `config.json` is.
-    ///
-    /// # Errors
-    /// The file is no Gemma's, or a number in it is out of all proportion.
-    pub(super) fn config(&self) -> Result<Config, ModelError> {
-        if self.metadata.get("general.architecture").and_then(Value::as_str) != Some(ARCHITECTURE) {
-            return Err(ModelError::NotGemma("general.architecture"));
-        }
-        let scaling = self.metadata.get("gemma.rope.scaling.type").and_then(Value::as_str);
-        if scaling.is_some_and(|kind| kind != "none") {
-            return Err(ModelError::NotGemma("gemma.rope.scaling.type"));
-        }
-        let mut config = Map::new();
-        config.insert(String::from("model_type"), json!("gemma"));
-        let embedding = self.tensors.get("token_embd.weight");
-        let vocabulary = embedding.and_then(|place| place.shape.first().copied());
-        config.insert(String::from("vocab_size"), json!(vocabulary.unwrap_or(0)));
-        for (from, to) in [
-            ("gemma.embedding_length", "hidden_size"),
-            ("gemma.feed_forward_length", "intermediate_size"),
-            ("gemma.block_count", "num_hidden_layers"),
-            ("gemma.attention.head_count", "num_attention_heads"),
-            ("gemma.attention.head_count_kv", "num_key_value_heads"),
-            ("gemma.attention.key_length", "head_dim"),
-            ("gemma.attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-            ("gemma.rope.freq_base", "rope_theta"),
-            ("gemma.context_length", "max_position_embeddings"),
-            ("tokenizer.ggml.padding_token_id", "pad_token_id"),
-            ("tokenizer.ggml.bos_token_id", "bos_token_id"),
-            ("tokenizer.ggml.eos_token_id", "eos_token_id"),
-        ] {
-            if let Some(value) = self.metadata.get(from) {
-                config.insert(to.to_owned(), value.clone());
-            }
-        }
-        Config::parse(&serde_json::to_vec(&config).map_err(ModelError::MalformedConfig)?)
     }
 }
 
@@ -182,29 +145,6 @@ fn name_here(name: &str) -> Option<String> {
         _ => return None,
     };
     Some(format!("blk.{layer}.{part}.{kind}"))
-}
-
-/// What ggml calls a type that is not read here.
-fn type_name(number: u32) -> String {
-    let known = [
-        (2, "Q4_0"),
-        (3, "Q4_1"),
-        (6, "Q5_0"),
-        (7, "Q5_1"),
-        (9, "Q8_1"),
-        (10, "Q2_K"),
-        (11, "Q3_K"),
-        (13, "Q5_K"),
-        (15, "Q8_K"),
-        (20, "IQ4_NL"),
-        (23, "IQ4_XS"),
-        (28, "F64"),
-        (34, "TQ1_0"),
-        (35, "TQ2_0"),
-        (39, "MXFP4"),
-    ];
-    let name = known.iter().find(|(known, _)| *known == number);
-    name.map_or_else(|| format!("number {number}"), |(_, name)| (*name).to_owned())
 }
 
 /// Reads the header's elements, and knows how far it is.
@@ -296,6 +236,6 @@ impl Config {
     /// # Errors
     /// It is not the header of a Gemma's GGUF file.
     pub fn of_gguf(header: &[u8]) -> Result<Self, ModelError> {
-        Header::read(header)?.config()
+        Header::read(header)?.config()?.with(None)
     }
 }

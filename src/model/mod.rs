@@ -27,6 +27,7 @@ pub(crate) use self::device::{DeviceModel, DeviceSession, StepRoom};
 pub use self::files::{FileProblem, FilesError, ModelFiles, PlaceProblem};
 pub(crate) use self::forward::{Slice, Workspace};
 pub use self::gemma::Model;
+pub use self::gguf::Assumption;
 pub use self::layout::{FileName, Layout, LayoutError, NotAModelFile};
 pub use self::needs::{Needs, NotEnoughMemory};
 pub use self::sequence::Sequence;
@@ -114,6 +115,11 @@ pub enum ModelError {
     /// A number of the configuration cannot be right.
     #[error("`{0}` is not a number that a Gemma has there: download the file again")]
     OutOfBounds(&'static str),
+    /// A GGUF file and the `config.json` beside it describe two models.
+    #[error(
+        "the gguf file and the config.json beside it say different things of `{0}`: take both from the same model"
+    )]
+    Disagree(&'static str),
     /// The weights cannot be loaded.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -201,12 +207,16 @@ pub enum WeightsError {
         file: String,
     },
     /// A tensor of a GGUF file is of a type that is not supported.
-    #[error("the tensor `{tensor}` is of the type {found}: use F32, F16, BF16, Q8_0, Q4_K or Q6_K")]
+    #[error(
+        "the tensor `{tensor}` is of the type {found}, which is not read: take {instead} of the same model"
+    )]
     Quantization {
         /// The tensor's name.
         tensor: String,
         /// What ggml calls its type.
         found: String,
+        /// Which downloads have types that are read.
+        instead: &'static str,
     },
     /// A file is longer or shorter than its header says.
     #[error("the file is longer or shorter than its header says: download it again")]

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::config::{Config, Part, Tensor};
 use super::files::{ModelFiles, ReadSeek};
-use super::gguf::{Header, parts};
+use super::gguf::{Header, Stated, parts};
 use super::layout::{FileName, INDEX, WeightFiles};
 use super::{ModelError, WeightsError};
 use codeseal_kernels::cpu::Source;
@@ -59,7 +59,7 @@ type Catalogue = BTreeMap<String, (usize, String)>;
 ///
 /// # Errors
 /// A file is not readable, malformed, or not a Gemma's.
-pub(super) fn gguf_config(files: &ModelFiles) -> Result<Option<Config>, ModelError> {
+pub(super) fn gguf_config(files: &ModelFiles) -> Result<Option<Stated>, ModelError> {
     let WeightFiles::Gguf(names) = files.layout()?.weights() else { return Ok(None) };
     let mut headers = Vec::with_capacity(names.len());
     for name in names {

@@ -113,7 +113,10 @@ pub(super) async fn load(app: Arc<App>, config: ServerConfig, open: Open) -> Res
         Ok::<_, ServeError>(both)
     };
     let (opened, _) = tokio::join!(opening, keys.probe());
-    let ((engine, stop, tokenizer), identity) = opened?;
+    let (((engine, stop, tokenizer), assumed), identity) = opened?;
+    if let Some(member) = assumed {
+        telemetry::emit(Event::ModelAssumption { member });
+    }
     app.attestor.set_identity(identity);
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     telemetry::emit(Event::ModelLoaded { milliseconds });
@@ -144,16 +147,21 @@ async fn find(model: ModelOrigin, profile: Profile) -> Result<(String, ModelFile
     }
 }
 
-/// Starts an engine for the model.
+/// Starts an engine for the model. With it comes the member of the configuration that is in no file, if there is one.
 async fn open_engine(
     open: Open,
     name: String,
     files: ModelFiles,
     quantize: Quantize,
     config: EngineConfig,
-) -> Result<Opened, ServeError> {
-    let opened = blocking(move || open(&files, &name, quantize, config)).await;
-    Ok(opened.map_err(|_| ServeError::Panicked)??)
+) -> Result<(Opened, Option<&'static str>), ServeError> {
+    let opened = blocking(move || {
+        let opened = open(&files, &name, quantize, config)?;
+        // The files were good enough to be loaded.
+        let assumed = files.assumption().ok().flatten();
+        Ok::<_, OpenError>((opened, assumed.map(|assumption| assumption.as_str())))
+    });
+    Ok(opened.await.map_err(|_| ServeError::Panicked)??)
 }
 
 /// What clients are told: never where the model lies on this machine.

@@ -70,6 +70,11 @@ pub enum Event {
         /// How many since the last such event.
         lines: u64,
     },
+    /// No file of the model has this member of its configuration, so that the architecture's default is taken for it.
+    ModelAssumption {
+        /// As `config.json` calls it, out of a closed set: see `Assumption::as_str`.
+        member: &'static str,
+    },
     /// So much of the model has been fetched.
     ModelDownload {
         /// In steps of ten.
@@ -143,6 +148,7 @@ impl Event {
             | Self::KeysLost { .. }
             | Self::KeyVersionDisabled
             | Self::LogLinesDropped { .. }
+            | Self::ModelAssumption { .. }
             | Self::ModelNotLocked
             | Self::StepsNotRecorded => Level::WARN,
             Self::ModelDownload { .. } | Self::ModelVerify { .. } => Level::DEBUG,
