@@ -25,7 +25,6 @@ use std::time::Instant;
 use zeroize::Zeroize;
 
 pub use self::handle::{Generation, Handle};
-pub(crate) use self::open::check_memory;
 pub use self::open::{Open, OpenError, Opened, open};
 pub use self::stats::Load;
 pub use self::thread::{Engine, start, start_on};

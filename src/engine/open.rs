@@ -49,7 +49,7 @@ fn device(choice: DeviceChoice) -> Option<usize> {
 ///
 /// # Errors
 /// [`StartError::NotEnoughMemory`]
-pub(crate) fn check_memory(config: &EngineConfig, needs: &Needs) -> Result<(), StartError> {
+fn check_memory(config: &EngineConfig, needs: &Needs) -> Result<(), StartError> {
     memory::check(config, needs, step_room(config), Available::now())
 }
 

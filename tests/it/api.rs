@@ -179,6 +179,8 @@ async fn an_outage_of_the_key_service_loses_no_request() {
     let refused = server.post("/v1/completions", &sealed.body).await;
     assert_eq!((refused.status, refused.code().as_str()), (503, "key_service_unavailable"));
     assert_eq!(refused.retry_after, Some(2));
+    // Readiness follows the server's own probe, not this request.
+    until("a probe fails", async || server.get("/readyz").await.status == 503).await;
     assert_eq!(server.get("/readyz").await.code(), "key_service_unavailable");
     world.sandbox.faults().clear();
     server.until_ready().await;

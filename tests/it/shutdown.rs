@@ -17,7 +17,9 @@ use crate::harness::{Answer, Employee, Process, Sealed, Server, World, http, run
 static LOADED: OnceLock<()> = OnceLock::new();
 
 fn stream(employee: &Employee, max_tokens: usize) -> Sealed {
-    employee.seal("/v1/completions", &json!({ "prompt": "x", "stream": true, "max_tokens": max_tokens }))
+    employee.seal("/v1/completions", &json!({
+        "prompt": "x", "stream": true, "max_tokens": max_tokens, "stream_options": { "include_usage": true }
+    }))
 }
 
 async fn begin(address: String, body: Value) -> reqwest::Response {

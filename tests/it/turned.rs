@@ -54,7 +54,7 @@ async fn recorded(server: &Server, other: ServerId, employee: &Employee) -> Vec<
         note("a reply", ciphertext(&reply.json()), None);
         let refused = employee.seal(path, &json!({}));
         let reply = server.post(path, &refused.body).await;
-        assert_eq!(employee.open(refused.id, &reply).0, 400);
+        assert_eq!(employee.open(refused.id, &reply).0, 422);
         note("a sealed error", ciphertext(&reply.json()), None);
         let mut streamed = asked.clone();
         streamed["stream"] = json!(true);

@@ -2,7 +2,7 @@
 //!
 //! Must not touch: files.
 
-use crate::kernels::cpu::Source;
+use codeseal_kernels::cpu::Source;
 
 /// How a tensor of the type `number` is written, if that type is read.
 pub(super) fn source(number: u32) -> Option<Source> {

@@ -176,7 +176,7 @@ async fn answer(State(fake): State<Arc<Fake>>, request: Request) -> Response<Bod
     let json = |value: serde_json::Value| Response::new(Body::from(value.to_string()));
 
     if path == "/api/models/owner/model/revision/main" {
-        return json(json!({"id": "owner/model", "sha": COMMIT}));
+        return json(json!({"id": "owner/model", "sha": COMMIT, "siblings": [{"rfilename": "config.json"}]}));
     }
     if path == format!("/api/models/owner/model/tree/{COMMIT}") {
         let next_origin = match *fake.fault.lock().unwrap() {
