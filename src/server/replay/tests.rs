@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE;
 use proptest::prelude::*;
 
 use super::*;
@@ -16,8 +18,10 @@ fn token() -> Token {
 }
 
 fn token_of(timestamp: u64) -> Token {
-    let fernet = fernet::Fernet::new(Dek::generate().unwrap().to_fernet_key().expose()).unwrap();
-    Token::parse(fernet.encrypt_at_time(b"x", timestamp).as_bytes()).unwrap()
+    // The guard does not authenticate: that was done before.
+    let mut bytes = BASE64_URL_SAFE.decode(Dek::generate().unwrap().seal(b"x")).unwrap();
+    bytes[1..9].copy_from_slice(&timestamp.to_be_bytes());
+    Token::parse(BASE64_URL_SAFE.encode(bytes).as_bytes()).unwrap()
 }
 
 fn served(guard: &Arc<ReplayGuard>, token: &Token, now: u64) -> bool {
