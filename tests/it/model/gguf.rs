@@ -3,6 +3,7 @@
 use super::*;
 use crate::harness::{Process, World, tiny};
 use codeseal::model::Config;
+use rustix::process::Signal;
 
 /// A value of a GGUF file's metadata.
 #[derive(Clone, Copy)]
@@ -339,8 +340,11 @@ async fn a_server_that_assumes_a_default_logs_it() {
     let mut flags = world.flags();
     let model = flags.iter().position(|flag| flag == "--model").unwrap();
     flags[model + 1] = dir.path().to_str().unwrap().to_owned();
-    let mut process = Process::start(&flags).await;
-    let line = process.until_logged("model_assumption").await;
+    let process = Process::start(&flags).await;
+    process.signal(Signal::TERM);
+    let remains = process.remains().await;
+    let line =
+        remains.stdout.lines().find(|line| line.contains("model_assumption")).expect("the line is logged");
     assert!(line.contains("member=rope_theta") && line.contains("WARN"), "{line}");
 }
 
