@@ -15,7 +15,7 @@ fn check_rope<T: Narrow + From32>(device: &Emulator, numbers: &mut Numbers, layo
     let slots: Vec<i32> = (0..batch as i32).collect();
     let positions: Vec<i32> = lengths
         .iter()
-        .map(|&length| if numbers.next().is_multiple_of(5) { -1 } else { length as i32 - 1 })
+        .map(|&length| if numbers.next_bits().is_multiple_of(5) { -1 } else { length as i32 - 1 })
         .collect();
     let table = angles(10_000.0, 100);
     let before = numbers.normals(batch * layout.row_numbers(), 1.0);

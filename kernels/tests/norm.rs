@@ -8,7 +8,7 @@ use codeseal_emulator::numbers::{Numbers, assert_close};
 
 fn check<T: Narrow + Into<f32>>(device: &Emulator, numbers: &mut Numbers, tolerance: f64) {
     let (rows, width) = (numbers.between(1, 33), 8 * numbers.pick(&[1, 3, 8, 33, 256, 384, 1024]));
-    let with_delta = numbers.next().is_multiple_of(4);
+    let with_delta = numbers.next_bits().is_multiple_of(4);
     let (x, delta) = (numbers.normals(rows * width, 3.0), numbers.normals(rows * width, 1.0));
     let scale = numbers.normals(width, 0.3);
     let (mut stream, added, scales) = (device.put(&x), device.put(&delta), device.put(&scale));

@@ -41,7 +41,7 @@ fn device_and_host_choose_the_same_token() {
             }
             logits[vocabulary / 2] = -0.0;
             logits[vocabulary - 1] = f32::MIN;
-            let rows: Vec<Row> = (0..batch).map(|_| (params(&mut numbers), numbers.next())).collect();
+            let rows: Vec<Row> = (0..batch).map(|_| (params(&mut numbers), numbers.next_bits())).collect();
             let positions: Vec<i32> = (0..batch).map(|_| numbers.between(0, 8000) as i32).collect();
             let expected: Vec<u32> = logits
                 .chunks(vocabulary)
@@ -64,7 +64,7 @@ fn many_draws_agree_under_every_filter() {
     let positions: Vec<i32> = (0..draws as i32).collect();
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..6 {
-        let row = (SamplingParams { temperature: 1.5, ..params(&mut numbers) }, numbers.next());
+        let row = (SamplingParams { temperature: 1.5, ..params(&mut numbers) }, numbers.next_bits());
         let found = chosen(&Emulator, &all, &positions, &vec![row; draws]);
         let expected: Vec<u32> =
             (0..draws as u64).map(|counter| sample(&logits, &row.0, row.1, counter).unwrap()).collect();

@@ -115,7 +115,7 @@ impl Backend for Cpu {
     }
 
     fn blocks(&self) -> usize {
-        self.pool.len()
+        self.pool.block_count()
     }
 
     fn context_length(&self) -> usize {

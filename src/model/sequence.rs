@@ -34,7 +34,7 @@ impl Sequence {
             return Err(ModelError::ContextFull);
         }
         self.pool.grow(length.div_ceil(BLOCK_TOKENS));
-        self.table.extend((self.table.len()..self.pool.len()).map(|block| BlockId(block as u32)));
+        self.table.extend((self.table.len()..self.pool.block_count()).map(|block| BlockId(block as u32)));
         let slice = Slice { tokens, position: self.length, blocks: &self.table, wanted: 1, prompt: length };
         let logits = self.network.step(&mut self.pool, &[slice], &mut self.workspace)?.to_vec();
         self.length = length;

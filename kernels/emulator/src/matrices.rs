@@ -64,7 +64,7 @@ fn read_q8_0(blocks: &[u8]) -> Vec<f32> {
 /// Every scale, minimum and quant there can be.
 fn random_q4k_block(numbers: &mut Numbers) -> Vec<u8> {
     let units = [0.002, 0.01].map(|unit| f16::from_f32(unit * (1.0 + numbers.normal().abs())).to_le_bytes());
-    units.into_iter().flatten().chain((0..140).map(|_| numbers.next() as u8)).collect()
+    units.into_iter().flatten().chain((0..140).map(|_| numbers.next_bits() as u8)).collect()
 }
 
 /// The format's definition: ggml's `dequantize_row_q4_K`, a number at a time.

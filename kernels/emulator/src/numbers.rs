@@ -10,7 +10,7 @@ impl Numbers {
     }
 
     /// The next 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -19,7 +19,7 @@ impl Numbers {
 
     /// From `low` to `high`, both included.
     pub fn between(&mut self, low: usize, high: usize) -> usize {
-        low + (self.next() % (high - low + 1) as u64) as usize
+        low + (self.next_bits() % (high - low + 1) as u64) as usize
     }
 
     /// One element of `among`, which must not be empty.
@@ -29,7 +29,7 @@ impl Numbers {
 
     /// About normally distributed.
     pub fn normal(&mut self) -> f32 {
-        (0..6).map(|_| (self.next() >> 40) as f32 / 8_388_608.0 - 1.0).sum::<f32>() / 2f32.sqrt()
+        (0..6).map(|_| (self.next_bits() >> 40) as f32 / 8_388_608.0 - 1.0).sum::<f32>() / 2f32.sqrt()
     }
 
     /// `count` normally distributed numbers times `scale`.

@@ -72,8 +72,8 @@ impl KvPool {
         self.shape
     }
 
-    /// How many blocks there are.
-    pub fn len(&self) -> usize {
+    /// The number of blocks.
+    pub fn block_count(&self) -> usize {
         self.blocks.len()
     }
 

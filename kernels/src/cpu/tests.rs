@@ -45,7 +45,7 @@ proptest! {
         let (keys, values) = (numbers(seed, length * width), numbers(!seed, length * width));
         let mut pool = KvPool::new(shape, length.div_ceil(BLOCK_TOKENS) + 1);
         // The last block first, and one that belongs to nobody.
-        let table: Vec<_> = (1..pool.len() as u32).rev().map(BlockId).collect();
+        let table: Vec<_> = (1..pool.block_count() as u32).rev().map(BlockId).collect();
         for (position, (key, value)) in keys.chunks(width).zip(values.chunks(width)).enumerate() {
             pool.write(0, &table, position, value, key);
             pool.write(1, &table, position, key, value);
