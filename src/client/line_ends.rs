@@ -15,7 +15,7 @@ pub enum LineEnds {
 
 /// Gives a completion, which comes in pieces, the line ends of the text that it goes into.
 #[derive(Debug)]
-pub(super) struct Restorer {
+pub(crate) struct Restorer {
     ends: LineEnds,
     /// Whether the last piece ended with `\r`.
     after_cr: bool,
@@ -38,7 +38,7 @@ impl LineEnds {
 }
 
 /// `text` with `\n` for each `\r\n`.
-pub(super) fn to_lf(text: &str) -> Secret<String> {
+pub(crate) fn to_lf(text: &str) -> Secret<String> {
     // The final capacity at once: growing would leave unwiped copies behind.
     let mut lf = String::with_capacity(text.len());
     let mut rest = text;
@@ -52,12 +52,12 @@ pub(super) fn to_lf(text: &str) -> Secret<String> {
 }
 
 impl Restorer {
-    pub(super) fn new(ends: LineEnds) -> Self {
+    pub(crate) fn new(ends: LineEnds) -> Self {
         Self { ends, after_cr: false }
     }
 
     /// The next piece. A `\r\n` that the model wrote by itself is not doubled, even if it comes in two pieces.
-    pub(super) fn restore(&mut self, piece: &str) -> Secret<String> {
+    pub(crate) fn restore(&mut self, piece: &str) -> Secret<String> {
         let mut text = String::with_capacity(2 * piece.len());
         for character in piece.chars() {
             if character == '\n' && self.ends == LineEnds::CrLf && !self.after_cr {

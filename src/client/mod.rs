@@ -3,6 +3,7 @@
 //! [`Client`] holds one session: a DEK that was made here, wrapped once by Cloud KMS, and never leaves memory.
 //! Must not touch: engine, model, kernels.
 
+mod call;
 mod complete;
 mod error;
 mod fim;
@@ -17,11 +18,13 @@ mod sse;
 mod transport;
 mod verify;
 
+pub use self::call::{Events, Held, Link, Opened, Recorded, Recorder, Traffic};
 pub use self::complete::{Answer, Client, OnText};
 pub use self::error::{ClientError, NotAuthentic, Refusal, exit_code};
 pub use self::fim::{Cursor, CursorError};
 pub use self::input::{Input, InputError, Prompt, Source};
 pub use self::line_ends::LineEnds;
+pub(crate) use self::line_ends::{Restorer, to_lf};
 pub use self::request::CompletionOptions;
 pub use self::session::Session;
 pub use self::show_sealed::{Wire, WireTap, show_sealed};
@@ -30,7 +33,6 @@ pub use self::verify::{Anchor, Finding, Found, Policy, PolicyError, Untrusted, V
 
 use std::io::{ErrorKind, Write};
 
-use self::line_ends::{Restorer, to_lf};
 use crate::config::client::{CompleteConfig, VerifyConfig};
 
 /// What `codeseal complete` does: reads the prompt, gets its completion, prints it to `out`.

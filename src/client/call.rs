@@ -1,0 +1,279 @@
+//! Sealed calls for programs that run for long: any JSON body, under a session that the caller holds.
+//!
+//! Dropping a future or a stream closes its connection, which cancels the request on the server.
+//! Must not touch: what the bodies mean; the terminal.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use serde_json::value::RawValue;
+
+use super::error::{ClientError, NotAuthentic, Refusal};
+use super::session::{Asked, NO_RANDOMNESS, Session};
+use super::sse::SseReader;
+use super::transport::{Body, Incoming, Origin, Transport};
+use super::verify::{Verdict, Verifier};
+use crate::keys::WrapConfig;
+use crate::protocol::{ErrorBody, FrameReader, Reply, SealedReply, SessionTag};
+use crate::secret::Secret;
+
+/// A server, the connections to it, and how sessions with it begin.
+#[derive(Debug)]
+pub struct Link {
+    transport: Transport,
+    keys: WrapConfig,
+    verifier: Option<Verifier>,
+    traffic: Arc<Traffic>,
+}
+
+/// A session, with the verdict that it rests on. Dropping the last reference wipes the DEK.
+#[derive(Debug)]
+pub struct Held {
+    session: Session,
+    verdict: Option<Verdict>,
+    since: SystemTime,
+}
+
+/// Sealed bytes that went over a link.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+/// Keeps the sealed bytes of one call, to show them.
+#[derive(Clone, Debug, Default)]
+pub struct Recorder(Arc<Mutex<Recorded>>);
+
+/// What a [`Recorder`] has seen: exactly what an operator can see of the call.
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    /// The body of the request.
+    pub sent: Vec<u8>,
+    /// The body of the answer.
+    pub received: Vec<u8>,
+}
+
+/// What a call for a stream is answered with.
+#[derive(Debug)]
+pub enum Opened {
+    /// The whole body in one piece.
+    Whole(Secret<String>),
+    /// Events, frame by frame.
+    Stream(Box<Events>),
+}
+
+/// A sealed stream. Dropping it cancels the request.
+pub struct Events {
+    asked: Asked,
+    traffic: Arc<Traffic>,
+    body: Body,
+    sse: SseReader,
+    frames: FrameReader,
+    tokens: VecDeque<String>,
+    last: bool,
+}
+
+impl Link {
+    /// Sets up; nothing is connected to or wrapped yet. With a verifier no key is wrapped for another server.
+    ///
+    /// # Errors
+    /// [`ClientError::Internal`] if TLS cannot be set up.
+    pub fn new(server: &Origin, keys: WrapConfig, verifier: Option<Verifier>) -> Result<Self, ClientError> {
+        let transport = Transport::new(server.clone())?;
+        Ok(Self { transport, keys, verifier, traffic: Arc::default() })
+    }
+
+    /// Verifies the server if there is a verifier, then has a fresh DEK wrapped; the session is bound to that server.
+    ///
+    /// # Errors
+    /// [`ClientError::Untrusted`] if the server is not what the policy says, [`ClientError::Wrap`] if the key service
+    /// refuses, and what [`Verifier::verify_at`] fails with.
+    pub async fn begin(&self) -> Result<Held, ClientError> {
+        let Some(verifier) = &self.verifier else {
+            return Ok(Held::new(Session::start(self.keys.clone()).await?, None));
+        };
+        let tag = SessionTag::random().map_err(|_| NO_RANDOMNESS)?;
+        let verdict = verifier.verify(&self.transport, Some(tag)).await?;
+        let identity = verdict.trusted()?;
+        let session = Session::start(self.keys.clone()).await?.bound_to(identity.server, tag);
+        Ok(Held::new(session, Some(verdict)))
+    }
+
+    /// Whether servers are verified before a key is wrapped for them.
+    pub fn verifies(&self) -> bool {
+        self.verifier.is_some()
+    }
+
+    /// Sealed bytes so far.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Calls `path` with `body` and gives back the body of the answer, which has status 200 inside the seal.
+    ///
+    /// # Errors
+    /// [`ClientError`]; nothing is tried twice.
+    pub async fn call(
+        &self,
+        held: &Held,
+        path: &str,
+        body: &Secret<String>,
+        recorder: Option<&Recorder>,
+    ) -> Result<Secret<String>, ClientError> {
+        let (asked, incoming) = self.post(held, path, body, false, recorder).await?;
+        let Incoming::Whole(answer) = incoming else { return Err(NotAuthentic::Malformed.into()) };
+        let answer = answer.whole().await?;
+        self.traffic.received(answer.len());
+        if let Some(recorder) = recorder {
+            recorder.lock().received.clone_from(&answer);
+        }
+        open(&asked, &answer)
+    }
+
+    /// Calls `path` with `body`, which asks for a stream.
+    ///
+    /// # Errors
+    /// [`ClientError`] if no answer begins; nothing is tried twice.
+    pub async fn stream(
+        &self,
+        held: &Held,
+        path: &str,
+        body: &Secret<String>,
+    ) -> Result<Opened, ClientError> {
+        match self.post(held, path, body, true, None).await? {
+            (asked, Incoming::Whole(answer)) => {
+                let answer = answer.whole().await?;
+                self.traffic.received(answer.len());
+                Ok(Opened::Whole(open(&asked, &answer)?))
+            }
+            (asked, Incoming::Stream(body)) => Ok(Opened::Stream(Box::new(Events {
+                frames: FrameReader::new(asked.id),
+                asked,
+                traffic: Arc::clone(&self.traffic),
+                body,
+                sse: SseReader::default(),
+                tokens: VecDeque::new(),
+                last: false,
+            }))),
+        }
+    }
+
+    async fn post(
+        &self,
+        held: &Held,
+        path: &str,
+        body: &Secret<String>,
+        stream: bool,
+        recorder: Option<&Recorder>,
+    ) -> Result<(Asked, Incoming), ClientError> {
+        let (asked, sealed) = held.session.seal(path, body.expose())?;
+        self.traffic.sent.fetch_add(sealed.len() as u64, Ordering::Relaxed);
+        if let Some(recorder) = recorder {
+            recorder.lock().sent.clone_from(&sealed);
+        }
+        Ok((asked, self.transport.post(path, sealed, stream, held.session.recipient()).await?))
+    }
+}
+
+impl Held {
+    fn new(session: Session, verdict: Option<Verdict>) -> Self {
+        Self { session, verdict, since: SystemTime::now() }
+    }
+
+    /// When its DEK was wrapped.
+    pub fn since(&self) -> SystemTime {
+        self.since
+    }
+
+    /// What the session rests on, if the server was verified.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.as_ref()
+    }
+}
+
+impl Traffic {
+    /// Bytes of sealed requests.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of sealed answers.
+    pub fn received_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+impl Recorder {
+    /// What was recorded so far.
+    pub fn recorded(&self) -> Recorded {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Recorded> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Events {
+    /// The events of the next frame, none for a filler; `None` after the last frame.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] for an error event, [`ClientError::NotAuthentic`] for a stream that is forged or cut.
+    pub async fn next(&mut self) -> Result<Option<Vec<Secret<String>>>, ClientError> {
+        if self.last {
+            return Ok(None);
+        }
+        let token = loop {
+            if let Some(token) = self.tokens.pop_front() {
+                break token;
+            }
+            let Some(chunk) = self.body.chunk().await? else {
+                self.frames.finish().map_err(NotAuthentic::from)?;
+                return Err(NotAuthentic::Cut.into());
+            };
+            self.traffic.received(chunk.len());
+            self.tokens.extend(self.sse.push(&chunk)?);
+        };
+        let plaintext = self.asked.open(&token)?;
+        let frame = self.frames.accept(plaintext.expose()).map_err(NotAuthentic::from)?;
+        self.last = frame.last;
+        let mut events = Vec::with_capacity(frame.events.len());
+        for event in frame.events {
+            let event = Secret::new(String::from(Box::<str>::from(event)));
+            if let Ok(error) = serde_json::from_str::<ErrorBody>(event.expose()) {
+                return Err(Refusal::sealed(200, error).into());
+            }
+            events.push(event);
+        }
+        Ok(Some(events))
+    }
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").field("last", &self.last).finish_non_exhaustive()
+    }
+}
+
+/// Opens the whole answer to what was asked.
+fn open(asked: &Asked, answer: &[u8]) -> Result<Secret<String>, ClientError> {
+    let sealed: SealedReply = serde_json::from_slice(answer).map_err(|_| NotAuthentic::Malformed)?;
+    let plaintext = asked.open(&sealed.ciphertext)?;
+    let reply: Reply<&RawValue> =
+        serde_json::from_slice(plaintext.expose()).map_err(|_| NotAuthentic::Malformed)?;
+    if reply.id != asked.id {
+        return Err(NotAuthentic::WrongRequest.into());
+    }
+    if reply.status != 200 {
+        let error: ErrorBody = serde_json::from_str(reply.body.get()).map_err(|_| NotAuthentic::Malformed)?;
+        return Err(Refusal::sealed(reply.status, error).into());
+    }
+    Ok(Secret::new(reply.body.get().to_owned()))
+}
