@@ -1,0 +1,40 @@
+//! Ollama's `/api/generate` and `/api/chat`. Absent, `stream` means true there.
+//!
+//! Must not touch: how answers look.
+
+use super::body::Body;
+use super::{Ask, BadBody, Task, chat, openai};
+use crate::secret::Secret;
+
+/// A prompt with or without a suffix, raw or not; without a prompt, a call that loads the model.
+pub(super) fn generate(mut body: Body) -> Result<Ask, BadBody> {
+    let options = body.options();
+    let reply = body.reply(true);
+    let system = body.system.take().filter(|system| !system.expose().is_empty());
+    let has_suffix = body.suffix.as_ref().is_some_and(|suffix| !suffix.expose().is_empty());
+    let task = match body.prompt()? {
+        None if !has_suffix => Task::Nothing,
+        Some(prompt) if prompt.expose().is_empty() && !has_suffix => Task::Nothing,
+        prompt => {
+            body.prompt = prompt.map_or_else(Default::default, super::lax::Prompt::One);
+            openai::text_or_hole(&mut body)?
+        }
+    };
+    let task = match (task, system) {
+        (Task::Text(prompt), Some(system)) => {
+            Task::Text(Secret::new(format!("{}\n\n{}", system.expose(), prompt.expose())))
+        }
+        (task, _) => task,
+    };
+    Ok(Ask { task, options, reply })
+}
+
+/// A conversation.
+pub(super) fn chat(mut body: Body) -> Result<Ask, BadBody> {
+    let options = body.options();
+    let reply = body.reply(true);
+    if body.messages.as_ref().is_none_or(|messages| messages.0.is_empty()) {
+        return Ok(Ask { task: Task::Nothing, options, reply });
+    }
+    chat::task(&mut body, options, reply)
+}
