@@ -1,0 +1,188 @@
+//! The sockets: loopback of both families, a Unix socket, and who has a port that is taken.
+//!
+//! Must not touch: what is sent.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{TcpListener, UnixListener};
+
+/// Where to listen.
+#[derive(Debug, Default)]
+pub(crate) struct Unbound<'a> {
+    /// Each of these must be free.
+    pub(crate) addresses: &'a [SocketAddr],
+    /// A machine without IPv6 may lack these.
+    pub(crate) optional: &'a [SocketAddr],
+    pub(crate) socket: Option<&'a Path>,
+}
+
+/// Sockets that listen.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) tcp: Vec<TcpListener>,
+    pub(crate) unix: Option<UnixSocket>,
+}
+
+/// A Unix socket; its file is removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct UnixSocket {
+    pub(crate) listener: UnixListener,
+    path: PathBuf,
+}
+
+/// Why the proxy cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Another process has the port.
+    #[error("{address} is taken{by}: stop that process, or give another address with --listen")]
+    Taken {
+        /// The address.
+        address: SocketAddr,
+        /// ` by NAME (process N)`, if that can be found out.
+        by: String,
+    },
+    /// Something else is wrong with an address.
+    #[error("cannot listen on {address}: {kind}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        kind: ErrorKind,
+    },
+    /// The Unix socket cannot be made.
+    #[error("cannot listen on the Unix socket: {0}")]
+    Socket(ErrorKind),
+    /// A process listens on the Unix socket already.
+    #[error("the Unix socket is in use by another process: give another path with --socket")]
+    SocketTaken,
+}
+
+/// Binds all of them.
+///
+/// # Errors
+/// [`ListenError`] with the address.
+pub(crate) async fn bind(unbound: Unbound<'_>) -> Result<Bound, ListenError> {
+    let mut tcp = Vec::new();
+    for &address in unbound.addresses {
+        tcp.push(listen(address).await?);
+    }
+    for &address in unbound.optional {
+        // Port 0 is free in each family by itself; both should be the same one.
+        let port = tcp.first().and_then(|first| first.local_addr().ok()).map_or(0, |first| first.port());
+        let address = if address.port() == 0 { SocketAddr::new(address.ip(), port) } else { address };
+        match listen(address).await {
+            Ok(listener) => tcp.push(listener),
+            Err(taken @ ListenError::Taken { .. }) => return Err(taken),
+            Err(_) => {}
+        }
+    }
+    let unix = unbound.socket.map(UnixSocket::bind).transpose()?;
+    Ok(Bound { tcp, unix })
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => ListenError::Taken { address, by: holder(address) },
+        kind => ListenError::Address { address, kind },
+    })
+}
+
+impl UnixSocket {
+    fn bind(path: &Path) -> Result<Self, ListenError> {
+        let failed = |error: std::io::Error| ListenError::Socket(error.kind());
+        if let Ok(metadata) = std::fs::symlink_metadata(path) {
+            if !metadata.file_type().is_socket() {
+                return Err(ListenError::Socket(ErrorKind::AlreadyExists));
+            }
+            // Left behind by a process that was killed, unless something answers there.
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(ListenError::SocketTaken);
+            }
+            std::fs::remove_file(path).map_err(failed)?;
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        // The peer's account is looked at as well: between bind and this others could have connected.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        // Best effort: the next start removes it.
+        std::fs::remove_file(&self.path).ok();
+    }
+}
+
+/// ` by NAME (process N)` for the process that listens on `address`, if this account may see it.
+fn holder(address: SocketAddr) -> String {
+    let unknown = String::from(" by another process");
+    let Some(inode) = listening_inode(address) else { return unknown };
+    let wanted = format!("socket:[{inode}]");
+    let Ok(processes) = std::fs::read_dir("/proc") else { return unknown };
+    for process in processes.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let Ok(files) = std::fs::read_dir(process.path().join("fd")) else { continue };
+        let holds = |file: std::fs::DirEntry| {
+            std::fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == wanted.as_str())
+        };
+        if files.flatten().any(holds) {
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            let name: String = name.trim().chars().filter(|character| !character.is_control()).collect();
+            return format!(" by {name} (process {pid})");
+        }
+    }
+    unknown
+}
+
+fn listening_inode(address: SocketAddr) -> Option<String> {
+    const LISTEN: &str = "0A";
+    let port = format!(":{:04X}", address.port());
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
+        let table = std::fs::read_to_string(table).ok()?;
+        table.lines().skip(1).find_map(|line| {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            let listens = fields.get(1)?.ends_with(&port) && *fields.get(3)? == LISTEN;
+            listens.then(|| fields.get(9).map(|inode| (*inode).to_owned())).flatten()
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_named_with_the_process_that_has_it() {
+        let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = first.local_addr().unwrap();
+        let unbound = Unbound { addresses: &[address], ..Unbound::default() };
+        let error = bind(unbound).await.unwrap_err().to_string();
+        assert!(error.contains(&address.to_string()), "{error}");
+        assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_socket_file_that_was_left_behind_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("proxy.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let unbound = || Unbound { socket: Some(&path), ..Unbound::default() };
+        let bound = bind(unbound()).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(bind(unbound()).await, Err(ListenError::SocketTaken)));
+        drop(bound);
+        assert!(!path.exists());
+        std::fs::write(&path, "a file").unwrap();
+        assert!(matches!(bind(unbound()).await, Err(ListenError::Socket(ErrorKind::AlreadyExists))));
+    }
+}

@@ -1,0 +1,18 @@
+//! Loopback is no boundary: any page and any account of the machine can connect, so each request is looked at first.
+//!
+//! Must not touch: bodies.
+
+mod accept;
+mod bind;
+mod guard;
+mod peer;
+mod slots;
+mod token;
+
+pub(super) use self::accept::serve;
+pub use self::bind::ListenError;
+pub(super) use self::bind::{Unbound, bind};
+pub(super) use self::guard::{Guard, Pass, page};
+pub(super) use self::peer::Peer;
+pub(super) use self::slots::{Activity, Busy};
+pub use self::token::{AccessToken, TokenError};
