@@ -115,6 +115,13 @@ pub enum Event {
         /// Where metrics are served.
         admin_listen: SocketAddr,
     },
+    /// The proxy has a session with a server.
+    ProxyConnected,
+    /// The proxy has no session with a server any more, or could not begin one.
+    ProxyLost {
+        /// A name out of a closed set: the code that editors are given.
+        reason: &'static str,
+    },
     /// An authenticated request has ended. How many tokens it had is not said: padding hides just that from whoever reads this.
     RequestFinished {
         /// What it was for.
@@ -150,6 +157,7 @@ impl Event {
             | Self::LogLinesDropped { .. }
             | Self::ModelAssumption { .. }
             | Self::ModelNotLocked
+            | Self::ProxyLost { .. }
             | Self::StepsNotRecorded => Level::WARN,
             Self::ModelDownload { .. } | Self::ModelVerify { .. } => Level::DEBUG,
             _ => Level::INFO,

@@ -1,0 +1,12 @@
+//! The connection to each server: verified and keyed in the background, never on the path of a request.
+//!
+//! A request reads the state and goes on, or is refused at once. Must not touch: what requests say.
+
+mod fleet;
+mod keeper;
+mod state;
+
+pub(super) use self::fleet::Fleet;
+pub(super) use self::keeper::Upstream;
+pub use self::state::Timing;
+pub(super) use self::state::{Features, State, Warm, now};
