@@ -1,0 +1,375 @@
+//! A completion: read, cut to its window, sealed, and answered in the shape it was asked in.
+//!
+//! Must not touch: the shapes themselves.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::response::Response;
+use http::HeaderValue;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use serde_json::{Value, json};
+
+use super::pump::{ChoiceState, Keep, Pump};
+use super::{Call, Core, json as json_response};
+use crate::client::{ClientError, Events, LineEnds, NotAuthentic, Opened, Recorder, Restorer};
+use crate::protocol::openai::FinishReason;
+use crate::proxy::answer::{Heading, Pieces, loaded};
+use crate::proxy::dialect::{self, Ask, Endpoint, Task};
+use crate::proxy::error::Failure;
+use crate::proxy::keystrokes::{Fingerprint, Guard, Layout};
+use crate::proxy::ledger::{Outcome, Ticket, client_id};
+use crate::proxy::link::{Features, Upstream, Warm, now};
+use crate::proxy::upstream::{Answer, Choice, Counts, Request};
+use crate::secret::Secret;
+
+/// What a server makes of a request that names no bound.
+const USUAL_TOKENS: usize = crate::protocol::DEFAULT_NEW_TOKENS;
+/// A request that fails within this time, because its connection had died, is sent once more.
+const STALE: Duration = Duration::from_secs(1);
+
+/// A request on its way.
+struct Job<'a> {
+    core: &'a Arc<Core>,
+    endpoint: Endpoint,
+    ask: Ask,
+    call: &'a Call,
+    started: Instant,
+    /// How the lines end in the file that the answer goes into.
+    ends: LineEnds,
+    /// The text before the cursor, all of it.
+    before: Secret<String>,
+    fingerprint: Option<Fingerprint>,
+    guard: Option<Guard>,
+}
+
+/// What came of a request.
+enum Done {
+    /// An answer that is there at once.
+    Whole { answer: Answer, served: String, outcome: Outcome },
+    /// No answer in time.
+    Late,
+    /// The frames of one that is being made.
+    Stream { events: Box<Events>, request: Request, server: Arc<Upstream>, warm: Arc<Warm> },
+}
+
+/// Answers a request to `endpoint`.
+pub(super) async fn answer(
+    core: &Arc<Core>,
+    endpoint: Endpoint,
+    body: &Secret<Vec<u8>>,
+    call: &Call,
+    ticket: Ticket,
+) -> Result<Response, Failure> {
+    let started = Instant::now();
+    let mut ask = match dialect::read(endpoint, body.expose()) {
+        Ok(ask) => ask,
+        Err(bad) => {
+            let failure = Failure::BadBody(bad);
+            ticket.fail(&failure);
+            return Err(failure);
+        }
+    };
+    if matches!(ask.task, Task::Nothing) {
+        ticket.end(Outcome::Answered, Counts::default());
+        return Ok(nothing(endpoint, &ask));
+    }
+    let ends = ask.unify_line_ends();
+    let mut job = Job {
+        core,
+        endpoint,
+        ask,
+        call,
+        started,
+        ends,
+        before: Secret::default(),
+        fingerprint: None,
+        guard: None,
+    };
+    job.look_at_hole();
+    match job.work().await {
+        Ok(Done::Whole { mut answer, served, outcome }) => {
+            for choice in &mut answer.choices {
+                choice.text = Restorer::new(job.ends).restore(choice.text.expose());
+            }
+            ticket.end(outcome, answer.counts.unwrap_or_default());
+            Ok(job.whole(&served, &answer))
+        }
+        Ok(Done::Stream { events, request, server, warm }) => {
+            job.stream(events, &request, server, warm, ticket).await
+        }
+        Ok(Done::Late) => {
+            ticket.fail(&Failure::Deadline);
+            Err(Failure::Deadline)
+        }
+        Err(failure) => {
+            ticket.fail(&failure);
+            Err(failure)
+        }
+    }
+}
+
+impl Job<'_> {
+    /// Notes what tells this hole from others, and ends the request that it takes the place of.
+    fn look_at_hole(&mut self) {
+        let Task::Hole(hole) = &self.ask.task else { return };
+        self.before = Secret::new([hole.prefix.expose().as_str(), hole.middle.expose()].concat());
+        self.fingerprint = Fingerprint::of(hole, &self.ask.options);
+        if self.ask.options.n.unwrap_or(1) == 1 {
+            let client = client_id(&self.call.headers);
+            self.guard = Some(self.core.running.begin(client, self.before.expose(), hole.suffix.expose()));
+        }
+    }
+
+    /// Gets an answer, or the beginning of one, from the first server that gives it.
+    async fn work(&mut self) -> Result<Done, Failure> {
+        let mut again = true;
+        let mut others = self.core.fleet.servers().len();
+        loop {
+            let (server, warm) = self.core.fleet.pick()?;
+            if let Some(done) = self.without_server(&warm) {
+                return Ok(done);
+            }
+            self.arrange(warm.features);
+            match self.ask_server(&server, &warm).await {
+                Err(ClientError::Unreachable(_)) if again && self.started.elapsed() < STALE => again = false,
+                Err(error) => {
+                    server.report(&warm, &error);
+                    let failure = Failure::of(&error);
+                    // Nothing was shown yet, so another server may answer; `pick` fails when none is ready.
+                    let is_cut = matches!(error, ClientError::NotAuthentic(NotAuthentic::Cut));
+                    others = others.saturating_sub(1);
+                    if others == 0 || !(is_cut || matches!(failure, Failure::NotConnected(_))) {
+                        return Err(failure);
+                    }
+                }
+                Ok(Done::Late) => return Err(Failure::Deadline),
+                Ok(done) => return Ok(done),
+            }
+        }
+    }
+
+    /// An answer that needs no server: the rest of a prediction, or nothing for a server that cannot only read.
+    fn without_server(&self, warm: &Warm) -> Option<Done> {
+        let options = &self.ask.options;
+        let local = |text, finish, outcome| Done::Whole {
+            answer: local_answer(text, finish),
+            served: warm.model.clone(),
+            outcome,
+        };
+        if options.max_tokens == Some(0) && !warm.features.holes {
+            return Some(local(Secret::default(), FinishReason::Length, Outcome::Answered));
+        }
+        let fingerprint = self.fingerprint?;
+        let (text, finish) = warm.predictions.find(fingerprint, self.before.expose())?;
+        Some(local(text, finish, Outcome::Reused))
+    }
+
+    /// Cuts the hole to its window, as the server can take it.
+    fn arrange(&mut self, features: Features) {
+        let Task::Hole(hole) = &mut self.ask.task else { return };
+        let layout = if features.holes { self.core.layout } else { Layout::Cursor };
+        layout.arrange(hole);
+        self.core.windows.anchor(client_id(&self.call.headers), hole);
+    }
+
+    async fn ask_server(&self, server: &Arc<Upstream>, warm: &Arc<Warm>) -> Result<Done, ClientError> {
+        let ask = &self.ask;
+        let bound = ask.options.max_tokens.unwrap_or(USUAL_TOKENS);
+        let stream = ask.reply.stream && bound > self.core.whole_below;
+        let request = Request::new(&ask.task, &ask.options, ask.reply.echo, stream, warm.features)?;
+        let asking = async {
+            let opened = if stream {
+                server.link.stream(&warm.held, request.path, &request.body).await?
+            } else {
+                Opened::Whole(server.link.call(&warm.held, request.path, &request.body, None).await?)
+            };
+            Ok::<_, ClientError>(opened)
+        };
+        let served = || warm.model.clone();
+        let opened = tokio::select! {
+            () = superseded(self.guard.as_ref()) => {
+                let answer = local_answer(Secret::default(), FinishReason::Stop);
+                return Ok(Done::Whole { answer, served: served(), outcome: Outcome::Superseded });
+            }
+            opened = tokio::time::timeout(self.limit(), asking) => opened,
+        };
+        match opened {
+            Err(_) => Ok(Done::Late),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(Opened::Stream(events))) => {
+                Ok(Done::Stream { events, request, server: Arc::clone(server), warm: Arc::clone(warm) })
+            }
+            Ok(Ok(Opened::Whole(body))) => {
+                let answer = Answer::whole(body.expose(), &request)?;
+                self.keep(warm, &answer);
+                Ok(Done::Whole { answer, served: served(), outcome: Outcome::Answered })
+            }
+        }
+    }
+
+    /// How much longer the request may take.
+    fn limit(&self) -> Duration {
+        self.core.timeout.saturating_sub(self.started.elapsed())
+    }
+
+    /// Keeps the answer for the next keys.
+    fn keep(&self, warm: &Warm, answer: &Answer) {
+        if let (Some(fingerprint), [choice]) = (self.fingerprint, answer.choices.as_slice()) {
+            let finish = choice.finish.unwrap_or(FinishReason::Stop);
+            // What a deadline has cut short may be longer the next time.
+            if finish == FinishReason::Length && self.ask.options.deadline_ms.is_some() {
+                return;
+            }
+            warm.predictions.keep(fingerprint, self.before.expose(), choice.text.expose(), finish);
+        }
+    }
+
+    /// An answer that is there at once, as a stream if that was asked for.
+    fn whole(&self, served: &str, answer: &Answer) -> Response {
+        let heading = Heading::new(self.endpoint, &self.ask.reply, served, answer);
+        let (counts, took) = (answer.counts.unwrap_or_default(), self.started.elapsed());
+        if !self.ask.reply.stream {
+            return json_response(&heading.whole(&answer.choices, counts, took));
+        }
+        let mut pieces = Pieces::new(heading);
+        let mut body = Vec::new();
+        let mut last = FinishReason::Stop;
+        for choice in &answer.choices {
+            if !choice.text.expose().is_empty() {
+                body.extend_from_slice(&pieces.text(choice.index, choice.text.expose()));
+            }
+            last = choice.finish.unwrap_or(last);
+            body.extend(pieces.end(choice.index, last).into_iter().flatten());
+        }
+        body.extend_from_slice(&pieces.close(last, counts, took));
+        streamed(self.endpoint, Body::from(body))
+    }
+
+    /// An answer that is being made.
+    async fn stream(
+        self,
+        events: Box<Events>,
+        request: &Request,
+        server: Arc<Upstream>,
+        warm: Arc<Warm>,
+        ticket: Ticket,
+    ) -> Result<Response, Failure> {
+        let form = &self.ask.reply;
+        let answer = local_answer(Secret::default(), FinishReason::Stop);
+        let heading = Heading::new(self.endpoint, form, &warm.model, &answer);
+        let keep = self
+            .fingerprint
+            .filter(|_| self.ask.options.deadline_ms.is_none())
+            .map(|fingerprint| Keep { fingerprint, before: self.before });
+        let choices = self.ask.options.n.unwrap_or(1);
+        let pump = Pump {
+            events,
+            pieces: Pieces::new(heading),
+            choices: (0..choices).map(|_| ChoiceState::new(request, self.ends)).collect(),
+            counts: None,
+            keep,
+            guard: self.guard,
+            server,
+            warm,
+            started: self.started,
+            timeout: self.core.timeout,
+            page: self.call.page.clone(),
+        };
+        let body = pump.start(ticket, self.call.activity.begin()).await?;
+        Ok(streamed(self.endpoint, body))
+    }
+}
+
+/// A completion for the status page, with what went over the wire for it. It is like any other request, but never
+/// reused or superseded.
+pub(super) async fn playground(
+    core: &Arc<Core>,
+    body: &Secret<Vec<u8>>,
+    ticket: Ticket,
+) -> Result<Response, Failure> {
+    match play(core, body).await {
+        Ok((answer, counts)) => {
+            ticket.end(Outcome::Answered, counts);
+            Ok(json_response(&answer))
+        }
+        Err(failure) => {
+            ticket.fail(&failure);
+            Err(failure)
+        }
+    }
+}
+
+async fn play(core: &Arc<Core>, body: &Secret<Vec<u8>>) -> Result<(Value, Counts), Failure> {
+    let mut ask = dialect::read(Endpoint::Infill, body.expose()).map_err(Failure::BadBody)?;
+    let (server, warm) = core.fleet.pick()?;
+    if let Task::Hole(hole) = &mut ask.task {
+        let layout = if warm.features.holes { core.layout } else { Layout::Cursor };
+        layout.arrange(hole);
+    }
+    let recorder = Recorder::default();
+    let asked = async {
+        let request = Request::new(&ask.task, &ask.options, false, false, warm.features)?;
+        let body = server.link.call(&warm.held, request.path, &request.body, Some(&recorder)).await?;
+        Answer::whole(body.expose(), &request)
+    };
+    let answer = match tokio::time::timeout(core.timeout, asked).await {
+        Err(_) => return Err(Failure::Deadline),
+        Ok(Err(error)) => {
+            server.report(&warm, &error);
+            return Err(Failure::of(&error));
+        }
+        Ok(Ok(answer)) => answer,
+    };
+    let wire = recorder.recorded();
+    let choice = answer.choices.first();
+    let counts = answer.counts.unwrap_or_default();
+    let shown = json!({
+        "content": choice.map_or("", |choice| choice.text.expose()),
+        "finish_reason": choice.and_then(|choice| choice.finish),
+        "sent": String::from_utf8_lossy(&wire.sent),
+        "received": String::from_utf8_lossy(&wire.received),
+    });
+    Ok((shown, counts))
+}
+
+/// The answer to a call that asks for nothing but a loaded model.
+fn nothing(endpoint: Endpoint, ask: &Ask) -> Response {
+    let model = ask.reply.model.as_deref().unwrap_or("codegemma");
+    let answer = loaded(endpoint, model, now());
+    if ask.reply.stream {
+        return streamed(endpoint, Body::from(format!("{answer}\n")));
+    }
+    json_response(&answer)
+}
+
+/// An answer that was made here.
+fn local_answer(text: Secret<String>, finish: FinishReason) -> Answer {
+    let mut random = [0; 8];
+    // An id need not be hard to guess, only new.
+    getrandom::fill(&mut random).ok();
+    let choice = Choice { index: 0, text, finish: Some(finish), logprobs: None };
+    Answer {
+        id: format!("cmpl-{:016x}", u64::from_le_bytes(random)),
+        created: now(),
+        choices: vec![choice],
+        counts: None,
+    }
+}
+
+fn streamed(endpoint: Endpoint, body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(endpoint.stream_type()));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Waits for a newer request, if there can be one.
+async fn superseded(guard: Option<&Guard>) {
+    match guard {
+        Some(guard) => guard.superseded().await,
+        None => std::future::pending().await,
+    }
+}

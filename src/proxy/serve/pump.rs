@@ -1,0 +1,283 @@
+//! A stream on its way: sealed frames in, pieces in the client's shape out.
+//!
+//! The client's stream ends with the text. The sealed stream is read on to its last frame, so that what a watcher of the
+//! line sees does not change. A client that leaves before the text has ended cancels it.
+//! Must not touch: the shapes themselves.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::sync::mpsc;
+
+use crate::client::{ClientError, Events, LineEnds, NotAuthentic, Restorer};
+use crate::protocol::openai::FinishReason;
+use crate::proxy::answer::Pieces;
+use crate::proxy::dialect::StopMatcher;
+use crate::proxy::error::Failure;
+use crate::proxy::keystrokes::{Fingerprint, Guard};
+use crate::proxy::ledger::{Outcome, Ticket};
+use crate::proxy::link::{Upstream, Warm};
+use crate::proxy::listen::Busy;
+use crate::proxy::upstream::{Answer, Counts, Request};
+use crate::secret::Secret;
+
+/// Pieces that the client has not taken yet.
+const MAX_PENDING: usize = 16;
+/// How long the client may take for a piece.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a client that waits is told that the connection lives.
+const COMMENT_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the frames after the text may take: more than the 32 that a stream is rounded to.
+const REST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// All that a stream needs until its end.
+pub(super) struct Pump {
+    pub(super) events: Box<Events>,
+    pub(super) pieces: Pieces,
+    pub(super) choices: Vec<ChoiceState>,
+    /// Tokens, once they are known.
+    pub(super) counts: Option<Counts>,
+    pub(super) keep: Option<Keep>,
+    pub(super) guard: Option<Guard>,
+    pub(super) server: Arc<Upstream>,
+    pub(super) warm: Arc<Warm>,
+    pub(super) started: Instant,
+    pub(super) timeout: Duration,
+    pub(super) page: String,
+}
+
+/// One of the answers of a stream.
+pub(super) struct ChoiceState {
+    matcher: StopMatcher,
+    restorer: Restorer,
+    /// The text so far, with the line ends that the model sees.
+    text: Secret<String>,
+    finish: Option<FinishReason>,
+}
+
+/// Where the whole text is kept for the next keys.
+pub(super) struct Keep {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) before: Secret<String>,
+}
+
+/// Why a stream ends.
+enum End {
+    /// The text has ended.
+    Text,
+    /// The client has left, or takes nothing any more.
+    Left,
+    /// A newer request has taken its place.
+    Superseded,
+    Failed(ClientError),
+    Late,
+}
+
+type Sender = mpsc::Sender<io::Result<Bytes>>;
+
+impl ChoiceState {
+    /// An answer to `request`, for a file whose lines end so.
+    pub(super) fn new(request: &Request, ends: LineEnds) -> Self {
+        let (matcher, restorer) = (request.stop_matcher(), Restorer::new(ends));
+        Self { matcher, restorer, text: Secret::default(), finish: None }
+    }
+}
+
+impl Pump {
+    /// Waits for the first piece, so that what fails before it is an ordinary error; the rest comes as the body.
+    ///
+    /// # Errors
+    /// Why there is no first piece.
+    pub(super) async fn start(mut self, ticket: Ticket, busy: Busy) -> Result<Body, Failure> {
+        let first = match tokio::time::timeout(self.left(), self.first()).await {
+            Ok(Ok(first)) => first,
+            Ok(Err(error)) => {
+                self.server.report(&self.warm, &error);
+                let failure = Failure::of(&error);
+                ticket.fail(&failure);
+                return Err(failure);
+            }
+            Err(_) => {
+                ticket.fail(&Failure::Deadline);
+                return Err(Failure::Deadline);
+            }
+        };
+        let (sender, mut receiver) = mpsc::channel(MAX_PENDING);
+        tokio::spawn(self.run(first, sender, ticket, busy));
+        Ok(Body::from_stream(stream::poll_fn(move |context| receiver.poll_recv(context))))
+    }
+
+    /// The bytes of the first frame that says anything.
+    async fn first(&mut self) -> Result<Vec<Bytes>, ClientError> {
+        loop {
+            let Some(events) = self.events.next().await? else { return Err(NotAuthentic::Malformed.into()) };
+            let bytes = self.absorb(&events)?;
+            if !bytes.is_empty() || self.has_ended() {
+                return Ok(bytes);
+            }
+        }
+    }
+
+    async fn run(mut self, first: Vec<Bytes>, sender: Sender, ticket: Ticket, busy: Busy) {
+        let end = self.pass_on(first, &sender).await;
+        match end {
+            End::Text | End::Superseded => {
+                let last = self.close();
+                send(&sender, Ok(last)).await;
+                let outcome = if matches!(end, End::Text) { Outcome::Answered } else { Outcome::Superseded };
+                drop((sender, busy));
+                if matches!(end, End::Text) {
+                    self.keep_text();
+                    tokio::time::timeout(REST_TIMEOUT, self.read_rest()).await.ok();
+                }
+                ticket.end(outcome, self.counts.unwrap_or_default());
+            }
+            // Dropping the events cancels the request.
+            End::Left => drop(ticket),
+            End::Failed(error) => {
+                self.server.report(&self.warm, &error);
+                self.break_off(&Failure::of(&error), &sender, ticket).await;
+            }
+            End::Late => self.break_off(&Failure::Deadline, &sender, ticket).await,
+        }
+    }
+
+    /// Passes text on until it ends.
+    async fn pass_on(&mut self, first: Vec<Bytes>, sender: &Sender) -> End {
+        let mut bytes = first;
+        loop {
+            for piece in bytes {
+                if !send(sender, Ok(piece)).await {
+                    return End::Left;
+                }
+            }
+            if self.has_ended() && (self.counts.is_some() || !self.pieces.tell_counts()) {
+                return End::Text;
+            }
+            bytes = match self.next(sender).await {
+                Ok(bytes) => bytes,
+                Err(end) => return end,
+            };
+        }
+    }
+
+    /// The bytes of the next frame, or a sign of life.
+    async fn next(&mut self, sender: &Sender) -> Result<Vec<Bytes>, End> {
+        let left = self.left();
+        let superseded = async {
+            match &self.guard {
+                Some(guard) => guard.superseded().await,
+                None => std::future::pending().await,
+            }
+        };
+        let events = tokio::select! {
+            biased;
+            () = sender.closed() => return Err(End::Left),
+            () = superseded => return Err(End::Superseded),
+            events = self.events.next() => events,
+            () = tokio::time::sleep(left) => return Err(End::Late),
+            () = tokio::time::sleep(COMMENT_INTERVAL) => return Ok(self.pieces.comment().into_iter().collect()),
+        };
+        match events {
+            Ok(Some(events)) => self.absorb(&events).map_err(End::Failed),
+            // The last frame has come: there are no counts.
+            Ok(None) if self.has_ended() => {
+                self.counts = Some(self.counts.unwrap_or_default());
+                Ok(Vec::new())
+            }
+            // Some text has no end.
+            Ok(None) => Err(End::Failed(NotAuthentic::Malformed.into())),
+            Err(error) => Err(End::Failed(error)),
+        }
+    }
+
+    /// Takes the events of one frame: what the client is to get for them.
+    fn absorb(&mut self, events: &[Secret<String>]) -> Result<Vec<Bytes>, ClientError> {
+        let mut bytes = Vec::new();
+        for event in events {
+            let answer = Answer::parse(event.expose())?;
+            self.counts = answer.counts.or(self.counts);
+            for choice in answer.choices {
+                let Some(state) = self.choices.get_mut(choice.index) else {
+                    return Err(NotAuthentic::Malformed.into());
+                };
+                if state.finish.is_some() {
+                    continue;
+                }
+                let mut text = state.matcher.push(choice.text.expose());
+                if state.matcher.stopped() {
+                    state.finish = Some(FinishReason::Stop);
+                } else if choice.finish.is_some() {
+                    text.expose_mut().push_str(state.matcher.finish().expose());
+                    state.finish = choice.finish;
+                }
+                if !text.expose().is_empty() {
+                    state.text.expose_mut().push_str(text.expose());
+                    let text = state.restorer.restore(text.expose());
+                    bytes.push(self.pieces.text(choice.index, text.expose()));
+                }
+                if let Some(finish) = state.finish {
+                    bytes.extend(self.pieces.end(choice.index, finish));
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.choices.iter().all(|choice| choice.finish.is_some())
+    }
+
+    /// How much longer the text may take.
+    fn left(&self) -> Duration {
+        self.timeout.saturating_sub(self.started.elapsed())
+    }
+
+    /// The end of the client's stream, also of texts that have none yet.
+    fn close(&mut self) -> Bytes {
+        let mut bytes = Vec::new();
+        let mut last = FinishReason::Stop;
+        for (index, choice) in self.choices.iter_mut().enumerate() {
+            if choice.finish.is_none() {
+                choice.finish = Some(FinishReason::Stop);
+                bytes.extend(self.pieces.end(index, FinishReason::Stop).into_iter().flatten());
+            }
+            last = choice.finish.unwrap_or(last);
+        }
+        bytes.extend(self.pieces.close(last, self.counts.unwrap_or_default(), self.started.elapsed()));
+        Bytes::from(bytes)
+    }
+
+    /// A stream that has failed never ends as if it were whole: an error event, then a broken connection.
+    async fn break_off(&self, failure: &Failure, sender: &Sender, ticket: Ticket) {
+        ticket.fail(failure);
+        if send(sender, Ok(self.pieces.failure(failure, &self.page))).await {
+            send(sender, Err(io::ErrorKind::ConnectionAborted.into())).await;
+        }
+    }
+
+    fn keep_text(&self) {
+        if let (Some(keep), [choice]) = (&self.keep, self.choices.as_slice())
+            && let Some(finish) = choice.finish
+        {
+            let (before, text) = (keep.before.expose(), choice.text.expose());
+            self.warm.predictions.keep(keep.fingerprint, before, text, finish);
+        }
+    }
+
+    /// Reads the sealed stream to its last frame. What is wrong with it now changes no answer any more.
+    async fn read_rest(&mut self) {
+        while let Ok(Some(events)) = self.events.next().await {
+            self.absorb(&events).ok();
+        }
+    }
+}
+
+/// Whether the client is still there to take `piece`.
+async fn send(sender: &Sender, piece: io::Result<Bytes>) -> bool {
+    matches!(tokio::time::timeout(TAKE_TIMEOUT, sender.send(piece)).await, Ok(Ok(())))
+}
