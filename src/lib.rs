@@ -23,6 +23,7 @@
 //! | [`server`] | the HTTP face of the workload |
 //! | [`telemetry`] | closed sets of log events and metrics, process hardening |
 //! | [`client`] | the employee's side: session, transport, `complete`, `verify` |
+//! | [`proxy`] | `codeseal proxy`: a completion server on loopback that seals what editors send |
 //! | [`sandbox`] | a local Confidential Space on loopback |
 //! | [`demo`] | the whole flow in one process |
 //!
@@ -60,6 +61,8 @@ pub mod policy;
 #[cfg(feature = "server")]
 pub mod prompt;
 pub mod protocol;
+#[cfg(feature = "client")]
+pub mod proxy;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod secret;

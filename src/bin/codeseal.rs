@@ -12,11 +12,11 @@ use codeseal::config::client::SandboxArgs;
 use codeseal::config::client::{ClientArgs, Command, CompleteArgs, FileSettings, PolicyArgs, VerifyArgs};
 #[cfg(all(feature = "server", feature = "sandbox"))]
 use codeseal::demo::{self, DemoConfig};
+use codeseal::proxy::{self, ProxyArgs, ProxyTask};
 #[cfg(feature = "sandbox")]
 use codeseal::sandbox::Sandbox;
-use codeseal::telemetry;
+use codeseal::telemetry::{self, LogFormat, LogLevel};
 use tokio::runtime::Runtime;
-#[cfg(feature = "sandbox")]
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Wrong usage or configuration; `clap` uses the same.
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
     let code = match command {
         Command::Complete(args) => complete(&runtime, *args),
         Command::Verify(args) => verify(&runtime, args),
+        Command::Proxy(args) => proxy(&runtime, *args),
         Command::Policy(args) => policy(args),
         #[cfg(feature = "sandbox")]
         Command::Sandbox(args) => sandbox(&runtime, args),
@@ -69,6 +70,57 @@ fn verify(runtime: &Runtime, args: VerifyArgs) -> ExitCode {
     match runtime.block_on(client::run_verify(config, &mut std::io::stdout())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(client::exit_code(&error), &error),
+    }
+}
+
+fn proxy(runtime: &Runtime, args: ProxyArgs) -> ExitCode {
+    let task = FileSettings::load().map_err(Into::into).and_then(|file| args.resolve(file));
+    let task = match task {
+        Ok(task) => task,
+        Err(error) => return fail(USAGE, &error),
+    };
+    match task {
+        ProxyTask::Serve(config) => {
+            // Prompts pass through this process: no core dump, no debugger, and nothing of them in a panic.
+            telemetry::harden();
+            telemetry::redact_panics();
+            // One line for each change of state; a process has one log, and this is the first.
+            telemetry::init_to(LogFormat::Text, LogLevel::Info, std::io::stderr).ok();
+            match runtime.block_on(proxy::run(*config, &mut std::io::stdout(), stopped())) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(USAGE, &error),
+            }
+        }
+        #[cfg(all(feature = "server", feature = "sandbox"))]
+        ProxyTask::Demo(listen) => {
+            telemetry::harden();
+            telemetry::redact_panics();
+            let scratch = std::env::temp_dir();
+            match runtime.block_on(demo::proxy(*listen, &scratch, &mut std::io::stdout(), stopped())) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(INTERNAL, &error),
+            }
+        }
+        ProxyTask::Tool(tool) => match runtime.block_on(tool.run()) {
+            Ok(report) => {
+                // A reader that has seen enough is no failure.
+                writeln!(std::io::stdout(), "{}", report.text).ok();
+                ExitCode::from(report.exit_code)
+            }
+            Err(error) => fail(error.exit_code(), &error),
+        },
+    }
+}
+
+/// Waits for the signal to end.
+async fn stopped() {
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
 }
 

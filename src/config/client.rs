@@ -24,7 +24,7 @@ use crate::secret::Secret;
 #[cfg(feature = "sandbox")]
 pub use self::args::SandboxArgs;
 pub use self::args::{ClientArgs, Command, CompleteArgs, VerifyArgs};
-pub use self::file::{FileError, FileSettings};
+pub use self::file::{FileError, FileSettings, Servers};
 pub use self::policy::PolicyArgs;
 
 /// How long `complete` waits for its whole answer, in seconds, unless told otherwise.
@@ -148,30 +148,19 @@ impl CompleteArgs {
     /// # Errors
     /// [`SettingsError`]: which setting is missing or wrong.
     pub fn resolve(self, file: FileSettings) -> Result<CompleteConfig, SettingsError> {
-        let server = server(self.server, file.server)?;
+        let server = server(self.server, file.server.and_then(Servers::first))?;
         let verify = self.verify || file.verify.unwrap_or(false);
         let policy = if verify { Some(policy(self.policy, file.policy)?) } else { None };
-        let key = given(self.kms_key).or(file.kms_key).ok_or(SettingsError::Missing {
-            what: "key",
-            flag: "--kms-key",
-            variable: "CODESEAL_KMS_KEY",
-            key: "kms_key",
-        })?;
         #[cfg(feature = "sandbox")]
-        let endpoint = match given(self.sandbox_endpoint).or(file.sandbox_endpoint) {
-            Some(url) => Endpoint::Sandbox(loopback(&url)?),
-            None => Endpoint::Google,
-        };
+        let sandbox = given(self.sandbox_endpoint).or(file.sandbox_endpoint);
         #[cfg(not(feature = "sandbox"))]
-        let endpoint = Endpoint::Google;
+        let sandbox = None;
+        let keys = wrap_config(given(self.kms_key).or(file.kms_key), sandbox)?;
         let stop = if self.stop.is_empty() { file.stop.unwrap_or_default() } else { self.stop };
         Ok(CompleteConfig {
             server,
             policy,
-            keys: WrapConfig {
-                key: key.parse::<KeyName>().map_err(|error| invalid("--kms-key", error))?,
-                endpoint,
-            },
+            keys,
             source: source(self.fim, self.file, self.prompt)?,
             context_bytes: self
                 .context_bytes
@@ -196,7 +185,7 @@ impl VerifyArgs {
     /// [`SettingsError`]: which setting is missing or wrong.
     pub fn resolve(self, file: FileSettings) -> Result<VerifyConfig, SettingsError> {
         Ok(VerifyConfig {
-            server: server(self.server, file.server)?,
+            server: server(self.server, file.server.and_then(Servers::first))?,
             policy: policy(self.policy, file.policy)?,
             json: self.json,
             timeout: timeout(self.timeout_secs.or(file.timeout_secs))?,
@@ -226,7 +215,29 @@ fn server(flag: Option<String>, file: Option<String>) -> Result<Origin, Settings
     server.parse().map_err(|error| invalid("--server", error))
 }
 
-fn policy(flag: Option<PathBuf>, file: Option<PathBuf>) -> Result<Policy, SettingsError> {
+/// How DEKs are wrapped: by `key`, with a sandbox if there is the URL of one.
+pub(crate) fn wrap_config(key: Option<String>, sandbox: Option<String>) -> Result<WrapConfig, SettingsError> {
+    let key = key.ok_or(SettingsError::Missing {
+        what: "key",
+        flag: "--kms-key",
+        variable: "CODESEAL_KMS_KEY",
+        key: "kms_key",
+    })?;
+    #[cfg(feature = "sandbox")]
+    let endpoint = match sandbox {
+        Some(url) => Endpoint::Sandbox(loopback(&url)?),
+        None => Endpoint::Google,
+    };
+    #[cfg(not(feature = "sandbox"))]
+    let endpoint = {
+        let _: Option<String> = sandbox;
+        Endpoint::Google
+    };
+    let key = key.parse::<KeyName>().map_err(|error| invalid("--kms-key", error))?;
+    Ok(WrapConfig { key, endpoint })
+}
+
+pub(crate) fn policy(flag: Option<PathBuf>, file: Option<PathBuf>) -> Result<Policy, SettingsError> {
     let policy = flag.filter(|path| !path.as_os_str().is_empty()).or(file);
     let path = policy.ok_or(SettingsError::Missing {
         what: "policy",
@@ -238,11 +249,11 @@ fn policy(flag: Option<PathBuf>, file: Option<PathBuf>) -> Result<Policy, Settin
 }
 
 /// An empty variable is one that is not set.
-fn given(value: Option<String>) -> Option<String> {
+pub(crate) fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.is_empty())
 }
 
-fn invalid(setting: &'static str, error: impl std::fmt::Display) -> SettingsError {
+pub(crate) fn invalid(setting: &'static str, error: impl std::fmt::Display) -> SettingsError {
     SettingsError::Invalid { setting, must: error.to_string() }
 }
 
@@ -289,7 +300,7 @@ fn timeout(secs: Option<u64>) -> Result<Duration, SettingsError> {
 
 /// Whoever answers there is given the session's key in the clear, so it must be this machine.
 #[cfg(feature = "sandbox")]
-pub(super) fn loopback(url: &str) -> Result<String, SettingsError> {
+pub(crate) fn loopback(url: &str) -> Result<String, SettingsError> {
     let wrong = || invalid("--sandbox-endpoint", "must be an http:// address of this machine");
     let uri: Uri = url.parse().map_err(|_| wrong())?;
     let host = uri.host().ok_or_else(wrong)?;

@@ -7,6 +7,7 @@
 mod acts;
 mod operator;
 mod paper;
+mod proxy;
 mod scene;
 mod scratch;
 
@@ -14,8 +15,11 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::proxy::proxy;
+
 use self::acts::Demo;
 use crate::client::ClientError;
+use crate::proxy::ProxyError;
 use crate::sandbox::SandboxError;
 use crate::server::ServeError;
 use crate::telemetry::LoggingError;
@@ -50,6 +54,9 @@ pub enum DemoError {
     /// The server does not start.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The proxy does not start.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// Something hangs.
     #[error("the demo did not end within {} s", LIMIT.as_secs())]
     TimedOut,

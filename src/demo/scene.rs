@@ -11,10 +11,11 @@ use serde_json::Value;
 use super::DemoError;
 use super::scratch::Scratch;
 use crate::attestation::{OnTokenExpiry, Profile};
-use crate::client::{Client, ClientError, Origin};
+use crate::client::{Client, ClientError, Origin, Policy};
 use crate::config::{Limits, Logging, ModelOrigin, ServerConfig};
 use crate::engine::{EngineConfig, ModelFiles, Quantize};
 use crate::keys::{CacheLimits, Endpoint, KeyName, KmsConfig, Timeouts, WrapConfig};
+use crate::protocol::DEFAULT_NEW_TOKENS;
 use crate::sandbox::{Launcher, Sandbox, SandboxConfig, claims};
 use crate::server::{Service, Shaping};
 use crate::telemetry::{LogFormat, LogLevel};
@@ -59,16 +60,43 @@ impl Scene {
 
     /// A server in the VM of `launcher`, ready for requests.
     pub(super) async fn serve(&self, launcher: &Launcher) -> Result<Service, DemoError> {
-        let mut service = Service::start(self.server_config(launcher)?).await?;
-        service.ready().await?;
-        Ok(service)
+        start(self.server_config(launcher)?).await
+    }
+
+    /// The same for editors, which ask for more at once.
+    pub(super) async fn serve_editors(&self) -> Result<Service, DemoError> {
+        let mut config = self.server_config(self.sandbox.launcher())?;
+        config.engine = EngineConfig { kv_cache_bytes: Some(4 * KV_CACHE_BYTES), ..EngineConfig::new(8, 56) };
+        config.limits.max_requests = 64;
+        config.limits.max_connections = 128;
+        config.limits.max_replay_entries = 100_000;
+        config.limits.max_new_tokens = DEFAULT_NEW_TOKENS;
+        start(config).await
+    }
+
+    /// What a server of this scene must be: the image that the company trusts.
+    pub(super) fn policy(&self) -> Result<Policy, DemoError> {
+        let claims = claims::shielded_preview();
+        let digest =
+            claims.pointer("/submods/container/image_digest").and_then(Value::as_str).ok_or(MISNAMED)?;
+        let jwks = self.sandbox.endpoint();
+        let text =
+            format!("profile = 'shielded-preview'\nimage_digests = ['{digest}']\njwks = '{jwks}/jwks'\n");
+        let path = self.scratch.path().join("policy.toml");
+        std::fs::write(&path, text)?;
+        Policy::read(&path).map_err(|_| DemoError::Unexpected("the demo's policy cannot be read"))
     }
 
     /// An employee with a session of her own at `service`.
     pub(super) async fn employee(&self, service: &Service) -> Result<Client, DemoError> {
-        let origin: Origin = format!("http://{}", service.address()).parse().map_err(|_| MISNAMED)?;
-        let keys = WrapConfig { key: self.key.clone(), endpoint: self.endpoint() };
+        let (origin, keys) = self.way_to(service)?;
         Ok(Client::connect(&origin, keys).await?)
+    }
+
+    /// Where `service` is, and how keys are wrapped for it.
+    pub(super) fn way_to(&self, service: &Service) -> Result<(Origin, WrapConfig), DemoError> {
+        let origin = format!("http://{}", service.address()).parse().map_err(|_| MISNAMED)?;
+        Ok((origin, WrapConfig { key: self.key.clone(), endpoint: self.endpoint() }))
     }
 
     /// Ends the sandbox and removes its files.
@@ -118,6 +146,12 @@ impl Scene {
             logging: Logging { format: LogFormat::Text, level: LogLevel::Info },
         })
     }
+}
+
+async fn start(config: ServerConfig) -> Result<Service, DemoError> {
+    let mut service = Service::start(config).await?;
+    service.ready().await?;
+    Ok(service)
 }
 
 const MISNAMED: DemoError = DemoError::Unexpected("the sandbox names things as nobody can read them");

@@ -93,6 +93,21 @@ const RULES: &[Rule] = &[
         module: "client",
         may_not_touch: &[HTTP, MODEL, "crate::engine", "crate::model", "codeseal_kernels", "crate::server"],
     },
+    Rule {
+        module: "proxy",
+        may_not_touch: &[
+            MODEL,
+            KMS,
+            "fernet::",
+            "crate::engine",
+            "crate::kernels",
+            "crate::model",
+            "crate::prompt",
+            "crate::sandbox",
+            "crate::server",
+            "crate::tokenizer",
+        ],
+    },
     Rule { module: "config", may_not_touch: &["reqwest", "hyper", MODEL, HTTP, "TcpListener"] },
     Rule {
         module: "telemetry",

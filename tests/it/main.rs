@@ -35,6 +35,7 @@ mod misconfigured;
 mod model;
 mod openai;
 mod policy;
+mod proxy;
 mod python_client;
 mod readiness;
 mod repository;

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::policy::PolicyArgs;
 use crate::client::Cursor;
+use crate::proxy::ProxyArgs;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -56,6 +57,8 @@ pub enum Command {
     Complete(Box<CompleteArgs>),
     /// Verify a server's attestation against a policy; says what was proven and what was not
     Verify(VerifyArgs),
+    /// Serve editors on this machine in the words that they know, and seal what they send
+    Proxy(Box<ProxyArgs>),
     /// Lint a launch policy, write an attribute condition, or test one
     #[command(subcommand)]
     Policy(PolicyArgs),

@@ -18,8 +18,8 @@ const MAX_BYTES: u64 = 64 * 1024;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileSettings {
-    /// See `--server`.
-    pub server: Option<String>,
+    /// See `--server`: one, or several for `codeseal proxy`.
+    pub server: Option<Servers>,
     /// See `--kms-key`.
     pub kms_key: Option<String>,
     /// See `--sandbox-endpoint`.
@@ -41,6 +41,16 @@ pub struct FileSettings {
     pub timeout_secs: Option<u64>,
 }
 
+/// One server or a list of them.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Servers {
+    /// One.
+    One(String),
+    /// Several, in the order of preference.
+    Several(Vec<String>),
+}
+
 /// Why the configuration file cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
@@ -60,6 +70,21 @@ pub enum FileError {
         /// What is wrong with it.
         message: String,
     },
+}
+
+impl Servers {
+    /// All of them.
+    pub fn all(self) -> Vec<String> {
+        match self {
+            Self::One(server) => vec![server],
+            Self::Several(servers) => servers,
+        }
+    }
+
+    /// The preferred one.
+    pub fn first(self) -> Option<String> {
+        self.all().into_iter().next()
+    }
 }
 
 impl FileSettings {

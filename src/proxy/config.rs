@@ -1,0 +1,341 @@
+//! The command line of `codeseal proxy`: flags, then environment, then configuration file → validated settings.
+//!
+//! Must not touch: the network.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use http::{HeaderValue, Uri};
+
+use super::keystrokes::Layout;
+use super::link::Timing;
+use super::listen::AccessToken;
+use super::tools::{Tool, ToolArgs};
+use crate::client::{Origin, Policy};
+use crate::config::client::{FileSettings, Servers, SettingsError, given, invalid, policy, wrap_config};
+use crate::keys::WrapConfig;
+
+/// Where llama.vim and llama.vscode look without any setting.
+const PORT: u16 = 8012;
+/// Where Ollama's clients look.
+const OLLAMA_PORT: u16 = 11434;
+/// How long a request may take, in seconds, unless told otherwise.
+const DEFAULT_TIMEOUT_SECS: u64 = 60;
+/// Streams of so few tokens are asked for whole: a sealed stream lasts 32 frames on the line, a whole answer does not.
+const DEFAULT_WHOLE_BELOW: usize = 64;
+
+const HELP: &str = "\
+The editor's base URL is http://127.0.0.1:8012/v1 for OpenAI clients, and http://127.0.0.1:8012 for
+llama.cpp, Tabby and Ollama clients. The status page is http://127.0.0.1:8012/.
+
+`--editor NAME` prints a whole configuration for vim, neovim, vscode, continue, zed, emacs, jupyter,
+tabby, llm or aider.";
+
+/// The flags of `codeseal proxy`, as typed.
+#[derive(Args)]
+#[command(after_help = HELP, args_conflicts_with_subcommands = true)]
+pub struct ProxyArgs {
+    /// Where a server is, such as http://10.0.0.7:8080; may be repeated, the first is preferred
+    #[arg(long, env = "CODESEAL_SERVER", value_name = "URL", value_delimiter = ',')]
+    server: Vec<String>,
+
+    /// The Cloud KMS key that only the attested workload may use
+    #[arg(long, env = "CODESEAL_KMS_KEY", value_name = "NAME")]
+    kms_key: Option<String>,
+
+    /// Wrap keys with a sandbox on this machine instead of Cloud KMS
+    #[cfg(feature = "sandbox")]
+    #[arg(long, env = "CODESEAL_SANDBOX_ENDPOINT", value_name = "URL")]
+    sandbox_endpoint: Option<String>,
+
+    /// Verify each server against the policy before a key is wrapped for it, and again before the verdict expires
+    #[arg(long, env = "CODESEAL_VERIFY")]
+    verify: bool,
+
+    /// The policy for --verify: a TOML file, see `codeseal verify --help`
+    #[arg(long, env = "CODESEAL_POLICY", value_name = "FILE")]
+    policy: Option<PathBuf>,
+
+    /// Where to listen, loopback only; may be repeated [default: 127.0.0.1:8012 and [::1]:8012]
+    #[arg(long, env = "CODESEAL_PROXY_LISTEN", value_name = "ADDR", value_delimiter = ',')]
+    listen: Vec<SocketAddr>,
+
+    /// Listen where Ollama does as well: port 11434
+    #[arg(long)]
+    ollama: bool,
+
+    /// Listen on a Unix socket as well
+    #[arg(long, env = "CODESEAL_PROXY_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// A web page that may use the proxy, such as https://editor.example; may be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    allow_origin: Vec<String>,
+
+    /// Let other accounts of this machine use the proxy
+    #[arg(long)]
+    any_user: bool,
+
+    /// Demand the token in this file of each request; the file is made if it is not there
+    #[arg(long, env = "CODESEAL_PROXY_TOKEN", value_name = "FILE")]
+    token: Option<PathBuf>,
+
+    /// Where a hole begins: at the cursor, or at its line, with which a key leaves more in the server's prefix cache
+    #[arg(long, env = "CODESEAL_PROXY_HOLE", value_name = "WHERE", value_enum, default_value_t = Layout::Cursor)]
+    hole: Layout,
+
+    /// Ask for a whole answer in place of a stream up to so many tokens [default: 64]
+    #[arg(long, env = "CODESEAL_PROXY_WHOLE_BELOW", value_name = "N")]
+    whole_below: Option<usize>,
+
+    /// Seconds that a request may take [default: 60]
+    #[arg(long, env = "CODESEAL_PROXY_TIMEOUT_SECS", value_name = "SECONDS")]
+    timeout_secs: Option<u64>,
+
+    /// Append each verdict to this file
+    #[arg(long, env = "CODESEAL_PROXY_VERDICT_LOG", value_name = "FILE")]
+    verdict_log: Option<PathBuf>,
+
+    /// Start a local Confidential Space and a server as well: no account, nothing to set
+    #[cfg(all(feature = "server", feature = "sandbox"))]
+    #[arg(long, conflicts_with_all = ["server", "kms_key", "sandbox_endpoint", "verify", "policy"])]
+    demo: bool,
+
+    /// The service manager's socket, which it sets itself
+    #[arg(long, env = "NOTIFY_SOCKET", value_name = "SOCKET", hide = true)]
+    notify: Option<OsString>,
+
+    #[command(flatten)]
+    tool: ToolArgs,
+}
+
+/// What `codeseal proxy` is to do.
+#[derive(Debug)]
+pub enum ProxyTask {
+    /// Serve.
+    Serve(Box<ProxyConfig>),
+    /// Serve, with a server that is started first; its address and key take the place of those here.
+    #[cfg(all(feature = "server", feature = "sandbox"))]
+    Demo(Box<DemoListen>),
+    /// Something else, with a proxy that runs or none.
+    Tool(Tool),
+}
+
+/// Everything that the proxy needs, validated.
+#[derive(Debug)]
+pub struct ProxyConfig {
+    /// The servers, the preferred one first.
+    pub servers: Vec<Origin>,
+    /// The key that wraps DEKs, and the service that does it.
+    pub keys: WrapConfig,
+    /// What a server must be, if that is to be verified.
+    pub policy: Option<Policy>,
+    /// The policy's file, for people.
+    pub policy_name: Option<String>,
+    /// Where to listen.
+    pub listen: Vec<SocketAddr>,
+    /// Where to listen if this machine has such an address.
+    pub listen_if_possible: Vec<SocketAddr>,
+    /// A Unix socket to listen on.
+    pub socket: Option<PathBuf>,
+    /// Web pages that may use the proxy.
+    pub allowed_origins: Vec<HeaderValue>,
+    /// Whether other accounts may use it.
+    pub any_user: bool,
+    /// What each request must bring.
+    pub token: Option<AccessToken>,
+    /// Where holes begin.
+    pub layout: Layout,
+    /// Streams of at most so many tokens are asked for whole.
+    pub whole_below: usize,
+    /// For one request.
+    pub timeout: Duration,
+    /// Where verdicts are appended to.
+    pub verdict_log: Option<PathBuf>,
+    /// How often things are done in the background.
+    pub timing: Timing,
+    /// The service manager's socket, if there is one.
+    pub notify: Option<OsString>,
+}
+
+/// What is left to choose of a proxy whose server is started with it.
+#[cfg(all(feature = "server", feature = "sandbox"))]
+#[derive(Debug)]
+pub struct DemoListen {
+    listening: Listening,
+}
+
+#[derive(Debug)]
+struct Listening {
+    listen: Vec<SocketAddr>,
+    listen_if_possible: Vec<SocketAddr>,
+    socket: Option<PathBuf>,
+    allowed_origins: Vec<HeaderValue>,
+    any_user: bool,
+    token: Option<AccessToken>,
+    layout: Layout,
+    whole_below: usize,
+    timeout: Duration,
+    verdict_log: Option<PathBuf>,
+    notify: Option<OsString>,
+}
+
+impl ProxyArgs {
+    /// Fills what was not given from `file` and checks everything.
+    ///
+    /// # Errors
+    /// [`SettingsError`]: which setting is missing or wrong.
+    pub fn resolve(mut self, file: FileSettings) -> Result<ProxyTask, SettingsError> {
+        let tool = std::mem::take(&mut self.tool);
+        if let Some(tool) = tool.resolve(self.url(), self.token.clone())? {
+            return Ok(ProxyTask::Tool(tool));
+        }
+        #[cfg(all(feature = "server", feature = "sandbox"))]
+        if self.demo {
+            return Ok(ProxyTask::Demo(Box::new(DemoListen { listening: self.listening()? })));
+        }
+        let mut servers = std::mem::take(&mut self.server);
+        servers.retain(|server| !server.is_empty());
+        if servers.is_empty() {
+            servers = file.server.map(Servers::all).unwrap_or_default();
+        }
+        if servers.is_empty() {
+            return Err(SettingsError::Missing {
+                what: "server",
+                flag: "--server",
+                variable: "CODESEAL_SERVER",
+                key: "server",
+            });
+        }
+        let servers = servers.iter().map(|server| server.parse().map_err(|error| invalid("--server", error)));
+        let servers = servers.collect::<Result<Vec<Origin>, _>>()?;
+        #[cfg(feature = "sandbox")]
+        let sandbox = given(self.sandbox_endpoint.take()).or(file.sandbox_endpoint);
+        #[cfg(not(feature = "sandbox"))]
+        let sandbox = None;
+        let keys = wrap_config(given(self.kms_key.take()).or(file.kms_key), sandbox)?;
+        let verify = self.verify || file.verify.unwrap_or(false);
+        let name = self.policy.as_ref().or(file.policy.as_ref());
+        let policy_name = name.filter(|_| verify).map(|path| path.display().to_string());
+        let policy = if verify { Some(policy(self.policy.take(), file.policy)?) } else { None };
+        Ok(ProxyTask::Serve(Box::new(self.listening()?.with(servers, keys, policy, policy_name))))
+    }
+
+    /// Where a proxy with these settings is.
+    fn url(&self) -> String {
+        let address = self.listen.first().copied().unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)));
+        format!("http://{address}")
+    }
+
+    fn listening(self) -> Result<Listening, SettingsError> {
+        if self.listen.iter().any(|address| !address.ip().is_loopback()) {
+            return Err(invalid(
+                "--listen",
+                "must be an address of loopback: prompts are in clear on this side",
+            ));
+        }
+        let default = self.listen.is_empty();
+        let mut listen = self.listen;
+        let mut listen_if_possible = Vec::new();
+        let ports = [default.then_some(PORT), self.ollama.then_some(OLLAMA_PORT)];
+        for port in ports.into_iter().flatten() {
+            listen.push((Ipv4Addr::LOCALHOST, port).into());
+            listen_if_possible.push((Ipv6Addr::LOCALHOST, port).into());
+        }
+        let timeout = self.timeout_secs.unwrap_or(DEFAULT_TIMEOUT_SECS);
+        if !(1..=3600).contains(&timeout) {
+            return Err(invalid("--timeout-secs", "must be from 1 to 3600"));
+        }
+        Ok(Listening {
+            listen,
+            listen_if_possible,
+            socket: self.socket,
+            allowed_origins: self.allow_origin.iter().map(|text| origin(text)).collect::<Result<_, _>>()?,
+            any_user: self.any_user,
+            token: self
+                .token
+                .map(|path| AccessToken::of_file(&path).map_err(|error| invalid("--token", error)))
+                .transpose()?,
+            layout: self.hole,
+            whole_below: self.whole_below.unwrap_or(DEFAULT_WHOLE_BELOW),
+            timeout: Duration::from_secs(timeout),
+            verdict_log: self.verdict_log,
+            notify: self.notify.filter(|name| !name.is_empty()),
+        })
+    }
+}
+
+impl Listening {
+    fn with(
+        self,
+        servers: Vec<Origin>,
+        keys: WrapConfig,
+        policy: Option<Policy>,
+        policy_name: Option<String>,
+    ) -> ProxyConfig {
+        ProxyConfig {
+            servers,
+            keys,
+            policy,
+            policy_name,
+            listen: self.listen,
+            listen_if_possible: self.listen_if_possible,
+            socket: self.socket,
+            allowed_origins: self.allowed_origins,
+            any_user: self.any_user,
+            token: self.token,
+            layout: self.layout,
+            whole_below: self.whole_below,
+            timeout: self.timeout,
+            verdict_log: self.verdict_log,
+            timing: Timing::default(),
+            notify: self.notify,
+        }
+    }
+}
+
+impl ProxyConfig {
+    /// A proxy for tests and demos: any free port of loopback, no policy.
+    pub fn for_server(server: Origin, keys: WrapConfig) -> Self {
+        let listening = Listening {
+            listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+            listen_if_possible: Vec::new(),
+            socket: None,
+            allowed_origins: Vec::new(),
+            any_user: false,
+            token: None,
+            layout: Layout::Cursor,
+            whole_below: DEFAULT_WHOLE_BELOW,
+            timeout: Duration::from_secs(DEFAULT_TIMEOUT_SECS),
+            verdict_log: None,
+            notify: None,
+        };
+        listening.with(vec![server], keys, None, None)
+    }
+}
+
+#[cfg(all(feature = "server", feature = "sandbox"))]
+impl DemoListen {
+    /// The whole settings, now that there is a server.
+    pub fn with(self, server: Origin, keys: WrapConfig, policy: Option<Policy>) -> ProxyConfig {
+        let name = policy.as_ref().map(|_| "the demo's policy".to_owned());
+        self.listening.with(vec![server], keys, policy, name)
+    }
+}
+
+/// An origin as browsers write it: scheme, host, and the port if it is not the scheme's.
+fn origin(text: &str) -> Result<HeaderValue, SettingsError> {
+    let wrong = || {
+        invalid("--allow-origin", "must be an origin, such as https://editor.example or vscode-file://app")
+    };
+    let uri: Uri = text.trim_end_matches('/').parse().map_err(|_| wrong())?;
+    let is_origin =
+        uri.scheme().is_some() && uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none();
+    if !is_origin || !matches!(uri.path(), "" | "/") || text.contains(['@', '*']) {
+        return Err(wrong());
+    }
+    HeaderValue::from_str(text.trim_end_matches('/')).map_err(|_| wrong())
+}

@@ -1,0 +1,82 @@
+//! What `codeseal proxy` prints and writes for people, and what it says of a proxy that runs.
+
+use std::process::Output;
+
+use serde_json::json;
+use tokio::process::Command;
+
+use super::Desk;
+
+async fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_codeseal"));
+    command.arg("proxy").args(arguments).env_clear().kill_on_drop(true).output().await.unwrap()
+}
+
+fn text(output: &Output) -> String {
+    [output.stdout.as_slice(), output.stderr.as_slice()].map(String::from_utf8_lossy).concat()
+}
+
+#[tokio::test]
+async fn an_editors_configuration_has_the_proxys_own_address_and_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    let token = token.to_str().unwrap();
+    for editor in ["vim", "neovim", "vscode", "continue", "zed", "emacs", "jupyter", "tabby", "llm", "aider"]
+    {
+        let flags = ["--editor", editor, "--listen", "127.0.0.1:8099", "--token", token];
+        let output = run(&flags).await;
+        assert_eq!(output.status.code(), Some(0), "{editor}: {}", text(&output));
+        assert!(text(&output).contains("127.0.0.1:8099"), "{editor}: {}", text(&output));
+    }
+    let token = std::fs::read_to_string(token).unwrap();
+    let output = run(&["--editor", "continue", "--token", dir.path().join("token").to_str().unwrap()]).await;
+    assert!(text(&output).contains(token.trim()), "{}", text(&output));
+}
+
+#[tokio::test]
+async fn a_block_is_written_into_a_file_and_taken_out_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("settings.json");
+    let old = "{\n  \"editor.fontSize\": 14\n}\n";
+    std::fs::write(&path, old).unwrap();
+    let file = path.to_str().unwrap();
+    let output = run(&["--editor", "vscode", "--write", file]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let written = std::fs::read_to_string(&path).unwrap();
+    let uncommented: String = written.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let settings: serde_json::Value = serde_json::from_str(&uncommented).unwrap();
+    assert_eq!(settings["llama-vscode.endpoint"], "http://127.0.0.1:8012");
+    assert_eq!(run(&["--undo", file]).await.status.code(), Some(0));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), old);
+    assert_eq!(run(&["--undo", file]).await.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn units_name_this_program() {
+    let systemd = text(&run(&["--unit", "systemd"]).await);
+    for line in ["Type=notify", "Restart=on-failure", "NoNewPrivileges=yes", "PrivateTmp=yes"] {
+        assert!(systemd.contains(line), "{systemd}");
+    }
+    assert!(systemd.contains(env!("CARGO_BIN_EXE_codeseal")), "{systemd}");
+    let launchd = text(&run(&["--unit", "launchd"]).await);
+    assert!(launchd.contains("<key>ProgramArguments</key>"), "{launchd}");
+}
+
+#[tokio::test]
+async fn the_doctor_finds_what_is_wrong_in_an_editor() {
+    let desk = Desk::new().await;
+    let doctor = async || run(&["doctor", "--url", &desk.url]).await;
+    let healthy = doctor().await;
+    assert_eq!(healthy.status.code(), Some(0), "{}", text(&healthy));
+    assert!(text(&healthy).contains("no editor has sent anything yet"), "{}", text(&healthy));
+    for (path, advice) in [
+        ("/v1", "sends requests to the base URL itself"),
+        ("/v1/responses", "uses the Responses API"),
+        ("/v2/completions", "asks for a path that is not there"),
+    ] {
+        desk.post(path, &json!({ "prompt": "x" })).await;
+        let output = doctor().await;
+        assert_eq!(output.status.code(), Some(1), "{path}");
+        assert!(text(&output).contains(advice), "{path}: {}", text(&output));
+    }
+}
