@@ -114,7 +114,7 @@ async fn another_account_is_refused() {
     let url = format!("{}/v1/models", desk.url);
     let asking = tokio::task::spawn_blocking(move || {
         let mut curl = std::process::Command::new("curl");
-        curl.args(["--silent", "--max-time", "20", &url]).uid(65534).gid(65534).output()
+        curl.env_clear().args(["--silent", "--max-time", "20", &url]).uid(65534).gid(65534).output()
     });
     // A machine without curl cannot play the other account.
     let Ok(output) = asking.await.unwrap() else { return };
