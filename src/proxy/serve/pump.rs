@@ -78,6 +78,7 @@ enum End {
 }
 
 type Sender = mpsc::Sender<io::Result<Bytes>>;
+type Receiver = mpsc::Receiver<io::Result<Bytes>>;
 
 impl ChoiceState {
     /// An answer to `request`, for a file whose lines end so.
@@ -106,9 +107,9 @@ impl Pump {
                 return Err(Failure::Deadline);
             }
         };
-        let (sender, mut receiver) = mpsc::channel(MAX_PENDING);
+        let (sender, receiver) = mpsc::channel(MAX_PENDING);
         tokio::spawn(self.run(first, sender, ticket, busy));
-        Ok(Body::from_stream(stream::poll_fn(move |context| receiver.poll_recv(context))))
+        Ok(Body::from_stream(stream::unfold(receiver, next_piece)))
     }
 
     /// The bytes of the first frame that says anything.
@@ -275,6 +276,16 @@ impl Pump {
             self.absorb(&events).ok();
         }
     }
+}
+
+/// The next piece of the body. Before an error the body is pending once: that makes hyper flush what it has. Without it
+/// hyper drops the connection together with the error event that it has not written yet.
+async fn next_piece(mut receiver: Receiver) -> Option<(io::Result<Bytes>, Receiver)> {
+    let piece = receiver.recv().await?;
+    if piece.is_err() {
+        tokio::task::yield_now().await;
+    }
+    Some((piece, receiver))
 }
 
 /// Whether the client is still there to take `piece`.

@@ -1,10 +1,12 @@
 //! Streams: the editor's ends with the text, the sealed one with its last frame, and a broken one never as if whole.
 
+use std::future::ready;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use codeseal::proxy::Proxy;
 use codeseal::server::Shaping;
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, Uri};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -126,8 +128,14 @@ async fn cutting(server: String) -> (String, AbortOnDropHandle<()>) {
             }
             let whole = answer.bytes().await.unwrap();
             let frames: Vec<&[u8]> = whole.split_inclusive(|&byte| byte == b'\n').take(4).collect();
-            let pieces = vec![Ok(Bytes::from(frames.concat())), Err(std::io::Error::other("cut"))];
-            ([("content-type", kind)], Body::from_stream(futures_util::stream::iter(pieces)))
+            let frames = Bytes::from(frames.concat());
+            // hyper flushes what it has when a body is pending; without that the error would discard the frames.
+            let cut = async {
+                tokio::task::yield_now().await;
+                Err(std::io::Error::other("cut"))
+            };
+            let pieces = stream::once(ready(Ok(frames))).chain(stream::once(cut));
+            ([("content-type", kind)], Body::from_stream(pieces))
         }
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
