@@ -259,7 +259,7 @@ impl ServeArgs {
 /// Where `source` is kept: a model in a directory is read where it is, and needs neither a cache nor a home.
 ///
 /// # Errors
-/// As [`model_cache`], for what has to be downloaded.
+/// A model has to be downloaded, and neither a cache directory nor a home is named.
 pub fn cache_for(source: &ModelSource, named: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
     match source {
         ModelSource::Directory(_) => Ok(named.unwrap_or_default()),

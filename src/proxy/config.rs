@@ -71,7 +71,7 @@ pub struct ProxyArgs {
     #[arg(long, env = "CODESEAL_PROXY_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
 
-    /// A web page that may use the proxy, such as https://editor.example; may be repeated
+    /// A web page that may use the proxy, as scheme, name and port; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
 
