@@ -29,12 +29,14 @@ pub(super) fn read_config(files: &ModelFiles) -> Result<Config, ModelError> {
         let json = files.read(GENERATION, MAX_CONFIG_BYTES)?;
         check_generation(&json).map_err(ModelError::in_file(GENERATION))?;
     }
-    let Some(stated) = gguf_config(files)? else {
+    let Some((stated, gguf)) = gguf_config(files)? else {
         let json = files.read(CONFIG, MAX_CONFIG_BYTES)?;
         return Config::parse(&json).map_err(ModelError::in_file(CONFIG));
     };
     let beside = if files.has(CONFIG)? { Some(files.read(CONFIG, MAX_CONFIG_BYTES)?) } else { None };
-    stated.with(beside.as_deref()).map_err(ModelError::in_file(CONFIG))
+    // Without a config.json beside it, what is wrong stands in the GGUF file.
+    let blamed = if beside.is_some() { CONFIG } else { &gguf };
+    stated.with(beside.as_deref()).map_err(ModelError::in_file(blamed))
 }
 
 impl ModelFiles {
@@ -46,7 +48,7 @@ impl ModelFiles {
         if self.has(CONFIG)? {
             return Ok(None);
         }
-        Ok(gguf_config(self)?.and_then(|stated| stated.assumption()))
+        Ok(gguf_config(self)?.and_then(|(stated, _)| stated.assumption()))
     }
 }
 

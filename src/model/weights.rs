@@ -55,11 +55,12 @@ enum Contents {
 /// Where each tensor is, by its name in safetensors: the number of the shard, and its name there.
 type Catalogue = BTreeMap<String, (usize, String)>;
 
-/// The shape of the model that is in a GGUF file, or the parts of one, among `files`; nothing if there is no such file.
+/// The shape of the model that is in a GGUF file, or the parts of one, among `files`, and the name of the (first) file;
+/// nothing if there is no such file.
 ///
 /// # Errors
 /// A file is not readable, malformed, or not a Gemma's.
-pub(super) fn gguf_config(files: &ModelFiles) -> Result<Option<Stated>, ModelError> {
+pub(super) fn gguf_config(files: &ModelFiles) -> Result<Option<(Stated, String)>, ModelError> {
     let WeightFiles::Gguf(names) = files.layout()?.weights() else { return Ok(None) };
     let mut headers = Vec::with_capacity(names.len());
     for name in names {
@@ -69,7 +70,8 @@ pub(super) fn gguf_config(files: &ModelFiles) -> Result<Option<Stated>, ModelErr
     let name = |position: usize| names.get(position).map_or("", FileName::as_str);
     parts::check(&headers).map_err(|(position, error)| ModelError::in_file(name(position))(error))?;
     let Some(header) = Header::merged(headers) else { return Ok(None) };
-    header.config().map(Some).map_err(ModelError::in_file(name(0)))
+    let stated = header.config().map_err(ModelError::in_file(name(0)))?;
+    Ok(Some((stated, name(0).to_owned())))
 }
 
 /// The files of a model's weights, opened and checked: all that is wanted is there.

@@ -1,6 +1,7 @@
 //! `codeseal proxy` as editors see it: a local Confidential Space, a server, and the proxy in front of it.
 
 mod apis;
+mod clients;
 mod command;
 mod errors;
 mod fleet;
