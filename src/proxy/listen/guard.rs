@@ -47,7 +47,7 @@ impl Guard {
         let origin = self.origin(headers, &host)?;
         match &self.token {
             // A browser sends no credentials with a preflight.
-            Some(token) if !(is_preflight && origin.is_some()) && !token.is_in(headers) => {
+            Some(token) if !(token.is_in(headers) || is_preflight && origin.is_some()) => {
                 Err(Failure::Unauthorized)
             }
             _ => Ok(Pass { origin }),

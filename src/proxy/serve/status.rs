@@ -18,7 +18,7 @@ const SCHEMA: u64 = 1;
 
 /// All that there is to know.
 pub(super) fn status(core: &Arc<Core>) -> Value {
-    let servers: Vec<Value> = core.fleet.servers().iter().map(|server| of_server(server)).collect();
+    let servers: Vec<Value> = core.fleet.servers().iter().map(of_server).collect();
     let picked = core.fleet.pick();
     let exit_code = match &picked {
         Ok(_) => 0,

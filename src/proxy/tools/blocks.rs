@@ -61,7 +61,7 @@ pub(super) fn undo(path: &Path) -> Result<(), BlockError> {
     let bytes = fs::read(path).map_err(|error| BlockError::Io(error.kind()))?;
     let text = String::from_utf8(bytes).map_err(|_| BlockError::NotText)?;
     let (rest, marks) = without_block(&text)?;
-    if marks.new_file && rest.trim().is_empty() || marks.new_file && rest.trim() == "{\n}" {
+    if marks.new_file && matches!(rest.trim(), "" | "{\n}") {
         return fs::remove_file(path).map_err(|error| BlockError::Io(error.kind()));
     }
     replace(path, &rest)
