@@ -4,8 +4,8 @@
 # Package:  hyper 1.12.0 (Rust), server, HTTP/1.1
 # Expected: a body that yields an event and then an error sends the event, then breaks the connection off. Proxies of language
 #           models end a failed stream in this way, so that clients see the reason and do not take the text for whole.
-# Seen:     if both are ready in the same poll, the client gets neither the event nor the head: the connection ends with
-#           nothing sent. If the body is pending once between the two, hyper flushes, and the event arrives.
+# Seen:     if both are ready in the same poll, the connection ends and the event is never sent. If the body is pending once
+#           between the two, hyper flushes, and the event arrives.
 # Last run: 2026-11-29, Rust 1.95. Needs Rust; compiling takes most of the time.
 set -euo pipefail
 folder=$(mktemp -d "${TMPDIR:-/tmp}/finding.XXXXXX")
