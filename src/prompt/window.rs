@@ -11,11 +11,10 @@ use super::fim::END_OF_FILE;
 use crate::protocol::openai::ContextFile;
 use crate::tokenizer::TokenId;
 
-/// The share of the room that the suffix has a right to: one in so many.
+/// The suffix gets at least one part in this many of the room.
 const SUFFIX_SHARE: usize = 4;
 
-/// The parts of a prompt.
-#[derive(Debug)]
+/// The parts of a prompt. No `Debug`: they are borrowed out of their secrets.
 pub struct Texts<'a> {
     /// Other files, in their order.
     pub context: &'a [ContextFile],

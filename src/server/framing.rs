@@ -20,7 +20,7 @@ use crate::protocol::ErrorCode;
 use crate::telemetry::Endpoint;
 
 /// The head of the request as it came over the wire, where that is known.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct RawHead(pub(super) Arc<[u8]>);
 
 /// Why a request is not taken.

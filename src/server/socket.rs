@@ -37,7 +37,7 @@ pub(super) struct Socket {
 }
 
 /// What the connection and its requests tell each other.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Exchange {
     /// A handler works on an answer of which nothing has been written.
     working: AtomicBool,
