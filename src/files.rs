@@ -1,6 +1,6 @@
 //! Small files that are read as a whole: regular files only, within a bound, and without ever waiting for a writer.
 //!
-//! `open` of a named pipe waits until somebody writes, a device may never end, and a file may be of any length. A path
+//! `open` of a named pipe waits for a writer, a device may never end, and a file may be of any length. A path
 //! that is configured by mistake must be an error with a name, not a process that hangs.
 //! Must not touch: what is in a file.
 
@@ -159,7 +159,9 @@ fn read_into(path: &Path, max: u64, bytes: &mut Vec<u8>) -> Result<(), ReadError
     if length > max {
         return Err(ReadError::TooLong { max });
     }
-    // Files of /proc say that they have no bytes, and any file can grow meanwhile.
+    // The final capacity at once: growing would leave unwiped copies behind. Files of /proc say that they have no bytes,
+    // and any file can grow meanwhile.
+    bytes.reserve_exact(usize::try_from(length).unwrap_or(0).saturating_add(1));
     file.take(max.saturating_add(1)).read_to_end(bytes)?;
     if bytes.len() as u64 > max { Err(ReadError::TooLong { max }) } else { Ok(()) }
 }

@@ -45,6 +45,20 @@ impl<T: Zeroize> fmt::Debug for Secret<T> {
     }
 }
 
+impl Secret<String> {
+    /// Appends `piece`. Where the text has to move to grow, the old copy is wiped.
+    pub fn append(&mut self, piece: &str) {
+        let length = self.0.len() + piece.len();
+        if length > self.0.capacity() {
+            let mut grown = String::with_capacity(length.next_power_of_two());
+            grown.push_str(&self.0);
+            // Assigning drops the old text, which wipes it.
+            self.0 = Zeroizing::new(grown);
+        }
+        self.0.push_str(piece);
+    }
+}
+
 impl Secret<Vec<u8>> {
     /// The bytes as text, moved rather than copied.
     ///
@@ -64,6 +78,17 @@ impl Secret<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_appended_text_is_the_whole_text() {
+        let (mut secret, mut expected) = (Secret::new(String::new()), String::new());
+        for length in [0, 1, 7, 8, 100, 3] {
+            let piece = "\u{e9}".repeat(length);
+            secret.append(&piece);
+            expected.push_str(&piece);
+            assert_eq!(secret.expose(), &expected);
+        }
+    }
 
     #[test]
     fn debug_shows_nothing_of_the_value() {

@@ -29,8 +29,8 @@ impl StopMatcher {
         if self.stopped {
             return Secret::default();
         }
+        self.held.append(piece);
         let held = self.held.expose_mut();
-        held.push_str(piece);
         let found = self.stops.iter().filter_map(|stop| held.find(stop.expose().as_str())).min();
         let keep = match found {
             Some(at) => {

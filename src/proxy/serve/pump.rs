@@ -213,11 +213,11 @@ impl Pump {
                 if state.matcher.stopped() {
                     state.finish = Some(FinishReason::Stop);
                 } else if choice.finish.is_some() {
-                    text.expose_mut().push_str(state.matcher.finish().expose());
+                    text.append(state.matcher.finish().expose());
                     state.finish = choice.finish;
                 }
                 if !text.expose().is_empty() {
-                    state.text.expose_mut().push_str(text.expose());
+                    state.text.append(text.expose());
                     let text = state.restorer.restore(text.expose());
                     bytes.push(self.pieces.text(choice.index, text.expose()));
                 }
