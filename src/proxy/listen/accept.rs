@@ -33,9 +33,23 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How long answers may go on after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(2);
 
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixSocket),
+}
+
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+impl Socket {
+    async fn accept(&self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
+            Self::Unix(socket) => Stream::Unix(socket.listener.accept().await?.0),
+        })
+    }
 }
 
 /// Serves all sockets with `handle` until `stop`.
@@ -47,15 +61,11 @@ where
     let slots = Slots::new(MAX_CONNECTIONS);
     let graceful = Arc::new(GracefulShutdown::new());
     let mut loops = JoinSet::new();
-    for listener in bound.tcp {
+    let sockets = bound.tcp.into_iter().map(Socket::Tcp).chain(bound.unix.map(Socket::Unix));
+    for socket in sockets {
         let (slots, handle, stop, graceful) =
             (slots.clone(), handle.clone(), stop.clone(), Arc::clone(&graceful));
-        loops.spawn(async move { accept_tcp(&listener, &slots, any_user, &handle, &stop, &graceful).await });
-    }
-    if let Some(socket) = bound.unix {
-        let (slots, handle, stop, graceful) =
-            (slots.clone(), handle.clone(), stop.clone(), Arc::clone(&graceful));
-        loops.spawn(async move { accept_unix(&socket, &slots, any_user, &handle, &stop, &graceful).await });
+        loops.spawn(async move { accept_all(&socket, &slots, any_user, &handle, &stop, &graceful).await });
     }
     let connections = loops.join_all().await;
     if let Some(graceful) = Arc::into_inner(graceful) {
@@ -64,8 +74,8 @@ where
     drop(connections);
 }
 
-async fn accept_tcp<H, F>(
-    listener: &TcpListener,
+async fn accept_all<H, F>(
+    socket: &Socket,
     slots: &Slots,
     any_user: bool,
     handle: &H,
@@ -82,49 +92,9 @@ where
             biased;
             () = stop.cancelled() => return connections,
             Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
+            accepted = socket.accept() => accepted,
         };
-        take(
-            accepted.map(|(stream, _)| Stream::Tcp(stream)),
-            slots,
-            any_user,
-            handle,
-            graceful,
-            &mut connections,
-        )
-        .await;
-    }
-}
-
-async fn accept_unix<H, F>(
-    socket: &UnixSocket,
-    slots: &Slots,
-    any_user: bool,
-    handle: &H,
-    stop: &CancellationToken,
-    graceful: &GracefulShutdown,
-) -> JoinSet<()>
-where
-    H: Fn(Request<Incoming>, Peer, Activity) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response> + Send + 'static,
-{
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = stop.cancelled() => return connections,
-            Some(_) = connections.join_next() => continue,
-            accepted = socket.listener.accept() => accepted,
-        };
-        take(
-            accepted.map(|(stream, _)| Stream::Unix(stream)),
-            slots,
-            any_user,
-            handle,
-            graceful,
-            &mut connections,
-        )
-        .await;
+        take(accepted, slots, any_user, handle, graceful, &mut connections).await;
     }
 }
 
