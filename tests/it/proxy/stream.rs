@@ -84,7 +84,8 @@ async fn an_editor_that_leaves_cancels_the_request() {
     proxy.ready().await;
     let url = url(&proxy);
     for stream in [true, false] {
-        let body = json!({ "prompt": "x = 1\n", "max_tokens": 4000, "temperature": 1.5, "stream": stream });
+        // Greedy, the model repeats itself to the end of its context; sampled, it might end before the test looks.
+        let body = json!({ "prompt": "x", "max_tokens": 4000, "stream": stream });
         let request = http().post(format!("{url}/v1/completions")).body(body.to_string());
         let asking = tokio::spawn(request.send());
         until("the server works", async || {
