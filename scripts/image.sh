@@ -11,7 +11,7 @@
 #   --manifest   instead of models/manifest.toml: a server of a production profile starts only with a locked model
 #   --prove      build once more, all of it, in another directory; fail unless the digest is the same. What --out holds
 #                already of the same sources and arguments is the first of the two
-#   --relock     write scripts/image/*.lock anew, of the packages of today
+#   --relock     update scripts/image/*.lock to the current packages
 #
 # Variables: CODESEAL_SNAPSHOT_ARCHIVE and MIRROR (of Debian, see scripts/image/base.sh), CODESEAL (the program that lints),
 # SOURCE_DATE_EPOCH (the age of every file; 0).

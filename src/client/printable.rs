@@ -1,4 +1,4 @@
-//! Text from outside, made safe for a terminal and for whoever reads it there.
+//! Text from outside, escaped for a terminal and its reader.
 //!
 //! Printable ASCII is shown as it is, everything else by its number: not only what steers a terminal, but also what
 //! reorders text (bidirectional controls), hides in it (zero width), breaks lines, or looks like another letter.

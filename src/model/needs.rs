@@ -80,7 +80,7 @@ impl Needs {
         }
     }
 
-    /// What a step of so many tokens takes, after `wanted` of which logits are made.
+    /// Scratch memory, in bytes, of a step that reads `rows` tokens and computes logits for `wanted` of them.
     pub(crate) fn scratch(&self, rows: usize, wanted: usize) -> u64 {
         let rows = self.row.saturating_mul(rows as u64);
         rows.saturating_add(self.logits.saturating_mul(wanted as u64)).saturating_add(PROCESS)

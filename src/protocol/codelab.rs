@@ -2,8 +2,8 @@
 //!
 //! The codelab's client seals prompts and opens answers under the DEK itself, so an answer would open as a prompt. The
 //! server therefore chooses the IV of its answers: 8 random bytes, and a MAC of them and of the timestamp under a key
-//! derived from the DEK. Whoever has the DEK recognizes such a token, without state and on every replica; to everybody
-//! else the IV is as unpredictable as AES-CBC needs it. A prompt, whose IV is random, has such a MAC with a probability
+//! derived from the DEK. Every holder of the DEK recognizes such a token, without state and on every replica; without the
+//! DEK the IV is as unpredictable as AES-CBC needs it. A prompt, whose IV is random, has such a MAC with a probability
 //! of 2^-64.
 
 use std::time::{SystemTime, UNIX_EPOCH};

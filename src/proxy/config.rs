@@ -87,7 +87,7 @@ pub struct ProxyArgs {
     #[arg(long, env = "CODESEAL_PROXY_HOLE", value_name = "WHERE", value_enum, default_value_t = Layout::Cursor)]
     hole: Layout,
 
-    /// Ask for a whole answer in place of a stream up to so many tokens [default: 64]
+    /// Maximum of new tokens up to which a whole answer is requested in place of a stream [default: 64]
     #[arg(long, env = "CODESEAL_PROXY_WHOLE_BELOW", value_name = "N")]
     whole_below: Option<usize>,
 
@@ -149,7 +149,7 @@ pub struct ProxyConfig {
     pub token: Option<AccessToken>,
     /// Where holes begin.
     pub layout: Layout,
-    /// Streams of at most so many tokens are asked for whole.
+    /// Streams of at most this many tokens are requested as whole answers.
     pub whole_below: usize,
     /// For one request.
     pub timeout: Duration,

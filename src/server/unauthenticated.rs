@@ -1,5 +1,5 @@
-//! Requests that no key vouched for are counted, and logged together once in a while: whoever reaches the port decides
-//! how many there are.
+//! Unauthenticated requests are counted, and logged together at most once a minute: anyone who reaches the port can send
+//! any number of them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

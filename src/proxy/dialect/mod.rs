@@ -87,11 +87,11 @@ pub(super) struct Options {
     pub(super) seed: Option<u64>,
     /// How many answers.
     pub(super) n: Option<usize>,
-    /// How many of the likeliest tokens to name.
+    /// Number of top log probabilities per token.
     pub(super) logprobs: Option<u64>,
     /// Texts that end the answer, as many as the client likes.
     pub(super) stop: Vec<Secret<String>>,
-    /// The client wants what there is after so many milliseconds.
+    /// Deadline in milliseconds, after which the client wants what there is.
     pub(super) deadline_ms: Option<u64>,
 }
 

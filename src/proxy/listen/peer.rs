@@ -47,7 +47,7 @@ fn owner(socket: SocketAddr, to: SocketAddr) -> Option<u32> {
     table.lines().skip(1).map_while(Result::ok).find_map(|line| row(&line, &local, &remote))
 }
 
-/// `sl local remote state tx:rx tr:when retransmits uid …`; a socket that nobody holds any more has no owner.
+/// `sl local remote state tx:rx tr:when retransmits uid …`; an orphaned socket has no owner.
 fn row(line: &str, local: &str, remote: &str) -> Option<u32> {
     const TIME_WAIT: &str = "06";
     let mut fields = line.split_ascii_whitespace().skip(1);

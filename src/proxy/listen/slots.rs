@@ -1,4 +1,4 @@
-//! A bound on connections that nobody can use up: when all are taken, the one that has done nothing for longest goes.
+//! A bound on connections: when all are taken, the connection that has been idle longest is closed (LRU).
 //!
 //! Must not touch: what is sent.
 

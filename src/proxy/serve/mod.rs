@@ -53,7 +53,7 @@ pub(super) struct Core {
     pub(super) layout: Layout,
     /// For a whole answer.
     pub(super) timeout: Duration,
-    /// Streams of at most so many tokens are asked for whole.
+    /// Streams of at most this many tokens are requested as whole answers.
     pub(super) whole_below: usize,
     /// What is said of the settings on the status page.
     pub(super) policy: Option<String>,

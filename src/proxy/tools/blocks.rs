@@ -1,4 +1,4 @@
-//! A marked block in somebody's configuration file: put in, brought up to date, and taken out again exactly.
+//! A marked block in a user's configuration file: inserted, updated, and removed again exactly.
 //!
 //! Must not touch: what is in the block.
 
