@@ -7,13 +7,13 @@ use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 
-use super::replay::Unfit;
 use crate::protocol::openai::RequestError;
 use crate::protocol::{ErrorBody, ErrorCode, Rejected};
+use crate::server::admit::replay::Unfit;
 
 /// A code and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ApiError {
+pub(crate) struct ApiError {
     code: ErrorCode,
     message: Cow<'static, str>,
     /// Seconds since 1970.
@@ -24,12 +24,12 @@ pub(super) struct ApiError {
 
 impl ApiError {
     /// An error whose message says more than the code does; it must hold nothing that a user sent.
-    pub(super) fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self { code, message: message.into(), server_time: None, param: None }
     }
 
     /// A parameter is outside its range.
-    pub(super) fn parameter(message: &'static str) -> Self {
+    pub(crate) fn parameter(message: &'static str) -> Self {
         Self::new(ErrorCode::InvalidParameter, message)
     }
 
@@ -44,18 +44,18 @@ impl ApiError {
     }
 
     /// The member `name` of the request is not what it may be; `problem` is read behind the name.
-    pub(super) fn member(name: impl Into<Cow<'static, str>>, problem: &str) -> Self {
+    pub(crate) fn member(name: impl Into<Cow<'static, str>>, problem: &str) -> Self {
         let name = name.into();
         let message = format!("{name} {problem}");
         Self { param: Some(name), ..Self::new(ErrorCode::InvalidParameter, message) }
     }
 
-    pub(super) fn code(&self) -> ErrorCode {
+    pub(crate) fn code(&self) -> ErrorCode {
         self.code
     }
 
     /// The JSON of the answer, inside and outside the seal.
-    pub(super) fn body(&self) -> ErrorBody {
+    pub(crate) fn body(&self) -> ErrorBody {
         let mut body = self.code.body(self.message.clone());
         body.error.server_time = self.server_time;
         match &self.param {

@@ -1,44 +1,24 @@
 //! The HTTP face of the workload: sealed requests in, sealed answers out.
 //!
-//! The way of a request: `accept` → `router` (`framing`) → `admission` (body, slot, key, seal, replay) → a handler
-//! (`generate`, `sealed` with a `dialect`) → `choices` → `generation`.
+//! | folder | holds |
+//! |---|---|
+//! | `http` | connections, framing, routes, health, metrics |
+//! | `admit` | from a request to its plaintext: body, slot, key, envelope, replay set |
+//! | `answer` | the endpoints: parameters, generation, whole answers and streams |
+//! | `life` | start, readiness, watch, drain |
+//!
+//! The way of a request: `http::accept` → `http::router` (`http::framing`) → a handler in `answer` (`generate`, `sealed`
+//! with a `dialect`) → `admit::open` (body, slot, key, envelope, replay) → `answer::choices` → `answer::generation`.
 //! Must not touch: cipher code, candle.
 
-mod accept;
-mod admin;
-mod admission;
-mod attestation;
-mod body;
-mod chat;
-mod choices;
-mod completions;
-mod descriptors;
-mod dialect;
+mod admit;
+mod answer;
 mod error;
-mod framing;
-mod generate;
-mod generation;
-mod health;
-mod identity;
-mod lifecycle;
-mod logprobs;
+mod http;
+mod life;
 mod observation;
-mod parameters;
-mod replay;
-mod router;
-mod sealed;
-mod self_check;
-mod service;
-mod shaping;
-mod socket;
-mod split;
-mod sse;
-mod startup;
 mod state;
-mod unauthenticated;
-mod watch;
-mod write_timeout;
 
-pub use self::service::{Service, run};
-pub use self::shaping::{Shaping, ShapingMode, UnknownShaping};
-pub use self::startup::ServeError;
+pub use self::answer::shaping::{Shaping, ShapingMode, UnknownShaping};
+pub use self::life::service::{Service, run};
+pub use self::life::startup::ServeError;

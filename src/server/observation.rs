@@ -16,7 +16,7 @@ use crate::telemetry::{self, Endpoint, Event, InFlight, Outcome};
 
 /// One request under way.
 #[derive(Debug)]
-pub(super) struct Observation {
+pub(crate) struct Observation {
     app: Arc<App>,
     endpoint: Endpoint,
     started: Instant,
@@ -31,21 +31,21 @@ pub(super) struct Observation {
 
 /// When one answer of a request was handed to the model, and when the model last said something.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     submitted: Instant,
     last_token: Option<Instant>,
 }
 
 impl Pace {
     /// The model is about to be given it.
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { submitted: Instant::now(), last_token: None }
     }
 }
 
 impl Observation {
     /// A request has arrived.
-    pub(super) fn start(app: &Arc<App>, endpoint: Endpoint) -> Self {
+    pub(crate) fn start(app: &Arc<App>, endpoint: Endpoint) -> Self {
         Self {
             app: Arc::clone(app),
             endpoint,
@@ -59,33 +59,33 @@ impl Observation {
     }
 
     /// The request's envelope was opened, for the first time: its end is worth a line in the log.
-    pub(super) fn authenticated(&mut self) {
+    pub(crate) fn authenticated(&mut self) {
         self.authenticated = true;
     }
 
     /// When this request must be done.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         self.started + self.app.limits.request_timeout
     }
 
     /// The prompt has so many tokens.
-    pub(super) fn prompt(&mut self, tokens: usize) {
+    pub(crate) fn prompt(&mut self, tokens: usize) {
         self.usage = Usage::new(tokens, self.usage.completion_tokens);
     }
 
     /// When an answer ends as it is that may take `limit`.
-    pub(super) fn after(&self, limit: Duration) -> Instant {
+    pub(crate) fn after(&self, limit: Duration) -> Instant {
         self.started + limit
     }
 
     /// The model works on one of the answers, and found `cached` tokens of the prompt.
-    pub(super) fn admitted(&mut self, pace: &Pace, cached: usize) {
+    pub(crate) fn admitted(&mut self, pace: &Pace, cached: usize) {
         self.cached.get_or_insert(cached);
         self.app.metrics.queued(pace.submitted.elapsed());
     }
 
     /// One more token of one of the answers was generated.
-    pub(super) fn token(&mut self, pace: &mut Pace) {
+    pub(crate) fn token(&mut self, pace: &mut Pace) {
         let now = Instant::now();
         match (pace.last_token.replace(now), self.usage.completion_tokens) {
             (Some(last), _) => self.app.metrics.next_token(now - last),
@@ -97,17 +97,17 @@ impl Observation {
     }
 
     /// The counts so far.
-    pub(super) fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
         self.usage.with_cached(self.cached.unwrap_or(0))
     }
 
     /// The whole answer is on its way.
-    pub(super) fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         self.outcome = Outcome::Ok;
     }
 
     /// The answer is an error.
-    pub(super) fn failed(&mut self, code: ErrorCode) {
+    pub(crate) fn failed(&mut self, code: ErrorCode) {
         self.outcome = Outcome::Failed(code);
     }
 }

@@ -5,44 +5,44 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::attestation::Attestor;
-use super::lifecycle::Lifecycle;
-use super::replay::ReplayGuard;
-use super::shaping::Shaping;
-use super::unauthenticated::Unauthenticated;
 use crate::attestation::{LauncherSocket, OnTokenExpiry};
 use crate::config::Limits;
 use crate::engine::Handle;
 use crate::keys::{Keys, Status};
 use crate::protocol::{ErrorCode, REPLAY_WINDOW_SECS, ServerId};
+use crate::server::admit::replay::ReplayGuard;
+use crate::server::admit::unauthenticated::Unauthenticated;
+use crate::server::answer::attestation::Attestor;
+use crate::server::answer::shaping::Shaping;
+use crate::server::life::lifecycle::Lifecycle;
 use crate::telemetry::{EngineReadings, Metrics};
 use crate::tokenizer::Tokenizer;
 
 /// The server's state.
 #[derive(Debug)]
-pub(super) struct App {
-    pub(super) limits: Limits,
-    pub(super) metrics: Metrics,
-    pub(super) lifecycle: Lifecycle,
-    pub(super) replay: Arc<ReplayGuard>,
-    pub(super) attestor: Attestor,
-    pub(super) shaping: Shaping,
-    pub(super) unauthenticated: Unauthenticated,
+pub(crate) struct App {
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Metrics,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) replay: Arc<ReplayGuard>,
+    pub(crate) attestor: Attestor,
+    pub(crate) shaping: Shaping,
+    pub(crate) unauthenticated: Unauthenticated,
     slots: Arc<Semaphore>,
     loaded: OnceLock<Loaded>,
     on_token_expiry: OnTokenExpiry,
 }
 
 /// What answers requests.
-pub(super) struct Loaded {
-    pub(super) keys: Keys,
-    pub(super) engine: Handle,
-    pub(super) tokenizer: Arc<Tokenizer>,
+pub(crate) struct Loaded {
+    pub(crate) keys: Keys,
+    pub(crate) engine: Handle,
+    pub(crate) tokenizer: Arc<Tokenizer>,
 }
 
 /// The right to use the model, held from admission to the end of the answer.
 #[derive(Debug)]
-pub(super) struct Slot(
+pub(crate) struct Slot(
     #[expect(dead_code, reason = "it is what dropping it gives back")] OwnedSemaphorePermit,
 );
 
@@ -51,7 +51,7 @@ impl App {
     ///
     /// # Errors
     /// The system has no randomness to give.
-    pub(super) fn new(
+    pub(crate) fn new(
         limits: Limits,
         on_token_expiry: OnTokenExpiry,
         shaping: Shaping,
@@ -73,14 +73,14 @@ impl App {
     }
 
     /// Everything is loaded: requests are taken from here on.
-    pub(super) fn set_loaded(&self, loaded: Loaded) {
+    pub(crate) fn set_loaded(&self, loaded: Loaded) {
         if self.loaded.set(loaded).is_ok() && self.lifecycle.set_ready() {
             self.metrics.ready(true);
         }
     }
 
     /// No request is taken from here on.
-    pub(super) fn set_draining(&self) {
+    pub(crate) fn set_draining(&self) {
         self.lifecycle.set_draining();
         self.metrics.ready(false);
     }
@@ -89,7 +89,7 @@ impl App {
     ///
     /// # Errors
     /// [`ErrorCode::Starting`] and [`ErrorCode::Draining`].
-    pub(super) fn loaded(&self) -> Result<&Loaded, ErrorCode> {
+    pub(crate) fn loaded(&self) -> Result<&Loaded, ErrorCode> {
         self.lifecycle.check()?;
         self.loaded.get().ok_or(ErrorCode::Starting)
     }
@@ -98,19 +98,19 @@ impl App {
     ///
     /// # Errors
     /// [`ErrorCode::ServerBusy`] if all are taken, [`ErrorCode::Draining`] if none is given any more.
-    pub(super) fn admit(&self) -> Result<Slot, ErrorCode> {
+    pub(crate) fn admit(&self) -> Result<Slot, ErrorCode> {
         let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| ErrorCode::ServerBusy)?;
         // Looked at again while the slot is held: a drain that began before now waits for it.
         self.lifecycle.check().map(|()| Slot(slot))
     }
 
     /// Requests that hold a slot.
-    pub(super) fn running(&self) -> usize {
+    pub(crate) fn running(&self) -> usize {
         self.limits.max_requests - self.slots.available_permits()
     }
 
     /// Waits until no request holds a slot. After [`App::set_draining`] none gets one.
-    pub(super) async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         let all = u32::try_from(self.limits.max_requests).unwrap_or(u32::MAX);
         // The semaphore is never closed.
         drop(self.slots.acquire_many(all).await);
@@ -121,7 +121,7 @@ impl App {
     /// # Errors
     /// The reason why not: starting, draining, no attestation token, no key service. No request has a say in it: all of
     /// these are found out by the server's own looks and probes (`server::watch`).
-    pub(super) fn readiness(&self) -> Result<(), ErrorCode> {
+    pub(crate) fn readiness(&self) -> Result<(), ErrorCode> {
         let loaded = self.loaded()?;
         if loaded.engine.is_stopped() {
             // The process is about to end.
@@ -142,7 +142,7 @@ impl App {
     }
 
     /// Has the key service prove that it works. The outcome is what its status says from then on.
-    pub(super) async fn probe_keys(&self) {
+    pub(crate) async fn probe_keys(&self) {
         let Some(loaded) = self.loaded.get() else { return };
         if let Err(error) = loaded.keys.probe().await {
             self.metrics.key_failed(error.as_str());
@@ -150,7 +150,7 @@ impl App {
     }
 
     /// The engine, once it is loaded.
-    pub(super) fn engine(&self) -> Option<&Handle> {
+    pub(crate) fn engine(&self) -> Option<&Handle> {
         self.loaded.get().map(|loaded| &loaded.engine)
     }
 
@@ -158,7 +158,7 @@ impl App {
     ///
     /// # Errors
     /// None in practice.
-    pub(super) fn render_metrics(&self) -> Result<String, std::fmt::Error> {
+    pub(crate) fn render_metrics(&self) -> Result<String, std::fmt::Error> {
         let load = self.loaded.get().map(|loaded| loaded.engine.load()).unwrap_or_default();
         let engine = EngineReadings {
             running: load.running as u64,
@@ -181,6 +181,6 @@ impl std::fmt::Debug for Loaded {
 }
 
 /// Seconds since 1970.
-pub(super) fn unix_time() -> u64 {
+pub(crate) fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -1,0 +1,221 @@
+//! The answers to one request, as many as it asks for, side by side.
+//!
+//! The first is alone until its first token: by then the model has read the prompt, and the others find it in the
+//! cache. Dropping this stops the model's work on all of them. Must not touch: HTTP, the seal.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use super::generation::{Answer, ScoredToken, Step, concat};
+use super::parameters::Parameters;
+use crate::engine::{GenerationRequest, Handle, SubmitError};
+use crate::prompt::{self, Stops};
+use crate::protocol::openai::FinishReason;
+use crate::protocol::{ErrorCode, Namespace};
+use crate::secret::Secret;
+use crate::server::error::ApiError;
+use crate::server::observation::Observation;
+use crate::server::state::Loaded;
+use crate::tokenizer::{TokenId, Tokenizer};
+
+/// What is to be generated. Not to be printed: token ids are text.
+pub(crate) struct Job {
+    /// Control tokens included.
+    pub(crate) prompt: Vec<TokenId>,
+    /// Text that each answer begins with, before anything is generated.
+    pub(crate) lead: Option<Secret<String>>,
+    pub(crate) parameters: Parameters,
+}
+
+/// A whole answer.
+pub(crate) struct Choice {
+    pub(crate) text: Secret<String>,
+    /// How likely its tokens were, if that was asked for.
+    pub(crate) scored: Option<Vec<ScoredToken>>,
+    pub(crate) finish: FinishReason,
+}
+
+/// The answers that are being generated.
+pub(crate) struct Choices {
+    template: Template,
+    /// Those that have been handed to the model, in order; none in the place of one that has ended.
+    answers: Vec<Option<Answer>>,
+    /// Whose turn it is to be asked first.
+    turn: usize,
+    /// Whether the first one has a token.
+    prompt_read: bool,
+}
+
+/// What the answers are made from.
+struct Template {
+    engine: Handle,
+    tokenizer: Arc<Tokenizer>,
+    request: GenerationRequest,
+    lead: Option<Secret<String>>,
+    stops: Stops,
+    count: usize,
+    include_usage: bool,
+    /// Whether the deadline is an ordinary end.
+    deadline_ends: bool,
+}
+
+impl Choices {
+    /// Hands `job` to the model.
+    ///
+    /// # Errors
+    /// The prompt is too long, or the model has as much work as it takes.
+    pub(crate) fn start(
+        loaded: &Loaded,
+        job: Job,
+        namespace: Namespace,
+        observation: &mut Observation,
+    ) -> Result<Self, ApiError> {
+        let Job { prompt, lead, parameters } = job;
+        let Parameters {
+            max_new_tokens,
+            choices: count,
+            logprobs,
+            sampling,
+            stops,
+            include_usage,
+            time_limit,
+        } = parameters;
+        let deadline = observation.deadline();
+        // The shorter of the two; if it is the request's own, what there is by then is the answer.
+        let own = time_limit.map(|limit| observation.after(limit)).filter(|own| *own < deadline);
+        prompt::fit(prompt.len(), max_new_tokens, loaded.engine.context_length())?;
+        observation.prompt(prompt.len());
+        let request = GenerationRequest {
+            prompt,
+            max_new_tokens,
+            stop_ids: prompt::stop_ids(),
+            sampling,
+            logprobs,
+            namespace,
+            deadline: own.unwrap_or(deadline).into_std(),
+        };
+        let template = Template {
+            engine: loaded.engine.clone(),
+            tokenizer: Arc::clone(&loaded.tokenizer),
+            request,
+            lead,
+            stops,
+            count,
+            include_usage,
+            deadline_ends: own.is_some(),
+        };
+        let answers = vec![Some(template.answer(0)?)];
+        Ok(Self { template, answers, turn: 0, prompt_read: false })
+    }
+
+    /// What comes next of any of the answers, and of which; nothing once all have ended.
+    ///
+    /// # Errors
+    /// The model failed, or the deadline has passed.
+    pub(crate) async fn next(
+        &mut self,
+        observation: &mut Observation,
+    ) -> Result<Option<(usize, Step)>, ApiError> {
+        self.start_others()?;
+        if self.have_ended() {
+            return Ok(None);
+        }
+        let (index, step) = poll_fn(|context| {
+            let count = self.answers.len();
+            for index in (self.turn..self.turn + count).map(|turn| turn % count) {
+                let Some(Some(answer)) = self.answers.get_mut(index) else { continue };
+                if let Poll::Ready(step) = answer.poll_next(context, observation) {
+                    self.turn = index + 1;
+                    return Poll::Ready(step.map(|step| (index, step)));
+                }
+            }
+            Poll::Pending
+        })
+        .await?;
+        self.prompt_read |= observation.usage().completion_tokens > 0 || matches!(step, Step::End(_));
+        Ok(Some((index, step)))
+    }
+
+    /// Takes the answer that has just ended away.
+    ///
+    /// Returns how likely its tokens were, if that was asked for.
+    pub(crate) fn take(&mut self, index: usize) -> Option<Vec<ScoredToken>> {
+        let answer = self.answers.get_mut(index).and_then(Option::take)?;
+        self.template.request.logprobs.map(|_| answer.into_scored())
+    }
+
+    /// Stops the model's work on what is left: an error has ended all of it.
+    pub(crate) fn stop(&mut self) {
+        self.answers.clear();
+    }
+
+    /// Whether a stream says the counts.
+    pub(crate) fn include_usage(&self) -> bool {
+        self.template.include_usage
+    }
+
+    /// Whether nothing follows.
+    pub(crate) fn have_ended(&self) -> bool {
+        self.answers.len() == self.template.count && self.answers.iter().all(Option::is_none)
+    }
+
+    /// The whole answers, in order.
+    ///
+    /// # Errors
+    /// As [`Choices::next`].
+    pub(crate) async fn collect(mut self, observation: &mut Observation) -> Result<Vec<Choice>, ApiError> {
+        let mut pieces: Vec<Vec<Secret<String>>> = Vec::new();
+        pieces.resize_with(self.template.count, Vec::new);
+        let mut choices: Vec<Option<Choice>> = Vec::new();
+        choices.resize_with(self.template.count, || None);
+        while let Some((index, step)) = self.next(observation).await? {
+            let (Some(pieces), Some(choice)) = (pieces.get_mut(index), choices.get_mut(index)) else {
+                continue;
+            };
+            match step {
+                Step::Text(piece) => pieces.push(piece),
+                Step::End(finish) => {
+                    let scored = self.take(index);
+                    *choice = Some(Choice { text: concat(pieces), scored, finish });
+                }
+            }
+        }
+        Ok(choices.into_iter().flatten().collect())
+    }
+
+    /// Hands the other answers to the model as soon as it has read the prompt. Those that it has no room for wait until
+    /// one of ours has ended.
+    fn start_others(&mut self) -> Result<(), ApiError> {
+        while self.prompt_read && self.answers.len() < self.template.count {
+            match self.template.answer(self.answers.len()) {
+                Ok(answer) => self.answers.push(Some(answer)),
+                Err(SubmitError::Full) if self.answers.iter().any(Option::is_some) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Template {
+    /// Hands the answer number `index` to the model.
+    fn answer(&self, index: usize) -> Result<Answer, SubmitError> {
+        let mut request = self.request.clone();
+        request.sampling.seed = request.sampling.seed.wrapping_add(index as u64);
+        let lead = self.lead.as_ref().map(|lead| Secret::new(lead.expose().clone()));
+        let (decoder, matcher) = (self.tokenizer.decoder(), self.stops.matcher());
+        Answer::start(&self.engine, request, lead, decoder, matcher, self.deadline_ends)
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Full => ErrorCode::ServerBusy.into(),
+            SubmitError::Empty => ErrorCode::Internal.into(),
+            SubmitError::TooLong { .. } => ErrorCode::ContextLengthExceeded.into(),
+            SubmitError::Stopped => ErrorCode::Draining.into(),
+        }
+    }
+}

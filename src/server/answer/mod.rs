@@ -1,0 +1,15 @@
+//! The endpoints: parameters, prompt, generation, whole answers and streams.
+
+pub(crate) mod attestation;
+pub(crate) mod chat;
+mod choices;
+pub(crate) mod completions;
+pub(crate) mod dialect;
+pub(crate) mod generate;
+mod generation;
+mod logprobs;
+mod parameters;
+pub(crate) mod sealed;
+pub(crate) mod shaping;
+mod split;
+mod sse;

@@ -1,0 +1,186 @@
+//! A sealed stream: server-sent events, each one frame of constant size, paced as [`Shaping`] has it.
+//!
+//! A client that goes away drops the stream, and with it the generation and the slot.
+//! Must not touch: ciphers other than through `PathKey`.
+
+use std::convert::Infallible;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::choices::Choices;
+use super::dialect::{Dialect, Heading};
+use super::generation::{Step, concat};
+use super::shaping::{Pacer, Shaping};
+use super::split::json_pieces;
+use crate::protocol::{ErrorCode, FrameWriter, MAX_EVENT_BYTES, PathKey, RequestId};
+use crate::secret::Secret;
+use crate::server::error::ApiError;
+use crate::server::observation::Observation;
+use crate::server::state::Slot;
+
+/// What a stream needs until its last frame.
+pub(crate) struct EventStream {
+    choices: Choices,
+    heading: Heading,
+    key: PathKey,
+    writer: FrameWriter,
+    pacer: Pacer,
+    /// Text that is in no event yet, by answer.
+    texts: Vec<(usize, Vec<Secret<String>>)>,
+    /// Of which answers something has been said.
+    opened: Vec<usize>,
+    /// Events about ends, which follow all text.
+    ends: Vec<Box<RawValue>>,
+    /// Events that did not fit the frames so far.
+    events: Vec<Box<RawValue>>,
+    /// The answers have ended: what there is is the rest.
+    ended: bool,
+    finished: bool,
+    observation: Observation,
+    _slot: Slot,
+}
+
+/// Answers with the frames of `events`.
+pub(crate) fn respond<D: Dialect>(events: EventStream) -> Response {
+    let frames = stream::unfold(events, |mut events| async move {
+        let frame = events.next_frame::<D>().await?;
+        Some((Ok::<_, Infallible>(frame), events))
+    });
+    let mut response = Response::new(Body::from_stream(frames));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response
+}
+
+impl EventStream {
+    /// The answers to the request `id`, sealed under `key`.
+    pub(crate) fn new(
+        choices: Choices,
+        heading: Heading,
+        id: RequestId,
+        key: PathKey,
+        slot: Slot,
+        observation: Observation,
+        shaping: Shaping,
+    ) -> Self {
+        Self {
+            choices,
+            heading,
+            key,
+            writer: FrameWriter::new(id),
+            pacer: Pacer::start(shaping),
+            texts: Vec::new(),
+            opened: Vec::new(),
+            ends: Vec::new(),
+            events: Vec::new(),
+            ended: false,
+            finished: false,
+            observation,
+            _slot: slot,
+        }
+    }
+
+    /// The next `data:` line; `None` after the last frame, or if no frame can be made: the client sees a cut stream.
+    async fn next_frame<D: Dialect>(&mut self) -> Option<Bytes> {
+        if self.finished {
+            return None;
+        }
+        let Ok(frame) = self.make_frame::<D>().await else {
+            self.observation.failed(ErrorCode::Internal);
+            return None;
+        };
+        Some(Bytes::from(format!("data: {}\n\n", self.key.seal(frame.expose()))))
+    }
+
+    async fn make_frame<D: Dialect>(&mut self) -> Result<Secret<Vec<u8>>, serde_json::Error> {
+        self.gather::<D>().await?;
+        self.write_texts::<D>()?;
+        self.events.append(&mut self.ends);
+        let may_end = self.pacer.count() && self.ended;
+        let frame = self.writer.next_frame(&mut self.events, may_end)?;
+        self.finished = may_end && self.events.is_empty();
+        Ok(frame)
+    }
+
+    /// Waits for what the next frame says, or for its time.
+    async fn gather<D: Dialect>(&mut self) -> Result<(), serde_json::Error> {
+        loop {
+            let Some(clock) = self.pacer.clock() else {
+                // One step per frame, whether or not it made text, so that the frames do not tell words apart.
+                if !self.ended && self.events.is_empty() {
+                    let step = self.choices.next(&mut self.observation).await;
+                    self.take::<D>(step)?;
+                }
+                return Ok(());
+            };
+            let step = tokio::select! {
+                biased;
+                _ = clock.tick() => return Ok(()),
+                step = self.choices.next(&mut self.observation), if !self.ended => step,
+            };
+            self.take::<D>(step)?;
+        }
+    }
+
+    /// Takes in what an answer goes on with.
+    fn take<D: Dialect>(
+        &mut self,
+        step: Result<Option<(usize, Step)>, ApiError>,
+    ) -> Result<(), serde_json::Error> {
+        if let Ok(Some((index, _))) = &step
+            && !self.opened.contains(index)
+        {
+            self.opened.push(*index);
+            if let Some(opening) = D::opening(&self.heading, *index) {
+                self.events.push(to_raw_value(&opening)?);
+            }
+        }
+        match step {
+            Ok(Some((index, Step::Text(text)))) => {
+                match self.texts.iter_mut().find(|(other, _)| *other == index) {
+                    Some((_, texts)) => texts.push(text),
+                    None => self.texts.push((index, vec![text])),
+                }
+            }
+            Ok(Some((index, Step::End(finish)))) => {
+                self.choices.take(index);
+                self.ended = self.choices.have_ended();
+                self.ends.push(to_raw_value(&D::event(&self.heading, index, "", Some(finish)))?);
+                if self.ended {
+                    if self.choices.include_usage() {
+                        let counts = D::counts(&self.heading, self.observation.usage());
+                        self.ends.push(to_raw_value(&counts)?);
+                    }
+                    self.observation.succeeded();
+                }
+            }
+            // What ended last has said so.
+            Ok(None) => self.ended = true,
+            Err(error) => {
+                self.ended = true;
+                // Fillers may follow for a while, and the other answers need not be made meanwhile.
+                self.choices.stop();
+                self.observation.failed(error.code());
+                self.ends.push(to_raw_value(&error.body())?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes events of the texts so far.
+    fn write_texts<D: Dialect>(&mut self) -> Result<(), serde_json::Error> {
+        for (index, texts) in self.texts.drain(..) {
+            let text = concat(&texts);
+            let empty = to_raw_value(&D::event(&self.heading, index, "", None))?;
+            for piece in json_pieces(text.expose(), MAX_EVENT_BYTES.saturating_sub(empty.get().len())) {
+                self.events.push(to_raw_value(&D::event(&self.heading, index, piece, None))?);
+            }
+        }
+        Ok(())
+    }
+}

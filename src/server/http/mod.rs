@@ -1,0 +1,10 @@
+//! Connections and HTTP: accept loop, socket, framing, routes, health, metrics. Knows nothing of envelopes.
+
+pub(crate) mod accept;
+pub(crate) mod admin;
+pub(crate) mod descriptors;
+pub(crate) mod framing;
+pub(crate) mod health;
+pub(crate) mod router;
+mod socket;
+mod write_timeout;

@@ -1,0 +1,8 @@
+//! The process: start, readiness, watch, drain.
+
+mod identity;
+pub(crate) mod lifecycle;
+mod self_check;
+pub(crate) mod service;
+pub(crate) mod startup;
+mod watch;
