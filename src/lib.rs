@@ -46,6 +46,7 @@ pub mod engine;
 #[cfg(feature = "server")]
 pub mod eval;
 pub mod files;
+mod flags;
 #[cfg(feature = "server")]
 pub mod hub;
 #[cfg(any(feature = "server", feature = "client"))]

@@ -5,21 +5,23 @@
 //! Must not touch: HTTP, KMS, the engine.
 
 mod check;
+mod config;
 mod memory;
 mod report;
 mod subject;
 
 use std::hint::black_box;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use self::check::{Check, Checks, Extent, check};
+pub(crate) use self::config::{BenchArgs, CheckArgs};
+pub use self::config::{BenchConfig, BenchWeights, CheckConfig};
 use self::report::{Decode, Report};
 use self::subject::{Facts, OnCpu, OnDevice, Room, Subject};
 use crate::files;
 use crate::machine::Available;
-use crate::model::{Model, ModelError, ModelFiles, Needs, NotEnoughMemory, Quantize, Slice};
+use crate::model::{Model, ModelError, ModelFiles, Needs, NotEnoughMemory, Slice};
 use crate::telemetry;
 use crate::tokenizer::TokenId;
 use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
@@ -33,52 +35,6 @@ const PREFILL_TOKENS: usize = 512;
 const WARM_UP_STEPS: usize = 2;
 /// The largest `config.json` that is read, in bytes.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
-
-/// What to measure, and with what.
-#[derive(Clone, Debug)]
-pub struct BenchConfig {
-    /// Whose weights.
-    pub weights: BenchWeights,
-    /// What they are turned into while they load.
-    pub quantize: Quantize,
-    /// How long a prompt is.
-    pub prompt_tokens: usize,
-    /// How many tokens follow.
-    pub new_tokens: usize,
-    /// How many sequences go on at once, one measurement each.
-    pub batches: Vec<usize>,
-    /// The number of the device that computes; without one, the processors do.
-    pub device: Option<usize>,
-    /// How many threads compute; without a number, as many as there are cores.
-    pub threads: Option<usize>,
-    /// How often everything is measured.
-    pub repeats: usize,
-    /// Whether the report is JSON rather than a table.
-    pub json: bool,
-}
-
-/// What to check.
-#[derive(Clone, Copy, Debug)]
-pub struct CheckConfig {
-    /// The number of the CUDA device.
-    pub device: usize,
-    /// Whether the report is JSON rather than lines.
-    pub json: bool,
-}
-
-/// Whose weights are measured.
-#[derive(Clone, Debug)]
-pub enum BenchWeights {
-    /// A model's.
-    Model {
-        /// What the report calls it.
-        name: String,
-        /// Where it is.
-        files: ModelFiles,
-    },
-    /// Random ones in the shape that a `config.json` describes.
-    Random(PathBuf),
-}
 
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
@@ -358,6 +314,7 @@ fn median(times: &mut [Duration]) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Quantize;
 
     #[test]
     fn a_batch_makes_the_tokens_that_its_texts_make_alone() {

@@ -8,15 +8,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use codeseal::config::{Action, ModelsCommand, ServerArgs, ServerConfig};
+use codeseal::config::{Action, ServerArgs};
 use codeseal::engine::ModelFiles;
 use codeseal::eval::FimConfig;
-use codeseal::hub::{self, FetchOptions, Manifest, Progress};
+use codeseal::hub::{self, FetchOptions, Manifest, ModelsCommand, Progress};
 #[cfg(feature = "client")]
 use codeseal::loadtest::LoadtestConfig;
 use codeseal::protocol::Digest;
+use codeseal::server::{self, ServerConfig};
 use codeseal::telemetry::{self, Event};
-use codeseal::{bench, config, eval, server};
+use codeseal::{bench, config, eval};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -110,7 +111,8 @@ async fn models(command: ModelsCommand) -> Result<(), Failure> {
             (model, manifest, model_cache, hugging_face_token)
         }
     };
-    let cache = config::cache_for(&model, model_cache).map_err(|error| (USAGE, error.to_string()))?;
+    let cache = hub::cache_for(&model, model_cache, config::user_cache());
+    let cache = cache.map_err(|error| (USAGE, error.to_string()))?;
     let built_in = Manifest::built_in().map_err(internal)?;
     let options = FetchOptions {
         progress: Progress::shown(),

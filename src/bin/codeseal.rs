@@ -6,10 +6,10 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use codeseal::client;
+use codeseal::client::{self, CompleteArgs, FileSettings, SettingsError, VerifyArgs};
 #[cfg(feature = "sandbox")]
 use codeseal::config::client::SandboxArgs;
-use codeseal::config::client::{ClientArgs, Command, CompleteArgs, FileSettings, PolicyArgs, VerifyArgs};
+use codeseal::config::client::{ClientArgs, Command, PolicyArgs, settings_file};
 #[cfg(all(feature = "server", feature = "sandbox"))]
 use codeseal::demo::{self, DemoConfig};
 use codeseal::proxy::{self, ProxyArgs, ProxyTask};
@@ -44,8 +44,16 @@ fn main() -> ExitCode {
     code
 }
 
+/// The configuration file's settings.
+fn settings() -> Result<FileSettings, SettingsError> {
+    match settings_file() {
+        Some(path) => Ok(FileSettings::read(&path)?),
+        None => Ok(FileSettings::default()),
+    }
+}
+
 fn complete(runtime: &Runtime, args: CompleteArgs) -> ExitCode {
-    let config = FileSettings::load().map_err(Into::into).and_then(|file| args.resolve(file));
+    let config = settings().and_then(|file| args.resolve(file));
     let config = match config {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error),
@@ -62,7 +70,7 @@ fn complete(runtime: &Runtime, args: CompleteArgs) -> ExitCode {
 }
 
 fn verify(runtime: &Runtime, args: VerifyArgs) -> ExitCode {
-    let config = FileSettings::load().map_err(Into::into).and_then(|file| args.resolve(file));
+    let config = settings().and_then(|file| args.resolve(file));
     let config = match config {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error),
@@ -74,7 +82,7 @@ fn verify(runtime: &Runtime, args: VerifyArgs) -> ExitCode {
 }
 
 fn proxy(runtime: &Runtime, args: ProxyArgs) -> ExitCode {
-    let task = FileSettings::load().map_err(Into::into).and_then(|file| args.resolve(file));
+    let task = settings().and_then(|file| args.resolve(file));
     let task = match task {
         Ok(task) => task,
         Err(error) => return fail(USAGE, &error),

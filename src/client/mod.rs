@@ -5,6 +5,7 @@
 
 mod call;
 mod complete;
+pub(crate) mod config;
 mod error;
 mod fim;
 mod input;
@@ -20,6 +21,9 @@ mod verify;
 
 pub use self::call::{Events, Held, Link, Opened, Recorded, Recorder, Traffic};
 pub use self::complete::{Answer, Client, OnText};
+pub use self::config::{
+    CompleteArgs, CompleteConfig, FileError, FileSettings, Servers, SettingsError, VerifyArgs, VerifyConfig,
+};
 pub use self::error::{ClientError, NotAuthentic, Refusal, exit_code};
 pub use self::fim::{Cursor, CursorError};
 pub use self::input::{Input, InputError, Prompt, Source};
@@ -32,8 +36,6 @@ pub use self::transport::{Origin, OriginError};
 pub use self::verify::{Anchor, Finding, Found, Policy, PolicyError, Untrusted, Verdict, Verifier};
 
 use std::io::{ErrorKind, Write};
-
-use crate::config::client::{CompleteConfig, VerifyConfig};
 
 /// What `codeseal complete` does: reads the prompt, gets its completion, prints it to `out`.
 ///

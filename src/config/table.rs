@@ -5,9 +5,11 @@
 use clap::{Arg, CommandFactory as _};
 
 #[cfg(feature = "client")]
-use super::client::{ClientArgs, FileSettings};
+use super::client::ClientArgs;
 #[cfg(feature = "server")]
 use super::server::ServerArgs;
+#[cfg(feature = "client")]
+use crate::client::FileSettings;
 
 /// One row per flag of `codeseal-server`, as Markdown.
 #[cfg(feature = "server")]

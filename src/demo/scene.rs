@@ -12,12 +12,11 @@ use super::DemoError;
 use super::scratch::Scratch;
 use crate::attestation::{OnTokenExpiry, Profile};
 use crate::client::{Client, ClientError, Origin, Policy};
-use crate::config::{Limits, Logging, ModelOrigin, ServerConfig};
 use crate::engine::{EngineConfig, ModelFiles, Quantize};
 use crate::keys::{CacheLimits, Endpoint, KeyName, KmsConfig, Timeouts, WrapConfig};
 use crate::protocol::DEFAULT_NEW_TOKENS;
 use crate::sandbox::{Launcher, Sandbox, SandboxConfig, claims};
-use crate::server::{Service, Shaping};
+use crate::server::{Limits, Logging, ModelOrigin, ServerConfig, Service, Shaping};
 use crate::telemetry::{LogFormat, LogLevel};
 
 /// More than anything here takes on a slow machine.

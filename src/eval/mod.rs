@@ -7,11 +7,11 @@
 //! Must not touch: HTTP, KMS, where a model is fetched from.
 
 mod cases;
+mod config;
 mod report;
 mod similarity;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -19,6 +19,8 @@ use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 pub use self::cases::CasesError;
 use self::cases::{Case, Kind};
+pub(crate) use self::config::EvalCommand;
+pub use self::config::FimConfig;
 use self::report::{Example, Outcome, Report};
 use self::similarity::similarity;
 use crate::engine::{
@@ -34,30 +36,6 @@ use crate::tokenizer::{TokenId, Tokenizer, TokenizerError};
 const IN_FLIGHT: usize = 4;
 /// What one answer may take before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(3600);
-
-/// What to measure, and with what.
-#[derive(Clone, Debug)]
-pub struct FimConfig {
-    /// What the report calls the model.
-    pub model_name: String,
-    /// The model.
-    pub model: ModelFiles,
-    /// What its weights are turned into while they load.
-    pub quantize: Quantize,
-    /// What it runs on.
-    pub device: DeviceChoice,
-    /// A file of cases, one JSON object a line: `name`, `prefix`, `suffix`, `middle` and `kind`, which is `single`
-    /// or `multi`.
-    pub cases: PathBuf,
-    /// Only so many cases, from the beginning of the file.
-    pub limit: Option<usize>,
-    /// How many tokens an answer may have.
-    pub max_new_tokens: usize,
-    /// How many cases are shown with their answers.
-    pub examples: usize,
-    /// Whether the report is JSON rather than a table.
-    pub json: bool,
-}
 
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]

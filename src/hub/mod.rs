@@ -4,6 +4,7 @@
 //! Must not touch: GPU, requests.
 
 mod cache;
+mod command;
 mod directory;
 mod download;
 mod gcs;
@@ -20,6 +21,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::command::{ModelsCommand, NoModelCache, cache_for};
 pub use self::lock::lock;
 pub use self::manifest::{Dtype, FileEntry, Manifest, ManifestError, ModelEntry, NotAHash, Pin, Sha256Hash};
 pub use self::progress::Progress;

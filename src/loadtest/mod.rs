@@ -8,6 +8,7 @@
 //! its frames: "between texts" is then the pace, and the first text comes up to one frame after the model made it.
 //! Must not touch: the server's internals; it is a client and nothing else.
 
+mod config;
 mod drive;
 mod prompts;
 mod random;
@@ -16,12 +17,13 @@ mod request;
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use tokio::time::Instant;
 
+pub(crate) use self::config::LoadtestArgs;
+pub use self::config::{LoadtestConfig, LoadtestConfigError};
 pub use self::drive::Loop;
 use self::drive::{Bounds, Load};
 use self::prompts::Prompts;
@@ -29,8 +31,7 @@ pub use self::prompts::{PromptSource, PromptsError};
 pub use self::report::Slo;
 use self::report::{Report, Setting};
 use self::request::Manner;
-use crate::client::{Client, ClientError, CompletionOptions, Origin};
-use crate::keys::WrapConfig;
+use crate::client::{Client, ClientError, CompletionOptions};
 
 /// How long a token of code is before the server has counted any, in characters.
 const CHARACTERS_PER_TOKEN: f64 = 3.0;
@@ -38,42 +39,6 @@ const CHARACTERS_PER_TOKEN: f64 = 3.0;
 const CORRECTIONS: usize = 2;
 /// What a guess is corrected with at least, in tokens: the control tokens of a short prompt would spoil it.
 const PROBE_TOKENS: usize = 64;
-
-/// What load to put on which server.
-#[derive(Clone, Debug)]
-pub struct LoadtestConfig {
-    /// The server.
-    pub server: Origin,
-    /// The key that wraps the sessions' DEKs, and the service that does it.
-    pub keys: WrapConfig,
-    /// When requests are sent.
-    pub kind: Loop,
-    /// How many keys the requests are spread over.
-    pub sessions: usize,
-    /// The most requests.
-    pub requests: usize,
-    /// No request is sent after this time.
-    pub duration: Duration,
-    /// How long an answer may take.
-    pub timeout: Duration,
-    /// Whether a request that the server refuses for a while is sent again, as `codeseal complete` does; its time
-    /// then has the waits in it.
-    pub retry: bool,
-    /// What is asked.
-    pub prompts: PromptSource,
-    /// New tokens of an answer at most.
-    pub new_tokens: usize,
-    /// Whether answers are streamed.
-    pub streamed: bool,
-    /// Requests of each session that are answered before the measurement begins.
-    pub warm_up: usize,
-    /// Prompts and arrivals are the same for the same seed.
-    pub seed: u64,
-    /// What an answer must keep to count as good.
-    pub slo: Slo,
-    /// Whether the report is JSON rather than a table.
-    pub json: bool,
-}
 
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]

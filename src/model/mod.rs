@@ -9,6 +9,7 @@ mod forward;
 mod gemma;
 mod gguf;
 mod layout;
+mod named;
 mod needs;
 mod parameters;
 mod random;

@@ -14,8 +14,8 @@ use super::keystrokes::Layout;
 use super::link::Timing;
 use super::listen::AccessToken;
 use super::tools::{Tool, ToolArgs};
-use crate::client::{Origin, Policy};
-use crate::config::client::{FileSettings, Servers, SettingsError, given, invalid, policy, wrap_config};
+use crate::client::config::{given, invalid, policy, wrap_config};
+use crate::client::{FileSettings, Origin, Policy, Servers, SettingsError};
 use crate::keys::WrapConfig;
 
 /// Where llama.vim and llama.vscode look without any setting.

@@ -13,6 +13,7 @@
 
 mod admit;
 mod answer;
+mod config;
 mod error;
 mod http;
 mod life;
@@ -20,5 +21,7 @@ mod observation;
 mod state;
 
 pub use self::answer::shaping::{Shaping, ShapingMode, UnknownShaping};
+pub(crate) use self::config::ServeArgs;
+pub use self::config::{Limits, Logging, ModelOrigin, ServerConfig, ServerConfigError};
 pub use self::life::service::{Service, run};
 pub use self::life::startup::ServeError;

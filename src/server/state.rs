@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::config::Limits;
 use crate::attestation::{LauncherSocket, OnTokenExpiry};
-use crate::config::Limits;
 use crate::engine::Handle;
 use crate::keys::{Keys, Status};
 use crate::protocol::{ErrorCode, REPLAY_WINDOW_SECS, ServerId};

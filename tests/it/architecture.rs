@@ -137,7 +137,7 @@ fn modules_touch_only_what_they_may() {
 #[test]
 fn only_the_sandbox_feature_can_redirect_keys() {
     // An endpoint override in the production image would let an operator collect attestation tokens.
-    for file in sources("keys").into_iter().chain(sources("config")) {
+    for file in ["keys", "config", "server", "client", "loadtest", "proxy"].into_iter().flat_map(sources) {
         let text = fs::read_to_string(&file).unwrap();
         for (number, line) in code_lines(&text) {
             if line.contains("Sandbox(") || line.contains("sandbox_endpoint:") {
@@ -159,7 +159,7 @@ fn nothing_below_config_reads_the_environment() {
     }
 }
 
-/// What a developer has set must decide no test: see `harness::clean` and `config::typed`.
+/// What a developer has set must decide no test: see `harness::clean` and `flags::typed`.
 #[test]
 fn tests_do_not_read_the_developers_environment() {
     let mut files = sources("");
@@ -178,7 +178,7 @@ fn tests_do_not_read_the_developers_environment() {
                     "{place} starts a program as it is"
                 );
             }
-            assert!(!line.contains("parse_from("), "{place} reads the environment: use config::typed");
+            assert!(!line.contains("parse_from("), "{place} reads the environment: use flags::typed");
         }
     }
     assert!(seen >= 3, "the scan finds nothing");

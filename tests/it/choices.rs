@@ -25,7 +25,7 @@ async fn several_answers_are_what_each_seed_gives_alone() {
     let world = World::start().await;
     // Room for two at a time, and for none to wait: the third and fourth begin when others have ended.
     let engine = EngineConfig { max_running: 2, max_waiting: 0, ..world.config().engine };
-    let server = Server::start(codeseal::config::ServerConfig { engine, ..world.config() }).await;
+    let server = Server::start(codeseal::server::ServerConfig { engine, ..world.config() }).await;
     let employee = world.employee().await;
     let together = sampled(&server, &employee, 4, 7).await;
     let mut alone = Vec::new();

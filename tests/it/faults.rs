@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use codeseal::config::ServerConfig;
 use codeseal::keys::Timeouts;
 use codeseal::sandbox::Fault;
+use codeseal::server::ServerConfig;
 use codeseal::server::Service;
 use serde_json::json;
 

@@ -1,8 +1,8 @@
 //! OpenAI's API under the seal, as its clients use it: what they leave empty, how they write numbers, what a refusal says,
 //! and the members that it does not have.
 
-use codeseal::config::ServerConfig;
 use codeseal::engine::EngineConfig;
+use codeseal::server::ServerConfig;
 use serde_json::{Value, json};
 
 use crate::harness::{Employee, Server, World};

@@ -3,9 +3,9 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use codeseal::config::ModelOrigin;
 use codeseal::engine::ModelFiles;
 use codeseal::sandbox::Fault;
+use codeseal::server::ModelOrigin;
 use codeseal::server::Service;
 use codeseal::tokenizer::Tokenizer;
 use rustix::process::Signal;

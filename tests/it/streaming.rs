@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use codeseal::config::ServerConfig;
 use codeseal::protocol::openai::{ChatChunk, Completion, FinishReason};
 use codeseal::protocol::{Frame, FrameReader};
+use codeseal::server::ServerConfig;
 use codeseal::server::Shaping;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};

@@ -477,9 +477,9 @@ mod session {
     //! A session is held with one verified server, and begins anew with another.
 
     use codeseal::client::{Client, ClientError, CompletionOptions, Policy, Prompt, Verifier, Wire};
-    use codeseal::config::ServerConfig;
     use codeseal::keys::{Endpoint, WrapConfig};
     use codeseal::protocol::SESSION_HEADER;
+    use codeseal::server::ServerConfig;
     use codeseal::server::Service;
 
     use super::*;

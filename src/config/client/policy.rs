@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 
-use super::{SettingsError, invalid, read_file as read};
 use crate::attestation::Profile;
+use crate::client::SettingsError;
+use crate::client::config::{invalid, read_file as read};
 use crate::policy::conditions::{
     ImageDigest, ImageReference, Images, ServiceAccount, SigningKey, Workload, codelab, hardened,
 };

@@ -21,7 +21,8 @@ pub use self::units::Unit;
 use self::status::Asker;
 use super::listen::AccessToken;
 use super::verdicts;
-use crate::config::client::{SettingsError, invalid};
+use crate::client::SettingsError;
+use crate::client::config::invalid;
 
 /// The flags and subcommands that are not about serving.
 #[derive(Args, Default)]

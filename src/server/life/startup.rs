@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use super::identity;
 use crate::attestation::{AttestationError, Malformed, Profile, ProfileMismatch};
-use crate::config::{ModelOrigin, ServerConfig};
 use crate::engine::{
     Engine, EngineConfig, ModelFiles, Open, OpenError, Opened, Platform, Quantize, StartError,
 };
 use crate::hub::{self, FetchOptions, HubError, Manifest, ManifestError, ModelSource, Progress};
 use crate::keys::{KeyError, Keys};
 use crate::server::admit::open::blocking;
+use crate::server::config::{ModelOrigin, ServerConfig};
 use crate::server::state::{App, Loaded};
 use crate::telemetry::{self, Event};
 

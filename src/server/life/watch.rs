@@ -79,8 +79,8 @@ mod tests {
 
     use super::*;
     use crate::attestation::Clock;
-    use crate::config::Limits;
     use crate::server::answer::shaping::Shaping;
+    use crate::server::config::Limits;
 
     const INTERVAL: Duration = Duration::from_secs(10);
 

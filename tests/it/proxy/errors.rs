@@ -40,7 +40,7 @@ async fn the_proxy_starts_without_a_server_and_heals() {
     }
     assert_eq!(world.sandbox.ledger().counts().encrypts().granted, wrapped, "a key was wrapped for each try");
 
-    let server_config = codeseal::config::ServerConfig { listen: address, ..world.config() };
+    let server_config = codeseal::server::ServerConfig { listen: address, ..world.config() };
     let _server = crate::harness::Server::start(server_config).await;
     proxy.ready().await;
     assert_eq!(post(&url, "/v1/completions", &body).await.status, 200);
@@ -129,7 +129,7 @@ async fn a_server_that_is_replaced_is_found_again_without_a_restart() {
     server.service.shutdown().await;
     let refused = post(&url, "/v1/completions", &body).await;
     assert_eq!(refused.status, 503, "{}", refused.text);
-    let server_config = codeseal::config::ServerConfig { listen: address, ..world.config() };
+    let server_config = codeseal::server::ServerConfig { listen: address, ..world.config() };
     let _server = crate::harness::Server::start(server_config).await;
     proxy.ready().await;
     assert_eq!(post(&url, "/v1/completions", &body).await.status, 200);

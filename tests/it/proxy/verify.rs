@@ -86,7 +86,7 @@ async fn another_process_is_verified_before_it_is_sent_anything() {
     let process = async || status(&url).await["servers"][0]["verdict"]["server"]["id"].clone();
     let first = process().await;
     server.service.shutdown().await;
-    let _second = Server::start(codeseal::config::ServerConfig { listen: address, ..world.config() }).await;
+    let _second = Server::start(codeseal::server::ServerConfig { listen: address, ..world.config() }).await;
     let body = json!({ "prompt": "x", "max_tokens": 1 });
     until("the second one answers", async || post(&url, "/v1/completions", &body).await.status == 200).await;
     assert_ne!(process().await, first);

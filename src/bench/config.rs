@@ -5,15 +5,58 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
-use super::eval::model;
-use super::flags::at_least_one;
-use crate::bench::{BenchConfig, BenchWeights, CheckConfig};
-use crate::engine::{DeviceChoice, UnknownDevice};
-use crate::model::Quantize;
+use crate::flags::at_least_one;
+use crate::model::{ModelFiles, Quantize};
+
+/// What to measure, and with what.
+#[derive(Clone, Debug)]
+pub struct BenchConfig {
+    /// Whose weights.
+    pub weights: BenchWeights,
+    /// What they are turned into while they load.
+    pub quantize: Quantize,
+    /// How long a prompt is.
+    pub prompt_tokens: usize,
+    /// How many tokens follow.
+    pub new_tokens: usize,
+    /// How many sequences go on at once, one measurement each.
+    pub batches: Vec<usize>,
+    /// The number of the device that computes; without one, the processors do.
+    pub device: Option<usize>,
+    /// How many threads compute; without a number, as many as there are cores.
+    pub threads: Option<usize>,
+    /// How often everything is measured.
+    pub repeats: usize,
+    /// Whether the report is JSON rather than a table.
+    pub json: bool,
+}
+
+/// What to check.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckConfig {
+    /// The number of the CUDA device.
+    pub device: usize,
+    /// Whether the report is JSON rather than lines.
+    pub json: bool,
+}
+
+/// Whose weights are measured.
+#[derive(Clone, Debug)]
+pub enum BenchWeights {
+    /// A model's.
+    Model {
+        /// What the report calls it.
+        name: String,
+        /// Where it is.
+        files: ModelFiles,
+    },
+    /// Random ones in the shape that a `config.json` describes.
+    Random(PathBuf),
+}
 
 /// What to measure, as typed.
 #[derive(Args)]
-pub(super) struct BenchArgs {
+pub(crate) struct BenchArgs {
     /// The model's directory, or a GGUF file; `tiny` is the model inside this program, where there is one
     #[arg(
         long,
@@ -64,7 +107,7 @@ pub(super) struct BenchArgs {
 
 /// What to check, as typed.
 #[derive(Args)]
-pub(super) struct CheckArgs {
+pub(crate) struct CheckArgs {
     /// The device: cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = parse_cuda)]
     device: usize,
@@ -75,35 +118,43 @@ pub(super) struct CheckArgs {
 }
 
 impl CheckArgs {
-    pub(super) fn resolve(self) -> CheckConfig {
+    pub(crate) fn resolve(self) -> CheckConfig {
         CheckConfig { device: self.device, json: self.json }
     }
 }
 
-/// The number of a CUDA device, or none for the processors.
+/// The number of a CUDA device; `None` is the CPU.
 #[derive(Clone, Copy)]
-pub(super) struct BenchDevice(Option<usize>);
+pub(crate) struct BenchDevice(Option<usize>);
 
-/// Here nothing is chosen for whoever measures.
+/// Not the name of a device that can be measured; `auto` is none, because a report must say what was measured.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a device is cpu, cuda or cuda:N")]
+pub(crate) struct UnknownDevice;
+
 fn parse_device(name: &str) -> Result<BenchDevice, UnknownDevice> {
-    match name.parse()? {
-        DeviceChoice::Cpu => Ok(BenchDevice(None)),
-        DeviceChoice::Cuda(number) => Ok(BenchDevice(Some(number))),
-        DeviceChoice::Auto => Err(UnknownDevice),
+    if name == "cpu" {
+        Ok(BenchDevice(None))
+    } else {
+        parse_cuda(name).map(|number| BenchDevice(Some(number)))
     }
 }
 
 fn parse_cuda(name: &str) -> Result<usize, UnknownDevice> {
-    parse_device(name)?.0.ok_or(UnknownDevice)
+    match name.strip_prefix("cuda") {
+        Some("") => Ok(0),
+        Some(number) => number.strip_prefix(':').and_then(|number| number.parse().ok()).ok_or(UnknownDevice),
+        None => Err(UnknownDevice),
+    }
 }
 
 impl BenchArgs {
-    pub(super) fn resolve(self) -> BenchConfig {
+    pub(crate) fn resolve(self) -> BenchConfig {
         let weights = match self.random_weights {
             Some(config) => BenchWeights::Random(config),
             None => {
                 // clap has refused the lack of both already; an empty path is the directory that one is in.
-                let (name, files) = model(&self.model.unwrap_or_default());
+                let (name, files) = ModelFiles::named(&self.model.unwrap_or_default());
                 BenchWeights::Model { name, files }
             }
         };

@@ -1,17 +1,14 @@
-//! The command line of `codeseal`, as typed.
-//!
-//! Must not touch: what the flags mean together.
+//! The flags of `codeseal complete` and `codeseal verify`, as typed.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Args;
 
-use super::policy::PolicyArgs;
-use crate::client::Cursor;
-use crate::proxy::ProxyArgs;
+use crate::client::fim::Cursor;
 
-const EXIT_CODES: &str = "\
+/// The exit codes of `codeseal`.
+pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0   done
   1   the server, or the key service, refused
@@ -40,35 +37,6 @@ Exit codes: 0 trusted; 1, 2, 3, 70 as in `codeseal --help`; not trusted because 
 The policy is TOML: profile (required), image_digests or image_signers (one of them required),
 image_references, service_accounts, projects, builds, weights, gpus, audience, issuer,
 token_type (oidc or pki), jwks, pki_root.";
-
-/// Confidential code completion: prompts are sealed here and opened only by an attested workload.
-#[derive(Parser)]
-#[command(name = "codeseal", version, after_help = EXIT_CODES, max_term_width = 100)]
-pub struct ClientArgs {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// The subcommands of `codeseal`.
-#[derive(Subcommand)]
-pub enum Command {
-    /// Complete code; the generated text, exactly, goes to stdout and nothing else does
-    Complete(Box<CompleteArgs>),
-    /// Verify a server's attestation against a policy; says what was proven and what was not
-    Verify(VerifyArgs),
-    /// Serve editors on this machine in the words that they know, and seal what they send
-    Proxy(Box<ProxyArgs>),
-    /// Lint a launch policy, write an attribute condition, or test one
-    #[command(subcommand)]
-    Policy(PolicyArgs),
-    /// Run a local Confidential Space: launcher, token exchange and key service on loopback
-    #[cfg(feature = "sandbox")]
-    Sandbox(SandboxArgs),
-    /// Show the whole flow on this machine: no account, no GPU, nothing downloaded
-    #[cfg(all(feature = "server", feature = "sandbox"))]
-    Demo,
-}
 
 /// The flags of `codeseal complete`, as typed. No `Debug`: the prompt may be among them.
 #[derive(Args)]
@@ -156,25 +124,4 @@ pub struct VerifyArgs {
     /// Seconds to wait for all answers together [default: 120]
     #[arg(long, env = "CODESEAL_TIMEOUT_SECS", value_name = "SECONDS")]
     pub(super) timeout_secs: Option<u64>,
-}
-
-/// The flags of `codeseal sandbox`.
-#[cfg(feature = "sandbox")]
-#[derive(Args, Debug)]
-pub struct SandboxArgs {
-    /// Where to listen; loopback only, port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
-    pub(super) listen: std::net::SocketAddr,
-
-    /// Where the launcher's token file and socket are put
-    #[arg(long, value_name = "DIR")]
-    pub(super) dir: PathBuf,
-
-    /// The attribute condition (CEL) that a workload must meet to get the key [default: the codelab's]
-    #[arg(long, value_name = "FILE")]
-    pub(super) condition: Option<PathBuf>,
-
-    /// The claims (JSON) that the launcher attests [default: those of a good workload]
-    #[arg(long, value_name = "FILE")]
-    pub(super) claims: Option<PathBuf>,
 }

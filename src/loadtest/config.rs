@@ -6,14 +6,14 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
-use super::flags::{at_least_one, seconds};
+use super::drive::Loop;
+use super::prompts::PromptSource;
+use super::report::Slo;
 use crate::client::Origin;
 #[cfg(feature = "sandbox")]
-use crate::config::client::loopback;
+use crate::client::config::loopback;
+use crate::flags::{at_least_one, seconds, up_to};
 use crate::keys::{Endpoint, KeyName, WrapConfig};
-use crate::loadtest::{LoadtestConfig, Loop, PromptSource, Slo};
-
-use super::ConfigError;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -32,10 +32,58 @@ const MAX_CLIENTS: u64 = 1024;
 /// The most tokens of a prompt.
 const MAX_TOKENS: u64 = 1 << 17;
 
+/// What load to put on which server.
+#[derive(Clone, Debug)]
+pub struct LoadtestConfig {
+    /// The server.
+    pub server: Origin,
+    /// The key that wraps the sessions' DEKs, and the service that does it.
+    pub keys: WrapConfig,
+    /// When requests are sent.
+    pub kind: Loop,
+    /// How many keys the requests are spread over.
+    pub sessions: usize,
+    /// The most requests.
+    pub requests: usize,
+    /// No request is sent after this time.
+    pub duration: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Whether a request that the server refuses for a while is sent again, as `codeseal complete` does; its time
+    /// then has the waits in it.
+    pub retry: bool,
+    /// What is asked.
+    pub prompts: PromptSource,
+    /// New tokens of an answer at most.
+    pub new_tokens: usize,
+    /// Whether answers are streamed.
+    pub streamed: bool,
+    /// Requests of each session that are answered before the measurement begins.
+    pub warm_up: usize,
+    /// Prompts and arrivals are the same for the same seed.
+    pub seed: u64,
+    /// What an answer must keep to count as good.
+    pub slo: Slo,
+    /// Whether the report is JSON rather than a table.
+    pub json: bool,
+}
+
+/// Flags that exclude each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadtestConfigError {
+    /// The sandbox is given the sessions' keys in the clear, so it must run on this machine.
+    #[cfg(feature = "sandbox")]
+    #[error("--sandbox-endpoint must be an http:// address of this machine")]
+    SandboxElsewhere,
+    /// The shared prefix is a part of the prompt.
+    #[error("--shared-prefix is longer than the prompt: lower it, or raise --prompt-tokens")]
+    SharedPrefix,
+}
+
 /// What load to put on a server, as typed.
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
-pub(super) struct LoadtestArgs {
+pub(crate) struct LoadtestArgs {
     /// The server; another machine only if it is named here
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     server: Origin,
@@ -121,9 +169,9 @@ pub(super) struct LoadtestArgs {
 }
 
 impl LoadtestArgs {
-    pub(super) fn resolve(self) -> Result<LoadtestConfig, ConfigError> {
+    pub(crate) fn resolve(self) -> Result<LoadtestConfig, LoadtestConfigError> {
         if self.shared_prefix > self.prompt_tokens {
-            return Err(ConfigError::SharedPrefix);
+            return Err(LoadtestConfigError::SharedPrefix);
         }
         let clients = self.clients.unwrap_or(1);
         let (kind, sessions) = match self.rate {
@@ -136,7 +184,9 @@ impl LoadtestArgs {
         };
         #[cfg(feature = "sandbox")]
         let endpoint = match self.sandbox_endpoint.filter(|url| !url.is_empty()) {
-            Some(url) => Endpoint::Sandbox(loopback(&url).map_err(|_| ConfigError::SandboxElsewhere)?),
+            Some(url) => {
+                Endpoint::Sandbox(loopback(&url).map_err(|_| LoadtestConfigError::SandboxElsewhere)?)
+            }
             None => Endpoint::Google,
         };
         #[cfg(not(feature = "sandbox"))]
@@ -161,10 +211,6 @@ impl LoadtestArgs {
     }
 }
 
-fn up_to(most: u64) -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..=most)
-}
-
 fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
     if (0.001..=100_000.0).contains(&rate) {
@@ -176,22 +222,13 @@ fn rate(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::typed;
-    use super::super::{Action, ConfigError, ServerArgs};
     use super::*;
+    use crate::flags::typed_args;
 
-    fn resolve(more: &[&str]) -> Result<LoadtestConfig, ConfigError> {
-        let required = [
-            "codeseal-server",
-            "loadtest",
-            "--kms-key",
-            "projects/p/locations/global/keyRings/r/cryptoKeys/k",
-        ];
-        let args = typed::<ServerArgs>(required.iter().chain(more)).unwrap();
-        args.resolve().map(|action| match action {
-            Action::Loadtest(config) => *config,
-            _ => panic!("another subcommand was named"),
-        })
+    const KEY: [&str; 2] = ["--kms-key", "projects/p/locations/global/keyRings/r/cryptoKeys/k"];
+
+    fn resolve(more: &[&str]) -> Result<LoadtestConfig, LoadtestConfigError> {
+        typed_args::<LoadtestArgs>(KEY.iter().chain(more)).unwrap().resolve()
     }
 
     #[test]
@@ -214,15 +251,13 @@ mod tests {
     fn what_does_not_go_together_is_refused() {
         assert_eq!(
             resolve(&["--shared-prefix", "9", "--prompt-tokens", "8"]).unwrap_err(),
-            ConfigError::SharedPrefix
+            LoadtestConfigError::SharedPrefix
         );
         #[cfg(feature = "sandbox")]
         assert_eq!(
             resolve(&["--sandbox-endpoint", "http://10.0.0.1:1"]).unwrap_err(),
-            ConfigError::SandboxElsewhere
+            LoadtestConfigError::SandboxElsewhere
         );
-        let base =
-            ["codeseal-server", "loadtest", "--kms-key", "projects/p/locations/l/keyRings/r/cryptoKeys/k"];
         for wrong in [
             &["--clients", "2", "--rate", "1"][..],
             &["--rate", "0"],
@@ -232,7 +267,7 @@ mod tests {
             &["--prompts", "f", "--prompt-tokens", "8"],
             &["--server", "ftp://h"],
         ] {
-            assert!(typed::<ServerArgs>(base.iter().chain(wrong)).is_err(), "{wrong:?}");
+            assert!(typed_args::<LoadtestArgs>(KEY.iter().chain(wrong)).is_err(), "{wrong:?}");
         }
     }
 }

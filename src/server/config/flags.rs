@@ -1,40 +1,21 @@
-//! The flags of `codeseal-server`, as typed. Each doc comment is the manual.
-//!
-//! Must not touch: what the flags mean together.
+//! The flags of serving, as typed. Each doc comment is the manual.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand};
 
-use super::bench::{BenchArgs, CheckArgs};
-use super::eval::EvalCommand;
-#[cfg(feature = "client")]
-use super::loadtest::LoadtestArgs;
 use crate::attestation::{OnTokenExpiry, Profile};
 use crate::engine::{DeviceChoice, EngineConfig};
+use crate::flags::{seconds, up_to};
 use crate::hub::ModelSource;
 use crate::keys::{KeyName, WipAudience};
 use crate::model::Quantize;
 use crate::protocol::DEFAULT_NEW_TOKENS;
-use crate::server::{Shaping, ShapingMode};
+use crate::server::answer::shaping::{Shaping, ShapingMode};
 use crate::telemetry::{LogFormat, LogLevel};
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0   stopped by a signal, with every request that was running answered
-  64  wrong usage or configuration
-  69  too little memory, or no CUDA device where one is asked for, or it failed
-  70  internal failure
-  75  stopped because the attestation token expired (--on-token-expiry exit)
-  78  this machine's attestation does not fit --profile; no port was opened
-
-On Confidential Space, configuration belongs into the image, where it is measured: leave
-tee.launch_policy.allow_env_override empty and allow_cmd_override false.";
-
-/// Upper bound of counts that have none of their own.
-const MAX_COUNT: u64 = 1 << 28;
 /// Larger batches speed up no model.
 const MAX_RUNNING: u64 = 4096;
 /// A longer queue only adds latency.
@@ -56,79 +37,9 @@ const MAX_ATTESTATIONS: u64 = 6000;
 /// A day.
 const MAX_SECONDS: u64 = 86_400;
 
-/// A confidential workload that completes code: prompts are opened here and nowhere else.
-#[derive(Parser)]
-#[command(
-    name = "codeseal-server",
-    version,
-    after_help = EXIT_CODES,
-    max_term_width = 100,
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true
-)]
-pub struct ServerArgs {
-    #[command(subcommand)]
-    pub(super) command: Option<ServerCommand>,
-
-    #[command(flatten)]
-    pub(super) serve: Option<ServeArgs>,
-}
-
-/// What `codeseal-server` does besides serving.
-#[derive(Subcommand)]
-pub(super) enum ServerCommand {
-    /// Measure prefill and decode speed on this machine; needs neither keys nor attestation
-    Bench(BenchArgs),
-
-    /// Check that a CUDA device computes what the CPU does; needs neither a model nor keys
-    KernelsCheck(CheckArgs),
-
-    /// Evaluate a model; needs neither keys nor attestation
-    #[command(subcommand)]
-    Eval(EvalCommand),
-
-    /// Put load on a running server through the seal, and report latency and throughput
-    #[cfg(feature = "client")]
-    Loadtest(Box<LoadtestArgs>),
-
-    /// Manage models/manifest.toml
-    #[command(subcommand)]
-    Models(ModelsCommand),
-}
-
-/// What can be done with the manifest. No `Debug`: a token may be among it.
-#[derive(Subcommand)]
-pub enum ModelsCommand {
-    /// Print the hash over a model's files, which `/attestation` binds and a client's policy can pin
-    Digest {
-        /// The model's directory, or a GGUF file
-        #[arg(long, value_name = "PATH")]
-        model: PathBuf,
-    },
-
-    /// Download a model where you trust the network, and write its hashes into the manifest
-    Lock {
-        /// hf://owner/name, with @revision if need be, gs://bucket/prefix, a directory or a GGUF file
-        #[arg(long, value_name = "SOURCE")]
-        model: ModelSource,
-
-        /// The manifest to complete
-        #[arg(long, value_name = "FILE", default_value = "models/manifest.toml")]
-        manifest: PathBuf,
-
-        /// Where the files are kept
-        #[arg(long, env = "CODESEAL_MODEL_CACHE", value_name = "DIR")]
-        model_cache: Option<PathBuf>,
-
-        /// For models whose licence has to be accepted on the Hugging Face Hub
-        #[arg(long, env = "HF_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-        hugging_face_token: Option<String>,
-    },
-}
-
 /// How to serve, as typed.
 #[derive(Args)]
-pub(super) struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// Address of the public listener
     #[arg(
         long,
@@ -348,16 +259,4 @@ pub(super) struct ServeArgs {
         default_value = "info"
     )]
     pub(super) log_level: LogLevel,
-}
-
-fn up_to(most: u64) -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..=most)
-}
-
-pub(super) fn at_least_one() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..=MAX_COUNT)
-}
-
-pub(super) fn seconds(most: u64) -> RangedU64ValueParser<u64> {
-    RangedU64ValueParser::new().range(1..=most)
 }

@@ -1,24 +1,47 @@
 //! The command line of `codeseal-server eval` → what is measured.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::flags::at_least_one;
-use crate::engine::{DeviceChoice, Quantize};
-use crate::eval::FimConfig;
-use crate::model::ModelFiles;
+use crate::engine::DeviceChoice;
+use crate::flags::at_least_one;
+use crate::model::{ModelFiles, Quantize};
+
+/// What to measure, and with what.
+#[derive(Clone, Debug)]
+pub struct FimConfig {
+    /// What the report calls the model.
+    pub model_name: String,
+    /// The model.
+    pub model: ModelFiles,
+    /// What its weights are turned into while they load.
+    pub quantize: Quantize,
+    /// What it runs on.
+    pub device: DeviceChoice,
+    /// A file of cases, one JSON object a line: `name`, `prefix`, `suffix`, `middle` and `kind`, which is `single`
+    /// or `multi`.
+    pub cases: PathBuf,
+    /// Only so many cases, from the beginning of the file.
+    pub limit: Option<usize>,
+    /// How many tokens an answer may have.
+    pub max_new_tokens: usize,
+    /// How many cases are shown with their answers.
+    pub examples: usize,
+    /// Whether the report is JSON rather than a table.
+    pub json: bool,
+}
 
 /// What can be measured.
 #[derive(Subcommand)]
-pub(super) enum EvalCommand {
+pub(crate) enum EvalCommand {
     /// Fill holes in code, and report how often and how nearly the model writes what stood there
     Fim(FimArgs),
 }
 
 /// How to fill holes, as typed.
 #[derive(Args)]
-pub(super) struct FimArgs {
+pub(crate) struct FimArgs {
     /// The model's directory, or a GGUF file; `tiny` is the model inside this program, where there is one
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
@@ -54,8 +77,8 @@ pub(super) struct FimArgs {
 }
 
 impl FimArgs {
-    pub(super) fn resolve(self) -> FimConfig {
-        let (model_name, model) = model(&self.model);
+    pub(crate) fn resolve(self) -> FimConfig {
+        let (model_name, model) = ModelFiles::named(&self.model);
         FimConfig {
             model_name,
             model,
@@ -68,13 +91,4 @@ impl FimArgs {
             json: self.json,
         }
     }
-}
-
-/// A model's name and its files.
-pub(super) fn model(path: &Path) -> (String, ModelFiles) {
-    #[cfg(feature = "sandbox")]
-    if path.as_os_str() == "tiny" {
-        return (crate::model::TINY_MODEL_NAME.to_owned(), ModelFiles::tiny());
-    }
-    (ModelFiles::name_of(path), ModelFiles::at(path))
 }

@@ -1,8 +1,5 @@
 //! The employee's configuration file: TOML, strict, optional.
-//!
-//! Must not touch: network.
 
-use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -103,18 +100,11 @@ impl FileSettings {
         "timeout_secs",
     ];
 
-    /// Reads `$XDG_CONFIG_HOME/codeseal/config.toml`, or `~/.config/codeseal/config.toml`; none is no error.
+    /// Reads the file at `path`; none is no error.
     ///
     /// # Errors
     /// [`FileError`] if it is there and cannot be used.
-    pub fn load() -> Result<Self, FileError> {
-        match path(std::env::var_os("XDG_CONFIG_HOME"), std::env::var_os("HOME")) {
-            Some(path) => Self::read(&path),
-            None => Ok(Self::default()),
-        }
-    }
-
-    fn read(path: &Path) -> Result<Self, FileError> {
+    pub fn read(path: &Path) -> Result<Self, FileError> {
         match files::read_text(path, MAX_BYTES) {
             Ok(text) => Self::parse(&text),
             Err(ReadError::Io(error))
@@ -138,30 +128,9 @@ impl FileSettings {
     }
 }
 
-/// A relative `XDG_CONFIG_HOME` is to be ignored, says its specification; so is an empty variable.
-fn path(xdg_config_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
-    let absolute = |value: OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
-    let directory =
-        xdg_config_home.and_then(absolute).or_else(|| Some(home.and_then(absolute)?.join(".config")));
-    Some(directory?.join("codeseal/config.toml"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_file_is_where_xdg_says() {
-        for (xdg, home, expected) in [
-            (Some("/x"), Some("/h"), Some("/x/codeseal/config.toml")),
-            (Some("x"), Some("/h"), Some("/h/.config/codeseal/config.toml")),
-            (Some(""), Some("/h"), Some("/h/.config/codeseal/config.toml")),
-            (None, Some("/h"), Some("/h/.config/codeseal/config.toml")),
-            (None, None, None),
-        ] {
-            assert_eq!(path(xdg.map(Into::into), home.map(Into::into)), expected.map(PathBuf::from));
-        }
-    }
 
     #[test]
     fn an_unknown_key_is_named_with_its_line() {
