@@ -14,11 +14,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use codeseal::attestation::{OnTokenExpiry, Profile};
+use codeseal::server::{RequestLimits, Logging, ModelOrigin, ServerConfig};
 use codeseal::engine::{EngineConfig, Quantize};
 use codeseal::keys::{CacheLimits, Endpoint, Keys, KmsConfig, Timeouts, WrapConfig, Wrapper};
 use codeseal::protocol::{Call, Dek, RequestId, WrappedDek};
 use codeseal::sandbox::{Sandbox, SandboxConfig};
-use codeseal::server::{Limits, Logging, ModelOrigin, ServerConfig};
 use codeseal::server::{Service, Shaping};
 use codeseal::telemetry::{LogFormat, LogLevel};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -186,10 +186,9 @@ fn config(sandbox: &Sandbox, model: &Path) -> ServerConfig {
         on_token_expiry: OnTokenExpiry::Wait,
         shaping: Shaping::Off,
         engine: EngineConfig { kv_cache_bytes: Some(64 << 20), ..EngineConfig::new(32, 64) },
-        limits: Limits {
+        limits: RequestLimits {
             max_new_tokens: 16,
             max_body_bytes: 1 << 20,
-            max_requests: 64,
             max_connections: 256,
             max_replay_entries: 10_000_000,
             max_attestations_per_minute: 60,

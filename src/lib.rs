@@ -64,6 +64,8 @@ pub mod prompt;
 pub mod protocol;
 #[cfg(feature = "client")]
 pub mod proxy;
+#[cfg(any(feature = "server", feature = "client"))]
+mod rate;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod secret;

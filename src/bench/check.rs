@@ -298,7 +298,7 @@ impl Rig {
         Ok((first != again).then(|| "the logits differ".to_owned()))
     }
 
-    /// The likeliest token, and tokens by chance.
+    /// The argmax token, and tokens by chance.
     fn choices(&mut self) -> Found {
         let text = self.longest();
         let prompt = self.prompt(text);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 pub use self::check::{Check, Checks, Extent, check};
 pub(crate) use self::config::{BenchArgs, CheckArgs};
 pub use self::config::{BenchConfig, BenchWeights, CheckConfig};
-use self::report::{Decode, Report};
+use self::report::{BenchReport, Decode};
 use self::subject::{Facts, OnCpu, OnDevice, Room, Subject};
 use crate::files;
 use crate::machine::Available;
@@ -133,7 +133,7 @@ pub fn run_checks(config: &CheckConfig, stdout: &mut impl Write) -> Result<(), B
 fn measure<D: Device + 'static>(
     config: &BenchConfig,
     open: fn(usize) -> Result<D, DeviceError>,
-) -> Result<Report, BenchError> {
+) -> Result<BenchReport, BenchError> {
     let began = Instant::now();
     let (name, files) = files(&config.weights)?;
     let blocks = (config.prompt_tokens + config.new_tokens + WARM_UP_STEPS).div_ceil(BLOCK_TOKENS);
@@ -174,7 +174,7 @@ fn figures(
     load_seconds: f64,
     facts: &Facts,
     subject: &mut dyn Subject,
-) -> Result<Report, BenchError> {
+) -> Result<BenchReport, BenchError> {
     let length = config.prompt_tokens + config.new_tokens + WARM_UP_STEPS;
     let mut prefills = Vec::new();
     for _ in 0..config.repeats {
@@ -213,7 +213,7 @@ fn figures(
             launches_per_step,
         }
     });
-    Ok(Report {
+    Ok(BenchReport {
         version: telemetry::VERSION,
         model,
         quantize: config.quantize.as_str(),
@@ -336,9 +336,9 @@ mod tests {
         assert_eq!(tokens(1, 0), together);
         let mut sequence = model.sequence();
         let prompt: Vec<TokenId> = (0..40).map(|index| TokenId(108 + 7 * index)).collect();
-        let mut alone = vec![subject::likeliest(&sequence.forward(&prompt).unwrap())];
+        let mut alone = vec![subject::argmax(&sequence.forward(&prompt).unwrap())];
         for _ in 0..5 {
-            alone.push(subject::likeliest(&sequence.forward(&[alone[alone.len() - 1]]).unwrap()));
+            alone.push(subject::argmax(&sequence.forward(&[alone[alone.len() - 1]]).unwrap()));
         }
         assert_eq!(alone, together);
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// Everything that is said of one model.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct BenchReport {
     pub(super) version: &'static str,
     pub(super) model: String,
     pub(super) quantize: &'static str,
@@ -48,7 +48,7 @@ pub(super) struct Decode {
     pub(super) launches_per_step: Option<usize>,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let giga = |bytes: f64| bytes / 1e9;
         write!(f, "{}, weights {}, ", self.model, self.quantize)?;

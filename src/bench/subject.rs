@@ -33,7 +33,7 @@ pub(super) struct Facts {
     pub(super) bytes_per_second: Option<f64>,
 }
 
-/// A model that takes steps, and always chooses the likeliest token.
+/// A model that takes steps, and always chooses the argmax token.
 pub(super) trait Subject {
     /// A step: the token after each slice.
     fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError>;
@@ -71,7 +71,7 @@ impl OnCpu {
 impl Subject for OnCpu {
     fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError> {
         let logits = self.model.step(&mut self.pool, batch, &mut self.workspace)?;
-        Ok(logits.chunks(self.model.config().vocab_size).map(likeliest).collect())
+        Ok(logits.chunks(self.model.config().vocab_size).map(argmax).collect())
     }
 
     fn vocabulary(&self) -> usize {
@@ -130,7 +130,7 @@ impl Subject for OnDevice {
 }
 
 /// The first token of the highest score.
-pub(super) fn likeliest(logits: &[f32]) -> TokenId {
+pub(super) fn argmax(logits: &[f32]) -> TokenId {
     let best = logits
         .iter()
         .enumerate()

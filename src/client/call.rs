@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use serde_json::value::RawValue;
 
 use super::error::{ClientError, NotAuthentic, Refusal};
-use super::session::{Asked, NO_RANDOMNESS, Session};
+use super::session::{NO_RANDOMNESS, PendingCall, Session};
 use super::sse::SseReader;
 use super::transport::{Body, Incoming, Origin, Transport};
 use super::verify::{Verdict, Verifier};
@@ -58,7 +58,7 @@ pub struct Recorded {
 
 /// What a call for a stream is answered with.
 #[derive(Debug)]
-pub enum Opened {
+pub enum StreamReply {
     /// The whole body in one piece.
     Whole(Secret<String>),
     /// Events, frame by frame.
@@ -67,7 +67,7 @@ pub enum Opened {
 
 /// A sealed stream. Dropping it cancels the request.
 pub struct Events {
-    asked: Asked,
+    pending: PendingCall,
     traffic: Arc<Traffic>,
     body: Body,
     sse: SseReader,
@@ -123,14 +123,14 @@ impl Link {
         body: &Secret<String>,
         recorder: Option<&Recorder>,
     ) -> Result<Secret<String>, ClientError> {
-        let (asked, incoming) = self.post(held, path, body, false, recorder).await?;
+        let (pending, incoming) = self.post(held, path, body, false, recorder).await?;
         let Incoming::Whole(answer) = incoming else { return Err(NotAuthentic::Malformed.into()) };
         let answer = answer.whole().await?;
         self.traffic.received(answer.len());
         if let Some(recorder) = recorder {
             recorder.lock().received.clone_from(&answer);
         }
-        open(&asked, &answer)
+        open(&pending, &answer)
     }
 
     /// Calls `path` with `body`, which asks for a stream.
@@ -142,16 +142,16 @@ impl Link {
         held: &Held,
         path: &str,
         body: &Secret<String>,
-    ) -> Result<Opened, ClientError> {
+    ) -> Result<StreamReply, ClientError> {
         match self.post(held, path, body, true, None).await? {
-            (asked, Incoming::Whole(answer)) => {
+            (pending, Incoming::Whole(answer)) => {
                 let answer = answer.whole().await?;
                 self.traffic.received(answer.len());
-                Ok(Opened::Whole(open(&asked, &answer)?))
+                Ok(StreamReply::Whole(open(&pending, &answer)?))
             }
-            (asked, Incoming::Stream(body)) => Ok(Opened::Stream(Box::new(Events {
-                frames: FrameReader::new(asked.id),
-                asked,
+            (pending, Incoming::Stream(body)) => Ok(StreamReply::Stream(Box::new(Events {
+                frames: FrameReader::new(pending.id),
+                pending,
                 traffic: Arc::clone(&self.traffic),
                 body,
                 sse: SseReader::default(),
@@ -168,13 +168,13 @@ impl Link {
         body: &Secret<String>,
         stream: bool,
         recorder: Option<&Recorder>,
-    ) -> Result<(Asked, Incoming), ClientError> {
-        let (asked, sealed) = held.session.seal(path, body.expose())?;
+    ) -> Result<(PendingCall, Incoming), ClientError> {
+        let (pending, sealed) = held.session.seal(path, body.expose())?;
         self.traffic.sent.fetch_add(sealed.len() as u64, Ordering::Relaxed);
         if let Some(recorder) = recorder {
             recorder.lock().sent.clone_from(&sealed);
         }
-        Ok((asked, self.transport.post(path, sealed, stream, held.session.recipient()).await?))
+        Ok((pending, self.transport.post(path, sealed, stream, held.session.recipient()).await?))
     }
 }
 
@@ -241,7 +241,7 @@ impl Events {
             self.traffic.received(chunk.len());
             self.tokens.extend(self.sse.push(&chunk)?);
         };
-        let plaintext = self.asked.open(&token)?;
+        let plaintext = self.pending.open(&token)?;
         let frame = self.frames.accept(plaintext.expose()).map_err(NotAuthentic::from)?;
         self.last = frame.last;
         let mut events = Vec::with_capacity(frame.events.len());
@@ -262,13 +262,13 @@ impl std::fmt::Debug for Events {
     }
 }
 
-/// Opens the whole answer to what was asked.
-fn open(asked: &Asked, answer: &[u8]) -> Result<Secret<String>, ClientError> {
+/// Opens the whole answer to what was pending.
+fn open(pending: &PendingCall, answer: &[u8]) -> Result<Secret<String>, ClientError> {
     let sealed: SealedReply = serde_json::from_slice(answer).map_err(|_| NotAuthentic::Malformed)?;
-    let plaintext = asked.open(&sealed.ciphertext)?;
+    let plaintext = pending.open(&sealed.ciphertext)?;
     let reply: Reply<&RawValue> =
         serde_json::from_slice(plaintext.expose()).map_err(|_| NotAuthentic::Malformed)?;
-    if reply.id != asked.id {
+    if reply.id != pending.id {
         return Err(NotAuthentic::WrongRequest.into());
     }
     if reply.status != 200 {

@@ -4,14 +4,15 @@
 //! Must not touch: engine, model; the terminal.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Mutex;
 
-use super::error::{ClientError, NotAuthentic, Refusal};
+use super::error::{ClientError, NotAuthentic};
 use super::input::Prompt;
-use super::open::{self, Frames, StreamEnd};
+use super::open::{self, Frames, StreamEnd, TextCompletion};
 use super::request::{self, CompletionOptions};
+use super::retry::{MAX_ATTEMPTS, RetryBudget};
 use super::session::{NO_RANDOMNESS, Session};
 use super::show_sealed::{Wire, WireTap};
 use super::sse::SseReader;
@@ -23,11 +24,6 @@ use crate::protocol::{ErrorCode, SessionTag};
 use crate::secret::Secret;
 
 const PATH: &str = "/v1/completions";
-/// How often one request is tried at most.
-const MAX_ATTEMPTS: u32 = 4;
-/// How long all waits between the attempts may be together.
-const MAX_WAIT: Duration = Duration::from_secs(10);
-
 /// How long before its token expires a verdict is no longer one: a request must arrive yet.
 const VERDICT_MARGIN_SECS: u64 = 30;
 
@@ -52,17 +48,6 @@ struct Current {
 struct Renewal {
     verifier: Verifier,
     keys: WrapConfig,
-}
-
-/// A completion.
-#[derive(Debug)]
-pub struct Answer {
-    /// The generated text, without the prompt.
-    pub text: Secret<String>,
-    /// Why it ends.
-    pub finish: FinishReason,
-    /// Counts, if the server gave them.
-    pub usage: Option<Usage>,
 }
 
 /// What gets the pieces of a streamed text; its error ends the stream.
@@ -122,13 +107,13 @@ impl Client {
         prompt: &Prompt,
         options: &CompletionOptions,
         tap: &mut WireTap<'_>,
-    ) -> Result<Answer, ClientError> {
+    ) -> Result<TextCompletion, ClientError> {
         let body = request::body(prompt, options, false)?;
-        let mut patience = Patience::of(self.max_attempts);
+        let mut budget = RetryBudget::of(self.max_attempts);
         loop {
             let session = self.session().await?;
             match self.try_complete(&session, &body, tap).await {
-                Err(error) => self.before_another_attempt(error, &session, &mut patience).await?,
+                Err(error) => self.before_another_attempt(error, &session, &mut budget).await?,
                 answer => return answer,
             }
         }
@@ -146,7 +131,7 @@ impl Client {
         on_text: &mut OnText<'_>,
     ) -> Result<(FinishReason, Option<Usage>), ClientError> {
         let body = request::body(prompt, options, true)?;
-        let mut patience = Patience::of(self.max_attempts);
+        let mut budget = RetryBudget::of(self.max_attempts);
         let mut begun = false;
         loop {
             let mut pass_on = |text: &str| {
@@ -157,7 +142,7 @@ impl Client {
             match self.try_stream(&session, &body, tap, &mut pass_on).await {
                 Ok(end) => return Ok((end.finish, end.usage)),
                 Err(error) if begun => return Err(error),
-                Err(error) => self.before_another_attempt(error, &session, &mut patience).await?,
+                Err(error) => self.before_another_attempt(error, &session, &mut budget).await?,
             }
         }
     }
@@ -179,13 +164,13 @@ impl Client {
         &self,
         error: ClientError,
         session: &Arc<Session>,
-        patience: &mut Patience,
+        budget: &mut RetryBudget,
     ) -> Result<(), ClientError> {
         let Some(renewal) = self.renewal.as_ref().filter(|_| is_another_server(&error)) else {
-            tokio::time::sleep(patience.after(error)?).await;
+            tokio::time::sleep(budget.after(error)?).await;
             return Ok(());
         };
-        patience.spend_attempt(error)?;
+        budget.spend_attempt(error)?;
         let mut current = self.session.lock().await;
         // Somebody else may have begun the new one already.
         if Arc::ptr_eq(&current.session, session) {
@@ -199,8 +184,8 @@ impl Client {
         session: &Session,
         body: &Secret<String>,
         tap: &mut WireTap<'_>,
-    ) -> Result<Answer, ClientError> {
-        let (asked, sealed) = session.seal(PATH, body.expose())?;
+    ) -> Result<TextCompletion, ClientError> {
+        let (pending, sealed) = session.seal(PATH, body.expose())?;
         tap(Wire::Sent(&sealed));
         let answer = self.transport.post(PATH, sealed, false, session.recipient()).await?;
         let Incoming::Whole(answer) = answer else {
@@ -208,7 +193,7 @@ impl Client {
         };
         let answer = answer.whole().await?;
         tap(Wire::Received(&answer));
-        open::reply(&asked, &answer)
+        open::reply(&pending, &answer)
     }
 
     async fn try_stream(
@@ -218,15 +203,15 @@ impl Client {
         tap: &mut WireTap<'_>,
         on_text: &mut OnText<'_>,
     ) -> Result<StreamEnd, ClientError> {
-        let (asked, sealed) = session.seal(PATH, body.expose())?;
+        let (pending, sealed) = session.seal(PATH, body.expose())?;
         tap(Wire::Sent(&sealed));
         match self.transport.post(PATH, sealed, true, session.recipient()).await? {
-            Incoming::Stream(body) => read_frames(body, Frames::new(&asked), tap, on_text).await,
+            Incoming::Stream(body) => read_frames(body, Frames::new(&pending), tap, on_text).await,
             // Refused before the stream began, so there is nothing to stream.
             Incoming::Whole(body) => {
                 let body = body.whole().await?;
                 tap(Wire::Received(&body));
-                let answer = open::reply(&asked, &body)?;
+                let answer = open::reply(&pending, &body)?;
                 on_text(answer.text.expose())?;
                 Ok(StreamEnd { finish: answer.finish, usage: answer.usage })
             }
@@ -272,87 +257,4 @@ async fn read_frames(
         }
     }
     Ok(frames.finish()?)
-}
-
-/// How much longer a busy server is waited for.
-#[derive(Debug)]
-pub(super) struct Patience {
-    attempts_left: u32,
-    waited: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self::of(MAX_ATTEMPTS)
-    }
-}
-
-impl Patience {
-    fn of(attempts: u32) -> Self {
-        Self { attempts_left: attempts, waited: Duration::ZERO }
-    }
-
-    /// How long to wait before the next attempt after `error`.
-    ///
-    /// # Errors
-    /// `error` itself, if a repetition is not safe, cannot help, or would take too long.
-    pub(super) fn after(&mut self, error: ClientError) -> Result<Duration, ClientError> {
-        let error = self.spend_attempt(error)?;
-        match &error {
-            ClientError::Refused(Refusal { retry_after: Some(wait), .. })
-                if self.waited + *wait <= MAX_WAIT =>
-            {
-                self.waited += *wait;
-                Ok(*wait)
-            }
-            _ => Err(error),
-        }
-    }
-
-    /// Counts an attempt that ended with `error`, which is given back if another one may follow.
-    ///
-    /// # Errors
-    /// `error` itself, if that was the last.
-    fn spend_attempt(&mut self, error: ClientError) -> Result<ClientError, ClientError> {
-        self.attempts_left = self.attempts_left.saturating_sub(1);
-        if self.attempts_left > 0 { Ok(error) } else { Err(error) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(status: u16, retry_after: Option<&str>) -> ClientError {
-        Refusal::outside(status, b"", retry_after, 0).into()
-    }
-
-    #[test]
-    fn a_busy_server_is_tried_again_as_it_asks_and_not_for_ever() {
-        let mut patience = Patience::of(MAX_ATTEMPTS);
-        for secs in [1, 2, 3] {
-            let wait = patience.after(refusal(429, Some(&secs.to_string()))).unwrap();
-            assert_eq!(wait, Duration::from_secs(secs));
-        }
-        assert!(patience.after(refusal(429, Some("1"))).is_err());
-    }
-
-    #[test]
-    fn a_long_wait_is_not_begun() {
-        assert!(Patience::of(MAX_ATTEMPTS).after(refusal(503, Some("11"))).is_err());
-        let mut patience = Patience::of(MAX_ATTEMPTS);
-        assert!(patience.after(refusal(503, Some("6"))).is_ok());
-        assert!(patience.after(refusal(503, Some("6"))).is_err());
-        assert!(Patience::of(1).after(refusal(503, Some("1"))).is_err());
-    }
-
-    #[test]
-    fn only_what_a_wait_can_heal_is_repeated() {
-        for status in [400, 409, 413, 500, 502, 504] {
-            assert!(Patience::of(MAX_ATTEMPTS).after(refusal(status, Some("1"))).is_err(), "{status}");
-        }
-        // The request may have been served: it is not for this tool to ask twice.
-        assert!(Patience::of(MAX_ATTEMPTS).after(ClientError::Unreachable("")).is_err());
-        assert!(Patience::of(MAX_ATTEMPTS).after(NotAuthentic::Cut.into()).is_err());
-    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::input::InputError;
 use super::printable::printable;
-use super::verify::Untrusted;
+use super::verify::untrusted::Untrusted;
 use crate::keys::WrapError;
 use crate::protocol::{ErrorBody, ErrorCode, FrameError, REPLAY_WINDOW_SECS, Rejected};
 

@@ -13,14 +13,15 @@ mod line_ends;
 mod open;
 mod printable;
 mod request;
+mod retry;
 mod session;
 mod show_sealed;
 mod sse;
 mod transport;
 mod verify;
 
-pub use self::call::{Events, Held, Link, Opened, Recorded, Recorder, Traffic};
-pub use self::complete::{Answer, Client, OnText};
+pub use self::call::{Events, Held, Link, Recorded, Recorder, StreamReply, Traffic};
+pub use self::complete::{Client, OnText};
 pub use self::config::{
     CompleteArgs, CompleteConfig, FileError, FileSettings, Servers, SettingsError, VerifyArgs, VerifyConfig,
 };
@@ -29,6 +30,7 @@ pub use self::fim::{Cursor, CursorError};
 pub use self::input::{Input, InputError, Prompt, Source};
 pub use self::line_ends::LineEnds;
 pub(crate) use self::line_ends::{Restorer, to_lf};
+pub use self::open::TextCompletion;
 pub use self::request::CompletionOptions;
 pub use self::session::Session;
 pub use self::show_sealed::{Wire, WireTap, show_sealed};

@@ -1,23 +1,33 @@
-//! Opens answers and holds them against what was asked: nothing that fails a check is passed on.
+//! Opens answers and holds them against what was pending: nothing that fails a check is passed on.
 //!
 //! Must not touch: the network.
 
 use serde_json::value::RawValue;
 
-use super::complete::Answer;
 use super::error::{ClientError, NotAuthentic, Refusal};
-use super::session::Asked;
+use super::session::PendingCall;
 use crate::protocol::openai::{Completion, FinishReason, Usage};
 use crate::protocol::{ErrorBody, FrameReader, Reply, SealedReply};
 use crate::secret::Secret;
 
+/// A completion.
+#[derive(Debug)]
+pub struct TextCompletion {
+    /// The generated text, without the prompt.
+    pub text: Secret<String>,
+    /// Why it ends.
+    pub finish: FinishReason,
+    /// Counts, if the server gave them.
+    pub usage: Option<Usage>,
+}
+
 /// Opens the answer to a call that was not streamed.
-pub(super) fn reply(asked: &Asked, body: &[u8]) -> Result<Answer, ClientError> {
+pub(super) fn reply(pending: &PendingCall, body: &[u8]) -> Result<TextCompletion, ClientError> {
     let sealed: SealedReply = serde_json::from_slice(body).map_err(|_| NotAuthentic::Malformed)?;
-    let plaintext = asked.open(&sealed.ciphertext)?;
+    let plaintext = pending.open(&sealed.ciphertext)?;
     let reply: Reply<&RawValue> =
         serde_json::from_slice(plaintext.expose()).map_err(|_| NotAuthentic::Malformed)?;
-    if reply.id != asked.id {
+    if reply.id != pending.id {
         return Err(NotAuthentic::WrongRequest.into());
     }
     if reply.status != 200 {
@@ -30,7 +40,7 @@ pub(super) fn reply(asked: &Asked, body: &[u8]) -> Result<Answer, ClientError> {
     match (choices.next(), choices.next()) {
         (Some(choice), None) => {
             let finish = choice.finish_reason.ok_or(NotAuthentic::Malformed)?;
-            Ok(Answer { text: choice.text, finish, usage: completion.usage })
+            Ok(TextCompletion { text: choice.text, finish, usage: completion.usage })
         }
         _ => Err(NotAuthentic::Malformed.into()),
     }
@@ -38,7 +48,7 @@ pub(super) fn reply(asked: &Asked, body: &[u8]) -> Result<Answer, ClientError> {
 
 /// Opens the frames of a streamed answer, in order.
 pub(super) struct Frames<'a> {
-    asked: &'a Asked,
+    pending: &'a PendingCall,
     reader: FrameReader,
     finish: Option<FinishReason>,
     usage: Option<Usage>,
@@ -55,13 +65,13 @@ pub(super) struct StreamEnd {
 
 impl<'a> Frames<'a> {
     /// Expects the answer to a call.
-    pub(super) fn new(asked: &'a Asked) -> Self {
-        Self { asked, reader: FrameReader::new(asked.id), finish: None, usage: None }
+    pub(super) fn new(pending: &'a PendingCall) -> Self {
+        Self { pending, reader: FrameReader::new(pending.id), finish: None, usage: None }
     }
 
     /// Opens one frame: its pieces of text, and whether it is the last.
     pub(super) fn accept(&mut self, token: &str) -> Result<(Vec<Secret<String>>, bool), ClientError> {
-        let plaintext = self.asked.open(token)?;
+        let plaintext = self.pending.open(token)?;
         let frame = self.reader.accept(plaintext.expose()).map_err(NotAuthentic::from)?;
         let mut pieces = Vec::new();
         for event in &frame.events {
@@ -107,12 +117,12 @@ mod tests {
         "choices":[{"index":0,"text":"ok","finish_reason":"stop"}]}"#;
 
     /// A call, its body, and the key of its answers as the server has it.
-    fn call() -> (Asked, Vec<u8>, PathKey) {
+    fn call() -> (PendingCall, Vec<u8>, PathKey) {
         let dek = Dek::generate().unwrap();
         let answers = dek.for_answers(PATH);
         let session = Session::new(dek, WrappedDek::new(vec![1]).unwrap());
-        let (asked, request) = session.seal(PATH, r#"{"prompt":"x"}"#).unwrap();
-        (asked, request, answers)
+        let (pending, request) = session.seal(PATH, r#"{"prompt":"x"}"#).unwrap();
+        (pending, request, answers)
     }
 
     fn sealed(key: &PathKey, id: RequestId, status: u16, body: &str) -> Vec<u8> {
@@ -120,7 +130,7 @@ mod tests {
         serde_json::to_vec(&Reply { id, status, body }.seal(key).unwrap()).unwrap()
     }
 
-    fn code(result: Result<Answer, ClientError>) -> u8 {
+    fn code(result: Result<TextCompletion, ClientError>) -> u8 {
         exit_code(&result.unwrap_err())
     }
 
@@ -134,27 +144,27 @@ mod tests {
 
     #[test]
     fn an_answer_is_opened() {
-        let (asked, _, key) = call();
-        let answer = reply(&asked, &sealed(&key, asked.id, 200, BODY)).unwrap();
+        let (pending, _, key) = call();
+        let answer = reply(&pending, &sealed(&key, pending.id, 200, BODY)).unwrap();
         assert_eq!((answer.text.expose().as_str(), answer.finish), ("ok", FinishReason::Stop));
     }
 
     #[test]
     fn an_answer_under_another_key_or_to_another_request_is_not_authentic() {
-        let (asked, _, key) = call();
+        let (pending, _, key) = call();
         let other = Dek::generate().unwrap().for_answers(PATH);
-        assert_eq!(code(reply(&asked, &sealed(&other, asked.id, 200, BODY))), 4);
+        assert_eq!(code(reply(&pending, &sealed(&other, pending.id, 200, BODY))), 4);
         let other = RequestId::generate().unwrap();
-        assert_eq!(code(reply(&asked, &sealed(&key, other, 200, BODY))), 4);
+        assert_eq!(code(reply(&pending, &sealed(&key, other, 200, BODY))), 4);
         for junk in [&b""[..], b"{}", b"<html>", br#"{"ciphertext":"junk"}"#] {
-            assert_eq!(code(reply(&asked, junk)), 4);
+            assert_eq!(code(reply(&pending, junk)), 4);
         }
     }
 
     #[test]
     fn the_request_itself_sent_back_is_no_answer() {
-        let (asked, request, _) = call();
-        assert!(matches!(reply(&asked, &request), Err(ClientError::NotAuthentic(NotAuthentic::NotSealed))));
+        let (pending, request, _) = call();
+        assert!(matches!(reply(&pending, &request), Err(ClientError::NotAuthentic(NotAuthentic::NotSealed))));
     }
 
     #[test]
@@ -162,17 +172,17 @@ mod tests {
         let dek = Dek::generate().unwrap();
         let others = [dek.for_answers("/v1/chat/completions"), dek.for_requests(PATH)];
         let session = Session::new(dek, WrappedDek::new(vec![1]).unwrap());
-        let (asked, _) = session.seal(PATH, "{}").unwrap();
+        let (pending, _) = session.seal(PATH, "{}").unwrap();
         for other in others {
-            assert_eq!(code(reply(&asked, &sealed(&other, asked.id, 200, BODY))), 4);
+            assert_eq!(code(reply(&pending, &sealed(&other, pending.id, 200, BODY))), 4);
         }
     }
 
     #[test]
     fn a_refusal_under_the_seal_says_when_to_come_back() {
-        let (asked, _, key) = call();
+        let (pending, _, key) = call();
         let body = serde_json::to_string(&ErrorCode::ServerBusy.body("try later")).unwrap();
-        let error = reply(&asked, &sealed(&key, asked.id, 429, &body)).unwrap_err();
+        let error = reply(&pending, &sealed(&key, pending.id, 429, &body)).unwrap_err();
         let ClientError::Refused(refusal) = error else { panic!("{error}") };
         assert!(refusal.sealed);
         assert_eq!(refusal.retry_after.unwrap().as_secs(), 1);
@@ -181,14 +191,14 @@ mod tests {
 
     #[test]
     fn frames_are_opened_in_order_and_to_the_end() {
-        let (asked, _, key) = call();
-        let mut writer = FrameWriter::new(asked.id);
+        let (pending, _, key) = call();
+        let mut writer = FrameWriter::new(pending.id);
         let mut tokens = Vec::new();
         for (text, finish, last) in [("a", "null", false), ("b", "\"length\"", true)] {
             let frame = writer.next_frame(&mut vec![piece(text, finish)], last).unwrap();
             tokens.push(key.seal(frame.expose()));
         }
-        let mut frames = Frames::new(&asked);
+        let mut frames = Frames::new(&pending);
         let texts: Vec<String> = tokens
             .iter()
             .flat_map(|token| frames.accept(token).unwrap().0)
@@ -196,29 +206,29 @@ mod tests {
             .collect();
         assert_eq!((texts.concat().as_str(), frames.finish().unwrap().finish), ("ab", FinishReason::Length));
 
-        let mut cut = Frames::new(&asked);
+        let mut cut = Frames::new(&pending);
         cut.accept(tokens.first().unwrap()).unwrap();
         assert!(matches!(cut.finish(), Err(NotAuthentic::Frame(_))));
-        let mut swapped = Frames::new(&asked);
+        let mut swapped = Frames::new(&pending);
         assert_eq!(exit_code(&swapped.accept(tokens.last().unwrap()).unwrap_err()), 4);
     }
 
     #[test]
     fn an_error_in_a_stream_is_a_refusal_with_its_own_status() {
-        let (asked, _, key) = call();
+        let (pending, _, key) = call();
         let body =
             serde_json::value::to_raw_value(&ErrorCode::DeadlineExceeded.body("ask for less")).unwrap();
-        let frame = FrameWriter::new(asked.id).next_frame(&mut vec![body], true).unwrap();
-        let error = Frames::new(&asked).accept(&key.seal(frame.expose())).unwrap_err();
+        let frame = FrameWriter::new(pending.id).next_frame(&mut vec![body], true).unwrap();
+        let error = Frames::new(&pending).accept(&key.seal(frame.expose())).unwrap_err();
         let ClientError::Refused(refusal) = error else { panic!("{error}") };
         assert_eq!((refusal.status, refusal.retry_after), (504, None));
     }
 
     #[test]
     fn a_stream_that_does_not_say_why_it_ends_is_not_whole() {
-        let (asked, _, key) = call();
-        let frame = FrameWriter::new(asked.id).next_frame(&mut vec![piece("a", "null")], true).unwrap();
-        let mut frames = Frames::new(&asked);
+        let (pending, _, key) = call();
+        let frame = FrameWriter::new(pending.id).next_frame(&mut vec![piece("a", "null")], true).unwrap();
+        let mut frames = Frames::new(&pending);
         frames.accept(&key.seal(frame.expose())).unwrap();
         assert_eq!(frames.finish().unwrap_err(), NotAuthentic::Malformed);
     }

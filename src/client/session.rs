@@ -22,7 +22,7 @@ pub struct Session {
 
 /// A call that was sealed: what its answer must be sealed under, and repeat.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct PendingCall {
     /// The call's.
     pub(super) id: RequestId,
     key: PathKey,
@@ -58,7 +58,7 @@ impl Session {
 
     /// Seals a call of the `/v1` path `path` under a fresh id and the current time: what is sent twice is sealed
     /// twice, or the server would take it for a replay.
-    pub(super) fn seal(&self, path: &str, body: &str) -> Result<(Asked, Vec<u8>), ClientError> {
+    pub(super) fn seal(&self, path: &str, body: &str) -> Result<(PendingCall, Vec<u8>), ClientError> {
         let unwritable = |_| ClientError::Internal("the request cannot be written");
         let id = RequestId::generate().map_err(|_| NO_RANDOMNESS)?;
         let body: &RawValue = serde_json::from_str(body).map_err(unwritable)?;
@@ -68,12 +68,12 @@ impl Session {
             wrapped_dek: self.wrapped.to_base64(),
             ciphertext: self.dek.for_requests(path).seal(plaintext.expose()),
         };
-        let asked = Asked { id, key: self.dek.for_answers(path) };
-        Ok((asked, serde_json::to_vec(&request).map_err(unwritable)?))
+        let pending = PendingCall { id, key: self.dek.for_answers(path) };
+        Ok((pending, serde_json::to_vec(&request).map_err(unwritable)?))
     }
 }
 
-impl Asked {
+impl PendingCall {
     /// Opens what the server sealed.
     pub(super) fn open(&self, token: &str) -> Result<Secret<Vec<u8>>, NotAuthentic> {
         Ok(self.key.open(&Token::parse(token.as_bytes())?)?)

@@ -10,7 +10,7 @@ use super::operator::{Operator, metrics};
 use super::paper::Paper;
 use super::scene::{Scene, refusal};
 use super::{DemoConfig, DemoError};
-use crate::client::{Answer, Client, CompletionOptions, Prompt};
+use crate::client::{Client, CompletionOptions, Prompt, TextCompletion};
 use crate::protocol::openai::FinishReason;
 use crate::protocol::{ErrorCode, SealedRequest};
 use crate::sandbox::{Exchange, Verdict, claims};
@@ -102,7 +102,7 @@ impl<'a> Demo<'a> {
         Ok(())
     }
 
-    async fn complete(&mut self, prompt: &Prompt) -> Result<Answer, DemoError> {
+    async fn complete(&mut self, prompt: &Prompt) -> Result<TextCompletion, DemoError> {
         let options = CompletionOptions { max_tokens: Some(64), ..CompletionOptions::default() };
         let operator = &mut self.operator;
         Ok(self.employee.complete(prompt, &options, &mut |event| operator.note(event)).await?)
@@ -163,7 +163,7 @@ impl<'a> Demo<'a> {
         Ok(())
     }
 
-    async fn what_the_employee_gets(&mut self, completion: &Answer) -> Result<(), DemoError> {
+    async fn what_the_employee_gets(&mut self, completion: &TextCompletion) -> Result<(), DemoError> {
         self.paper.step(4, "What the employee gets")?;
         self.paper.say(&format!("A completion, {}:", ending(completion)))?;
         self.paper.quote(&format!("{PROMPT}{}", completion.text.expose()))?;
@@ -253,7 +253,7 @@ fn shown(value: Option<&Value>) -> String {
     }
 }
 
-fn ending(answer: &Answer) -> String {
+fn ending(answer: &TextCompletion) -> String {
     let tokens = answer.usage.map_or(0, |usage| usage.completion_tokens);
     match answer.finish {
         FinishReason::Length => format!("{tokens} tokens as asked for"),

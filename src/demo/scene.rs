@@ -16,7 +16,7 @@ use crate::engine::{EngineConfig, ModelFiles, Quantize};
 use crate::keys::{CacheLimits, Endpoint, KeyName, KmsConfig, Timeouts, WrapConfig};
 use crate::protocol::DEFAULT_NEW_TOKENS;
 use crate::sandbox::{Launcher, Sandbox, SandboxConfig, claims};
-use crate::server::{Limits, Logging, ModelOrigin, ServerConfig, Service, Shaping};
+use crate::server::{Logging, ModelOrigin, RequestLimits, ServerConfig, Service, Shaping};
 use crate::telemetry::{LogFormat, LogLevel};
 
 /// More than anything here takes on a slow machine.
@@ -66,7 +66,6 @@ impl Scene {
     pub(super) async fn serve_editors(&self) -> Result<Service, DemoError> {
         let mut config = self.server_config(self.sandbox.launcher())?;
         config.engine = EngineConfig { kv_cache_bytes: Some(4 * KV_CACHE_BYTES), ..EngineConfig::new(8, 56) };
-        config.limits.max_requests = 64;
         config.limits.max_connections = 128;
         config.limits.max_replay_entries = 100_000;
         config.limits.max_new_tokens = DEFAULT_NEW_TOKENS;
@@ -128,10 +127,9 @@ impl Scene {
             on_token_expiry: OnTokenExpiry::Wait,
             shaping: Shaping::Constant(Shaping::INTERVAL),
             engine: EngineConfig { kv_cache_bytes: Some(KV_CACHE_BYTES), ..EngineConfig::new(1, 1) },
-            limits: Limits {
+            limits: RequestLimits {
                 max_new_tokens: 32,
                 max_body_bytes: 1 << 20,
-                max_requests: 2,
                 max_connections: 16,
                 max_replay_entries: 1000,
                 max_attestations_per_minute: 60,

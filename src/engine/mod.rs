@@ -271,6 +271,11 @@ impl EngineConfig {
     /// How many tokens are guessed unless configured.
     pub const DRAFT_TOKENS: usize = 7;
 
+    /// Requests that are running or waiting at the same time; more are refused.
+    pub const fn capacity(&self) -> usize {
+        self.max_running.saturating_add(self.max_waiting)
+    }
+
     /// So many requests at once, and everything else as it is unless configured.
     pub const fn new(max_running: usize, max_waiting: usize) -> Self {
         Self {

@@ -72,7 +72,7 @@ impl Queue {
         if state.stopped {
             return Err(SubmitError::Stopped);
         }
-        let limit = self.config.max_running.saturating_add(self.config.max_waiting);
+        let limit = self.config.capacity();
         if state.running() + state.waiting.len() >= limit {
             // Those who left while they waited must not keep others out.
             state.waiting.retain(|job| !job.is_abandoned());

@@ -21,7 +21,7 @@ pub use self::cases::CasesError;
 use self::cases::{Case, Kind};
 pub(crate) use self::config::EvalCommand;
 pub use self::config::FimConfig;
-use self::report::{Example, Outcome, Report};
+use self::report::{CaseResult, EvalReport, Example};
 use self::similarity::similarity;
 use crate::engine::{
     self, DeviceChoice, Engine, EngineConfig, EngineError, Event, Finish, GenerationRequest, Handle,
@@ -99,7 +99,7 @@ struct Subject {
 }
 
 /// What the model wrote.
-struct Answer {
+struct GeneratedText {
     text: String,
     new_tokens: usize,
     finished: bool,
@@ -137,7 +137,7 @@ pub async fn fim(
 
     let began = Instant::now();
     let bar = bar(cases.len() as u64);
-    let done: Vec<(Outcome, Example)> = stream::iter(cases.into_iter().zip(prompts))
+    let done: Vec<(CaseResult, Example)> = stream::iter(cases.into_iter().zip(prompts))
         .map(|(case, prompt)| subject.judge(case, prompt, &bar))
         .buffered(IN_FLIGHT)
         .try_collect()
@@ -147,7 +147,7 @@ pub async fn fim(
 
     let (outcomes, mut shown): (Vec<_>, Vec<_>) = done.into_iter().unzip();
     shown.truncate(examples);
-    let report = Report::new(model_name, quantize, max_new_tokens, &outcomes, shown);
+    let report = EvalReport::new(model_name, quantize, max_new_tokens, &outcomes, shown);
     if json {
         writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
@@ -186,18 +186,18 @@ impl Subject {
         case: Case,
         (prompt, prompt_shortened): (Vec<TokenId>, bool),
         bar: &ProgressBar,
-    ) -> Result<(Outcome, Example), EvalError> {
-        let Answer { text, new_tokens, finished } = self.answer(prompt, case.kind).await?;
+    ) -> Result<(CaseResult, Example), EvalError> {
+        let GeneratedText { text, new_tokens, finished } = self.answer(prompt, case.kind).await?;
         bar.inc(1);
         let similarity = similarity(&text, &case.middle);
         let exact = text == case.middle;
         let kind = case.kind;
-        let outcome = Outcome { kind, similarity, exact, finished, prompt_shortened, new_tokens };
+        let outcome = CaseResult { kind, similarity, exact, finished, prompt_shortened, new_tokens };
         let Case { name, middle: expected, .. } = case;
         Ok((outcome, Example { name, kind, expected, answer: text, edit_similarity: similarity }))
     }
 
-    async fn answer(&self, prompt: Vec<TokenId>, kind: Kind) -> Result<Answer, EvalError> {
+    async fn answer(&self, prompt: Vec<TokenId>, kind: Kind) -> Result<GeneratedText, EvalError> {
         let request = GenerationRequest {
             prompt,
             max_new_tokens: self.max_new_tokens,
@@ -236,7 +236,7 @@ impl Subject {
         if kind == Kind::Single {
             text.truncate(text.find('\n').unwrap_or(text.len()));
         }
-        Ok(Answer { text, new_tokens, finished })
+        Ok(GeneratedText { text, new_tokens, finished })
     }
 }
 

@@ -11,7 +11,7 @@ use crate::engine::Quantize;
 const Z: f64 = 1.959_964;
 
 /// What came of one case.
-pub(super) struct Outcome {
+pub(super) struct CaseResult {
     pub(super) kind: Kind,
     /// From 0 to 1, and 1 exactly if the answer is what stood in the hole.
     pub(super) similarity: f64,
@@ -34,7 +34,7 @@ pub(super) struct Example {
 
 /// All that is said of one model on one file of cases; the same every time.
 #[derive(Serialize)]
-pub(super) struct Report {
+pub(super) struct EvalReport {
     pub(super) model: String,
     #[serde(serialize_with = "as_name")]
     pub(super) quantize: Quantize,
@@ -64,12 +64,12 @@ struct Figures {
     edit_similarity_95: [f64; 2],
 }
 
-impl Report {
+impl EvalReport {
     pub(super) fn new(
         model: String,
         quantize: Quantize,
         max_new_tokens: usize,
-        outcomes: &[Outcome],
+        outcomes: &[CaseResult],
         examples: Vec<Example>,
     ) -> Self {
         let of = |kind| Figures::new(outcomes.iter().filter(|outcome| outcome.kind == kind));
@@ -90,7 +90,7 @@ impl Report {
 
 impl Figures {
     /// None of no cases.
-    fn new<'a>(outcomes: impl Iterator<Item = &'a Outcome> + Clone) -> Option<Self> {
+    fn new<'a>(outcomes: impl Iterator<Item = &'a CaseResult> + Clone) -> Option<Self> {
         let cases = outcomes.clone().count();
         if cases == 0 {
             return None;
@@ -129,7 +129,7 @@ fn as_name<S: serde::Serializer>(quantize: &Quantize, serializer: S) -> Result<S
     serializer.serialize_str(quantize.as_str())
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for EvalReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, ", self.model)?;
         match self.quantize {
@@ -169,13 +169,13 @@ fn percent(mean: f64, [low, high]: [f64; 2]) -> String {
 mod tests {
     use super::*;
 
-    fn outcome(kind: Kind, similarity: f64) -> Outcome {
+    fn outcome(kind: Kind, similarity: f64) -> CaseResult {
         let (finished, prompt_shortened) = (similarity > 0.0, similarity < 0.5);
-        Outcome { kind, similarity, exact: similarity == 1.0, finished, prompt_shortened, new_tokens: 3 }
+        CaseResult { kind, similarity, exact: similarity == 1.0, finished, prompt_shortened, new_tokens: 3 }
     }
 
-    fn report(outcomes: &[Outcome], examples: Vec<Example>) -> Report {
-        Report::new(String::from("m"), Quantize::Q4K, 64, outcomes, examples)
+    fn report(outcomes: &[CaseResult], examples: Vec<Example>) -> EvalReport {
+        EvalReport::new(String::from("m"), Quantize::Q4K, 64, outcomes, examples)
     }
 
     fn about(interval: [f64; 2], [low, high]: [f64; 2]) -> bool {

@@ -11,7 +11,7 @@ use super::download::{download, length, remove};
 use super::manifest::{ModelEntry, Pin};
 use super::remote::Remote;
 use super::source::ModelSource;
-use super::verify::Wanted;
+use super::verify::ExpectedFile;
 use super::{FetchOptions, FileName, HubError};
 use crate::model::Layout;
 
@@ -37,7 +37,7 @@ pub(super) async fn fetch(
     // `find` has seen to it that a revision in `source` is also the entry's.
     let source = entry.filter(|entry| entry.source.commit().is_some()).map_or(source, |entry| &entry.source);
     let mut remote = Remote::new(source, options)?;
-    let (source, wanted) = match entry.filter(|entry| entry.is_locked()) {
+    let (source, expected) = match entry.filter(|entry| entry.is_locked()) {
         Some(entry) => (entry.source.clone(), pinned(entry)),
         None => {
             let source = remote.resolve().await?;
@@ -48,22 +48,23 @@ pub(super) async fn fetch(
     let directory = options.cache_dir.join(source.cache_path());
     fs::create_dir_all(&directory).await.map_err(HubError::storage)?;
     let _lock = acquire(&directory.join(LOCK)).await?;
-    let names = wanted.iter().map(|file| file.name.clone()).collect();
+    let names = expected.iter().map(|file| file.name.clone()).collect();
     remove_others(&directory, &names).await?;
-    let files = complete(&remote, wanted, &directory, options).await?;
+    let files = complete(&remote, expected, &directory, options).await?;
     Ok(Fetched { directory, source, files })
 }
 
-fn pinned(entry: &ModelEntry) -> Vec<Wanted> {
-    let pinned = entry.files.iter().filter_map(|file| Some(Wanted::pinned(file.name.clone(), file.pin?)));
+fn pinned(entry: &ModelEntry) -> Vec<ExpectedFile> {
+    let pinned =
+        entry.files.iter().filter_map(|file| Some(ExpectedFile::pinned(file.name.clone(), file.pin?)));
     pinned.collect()
 }
 
 /// The files that are there, with what an entry that is not locked as a whole pins of them.
-async fn listed(remote: &Remote, entry: Option<&ModelEntry>) -> Result<Vec<Wanted>, HubError> {
-    let mut wanted = remote.list().await?;
-    wanted.sort_by(|a, b| a.name.cmp(&b.name));
-    let names: BTreeSet<_> = wanted.iter().map(|file| file.name.clone()).collect();
+async fn listed(remote: &Remote, entry: Option<&ModelEntry>) -> Result<Vec<ExpectedFile>, HubError> {
+    let mut expected = remote.list().await?;
+    expected.sort_by(|a, b| a.name.cmp(&b.name));
+    let names: BTreeSet<_> = expected.iter().map(|file| file.name.clone()).collect();
     // A source that lists nothing that is known is rather misnamed than incomplete.
     if names.is_empty() {
         return Err(HubError::NotFound);
@@ -71,12 +72,12 @@ async fn listed(remote: &Remote, entry: Option<&ModelEntry>) -> Result<Vec<Wante
     let layout = Layout::of(&names)?;
     layout.require_tokenizer()?;
     // What the model is not read from is not fetched.
-    wanted.retain(|file| layout.files().contains(&file.name));
-    let Some(entry) = entry else { return Ok(wanted) };
+    expected.retain(|file| layout.files().contains(&file.name));
+    let Some(entry) = entry else { return Ok(expected) };
     if let Some(missing) = entry.files.iter().find(|file| !layout.files().contains(&file.name)) {
         return Err(HubError::Missing { file: missing.name.clone() });
     }
-    for file in &mut wanted {
+    for file in &mut expected {
         if let Some(pin) = entry.pin(&file.name) {
             if pin.size != file.size {
                 return Err(HubError::Mismatch { file: file.name.clone() });
@@ -84,20 +85,20 @@ async fn listed(remote: &Remote, entry: Option<&ModelEntry>) -> Result<Vec<Wante
             file.sha256 = Some(pin.sha256);
         }
     }
-    Ok(wanted)
+    Ok(expected)
 }
 
 /// Verifies what the directory has and downloads the rest.
 async fn complete(
     remote: &Remote,
-    wanted: Vec<Wanted>,
+    expected: Vec<ExpectedFile>,
     directory: &Path,
     options: &FetchOptions,
 ) -> Result<Vec<(FileName, Pin)>, HubError> {
-    let mut files = Vec::with_capacity(wanted.len());
+    let mut files = Vec::with_capacity(expected.len());
     let mut missing = Vec::new();
-    let bar = options.progress.verifying(wanted.iter().map(|file| file.size).sum());
-    for file in wanted {
+    let bar = options.progress.verifying(expected.iter().map(|file| file.size).sum());
+    for file in expected {
         let path = directory.join(file.name.as_str());
         // The length first: it costs nothing, and a file that is not there has none.
         let checked = if length(&path).await? == file.size && fs::try_exists(&path).await.unwrap_or(false) {

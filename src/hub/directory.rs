@@ -9,7 +9,7 @@ use tokio::fs;
 use super::download::length;
 use super::manifest::{ModelEntry, Pin};
 use super::progress::Bar;
-use super::verify::{Wanted, read};
+use super::verify::{ExpectedFile, read};
 use super::{FetchOptions, FileName, HubError, unlocked};
 use crate::model::{FilesError, ModelFiles};
 
@@ -135,6 +135,6 @@ async fn has_weights_of(
 
 async fn check_file(path: &Path, name: FileName, pin: Pin, bar: &Bar) -> Result<(), HubError> {
     let path = path.join(name.as_str());
-    let wanted = Wanted::pinned(name, pin);
-    wanted.check(&path, bar).await.map(|_| ())
+    let expected = ExpectedFile::pinned(name, pin);
+    expected.check(&path, bar).await.map(|_| ())
 }

@@ -5,10 +5,9 @@ use base64::prelude::BASE64_STANDARD;
 use reqwest::Url;
 use serde::Deserialize;
 
-use super::http::Http;
-use super::remote::{MAX_LISTED, Opened};
+use super::http::{Http, MAX_LISTED, OpenedFile};
 use super::source::ModelSource;
-use super::verify::Wanted;
+use super::verify::ExpectedFile;
 use super::{FetchOptions, HubError};
 
 /// The objects under one prefix of a bucket.
@@ -61,7 +60,7 @@ impl Gcs {
     }
 
     /// The model files right under the prefix, page by page.
-    pub(super) async fn list(&self) -> Result<Vec<Wanted>, HubError> {
+    pub(super) async fn list(&self) -> Result<Vec<ExpectedFile>, HubError> {
         let (mut files, mut listed, mut page_token) = (Vec::new(), 0, None::<String>);
         loop {
             let mut url = self.objects.clone();
@@ -73,7 +72,7 @@ impl Gcs {
             let (_, page): (_, Page) = self.http.json(self.http.get(url)).await?;
             // A page may be empty and still have a successor; counting pages too bounds the loop.
             listed += page.items.len() + 1;
-            files.extend(page.items.iter().filter_map(|object| self.wanted(object)));
+            files.extend(page.items.iter().filter_map(|object| self.expected(object)));
             page_token = page.next_page_token;
             if page_token.is_none() {
                 return Ok(files);
@@ -85,7 +84,7 @@ impl Gcs {
     }
 
     /// Starts to receive `file` from `offset` on, in the version that was listed.
-    pub(super) async fn open(&self, file: &Wanted, offset: u64) -> Result<Opened, HubError> {
+    pub(super) async fn open(&self, file: &ExpectedFile, offset: u64) -> Result<OpenedFile, HubError> {
         let mut url = self.objects.clone();
         url.path_segments_mut()
             .map_err(|()| HubError::Client)?
@@ -97,10 +96,10 @@ impl Gcs {
     }
 
     /// What is known of an object; `None` if it is no model file.
-    fn wanted(&self, object: &Object) -> Option<Wanted> {
+    fn expected(&self, object: &Object) -> Option<ExpectedFile> {
         let name = object.name.strip_prefix(&self.prefix)?.strip_prefix('/')?.parse().ok()?;
         let crc32c = BASE64_STANDARD.decode(&object.crc32c).ok()?;
-        Some(Wanted {
+        Some(ExpectedFile {
             name,
             size: object.size.parse().ok()?,
             sha256: None,

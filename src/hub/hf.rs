@@ -9,10 +9,9 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LINK};
 use reqwest::{RequestBuilder, Url};
 use serde::Deserialize;
 
-use super::http::Http;
-use super::remote::{MAX_LISTED, Opened};
+use super::http::{Http, MAX_LISTED, OpenedFile};
 use super::source::{ModelSource, is_commit};
-use super::verify::Wanted;
+use super::verify::ExpectedFile;
 use super::{FetchOptions, HubError};
 
 /// A repository at one revision.
@@ -64,7 +63,7 @@ impl Hf {
     }
 
     /// The model files of the repository's root, page by page.
-    pub(super) async fn list(&self) -> Result<Vec<Wanted>, HubError> {
+    pub(super) async fn list(&self) -> Result<Vec<ExpectedFile>, HubError> {
         let repo = self.repo();
         let mut page = Some(self.url(&format!("api/models/{}/tree/{}", repo.url(), repo.url_revision()))?);
         let (mut files, mut listed) = (Vec::new(), 0);
@@ -72,7 +71,7 @@ impl Hf {
             let (headers, entries): (_, Vec<TreeEntry>) = self.http.json(self.get(url)).await?;
             // Pages are counted as well, which bounds the loop if they are empty.
             listed += entries.len() + 1;
-            files.extend(entries.into_iter().filter_map(wanted));
+            files.extend(entries.into_iter().filter_map(expected));
             page = self.next_page(&headers)?;
             if page.is_some() && listed > MAX_LISTED {
                 return Err(HubError::Unreadable);
@@ -82,7 +81,7 @@ impl Hf {
     }
 
     /// Starts to receive `file` from `offset` on.
-    pub(super) async fn open(&self, file: &Wanted, offset: u64) -> Result<Opened, HubError> {
+    pub(super) async fn open(&self, file: &ExpectedFile, offset: u64) -> Result<OpenedFile, HubError> {
         let repo = self.repo();
         let url = self.url(&format!("{}/resolve/{}/{}", repo.url(), repo.url_revision(), file.name))?;
         self.http.open(self.get(url), offset).await
@@ -121,12 +120,12 @@ fn bearer(token: &str) -> Result<HeaderValue, HubError> {
 }
 
 /// What is known of an entry; `None` if it is no model file.
-fn wanted(entry: TreeEntry) -> Option<Wanted> {
+fn expected(entry: TreeEntry) -> Option<ExpectedFile> {
     if entry.kind != "file" {
         return None;
     }
     let name = entry.path.parse().ok()?;
-    Some(Wanted { name, size: entry.size, sha256: None, crc32c: None, generation: None })
+    Some(ExpectedFile { name, size: entry.size, sha256: None, crc32c: None, generation: None })
 }
 
 /// The target of the link whose relation is `next`, of a header by RFC 8288.

@@ -2,17 +2,26 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
 use reqwest::header::{CONTENT_RANGE, HeaderMap, RANGE};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
-use super::download::within;
-use super::remote::Opened;
 use super::{FetchOptions, HubError};
 
 /// The longest JSON answer that is read: a page of a listing has at most 1000 entries.
 const MAX_JSON_BYTES: usize = 4 << 20;
+
+/// The most files that a listing is read to.
+pub(super) const MAX_LISTED: usize = 10_000;
+
+/// A body, and the byte of the file that it starts with: a server may ignore where it was asked to start.
+pub(super) struct OpenedFile {
+    pub(super) offset: u64,
+    pub(super) body: BoxStream<'static, Result<Bytes, HubError>>,
+}
 
 /// The client that every download goes through: time-outs everywhere, no proxy from the environment, and nothing
 /// but TLS unless the endpoint, which only code can set, is a plain one.
@@ -62,9 +71,9 @@ impl Http {
         Ok((headers, value))
     }
 
-    /// Sends `request` for a file from the byte `offset` on. A server may ignore the range: [`Opened`] says where
+    /// Sends `request` for a file from the byte `offset` on. A server may ignore the range: [`OpenedFile`] says where
     /// its body starts.
-    pub(super) async fn open(&self, request: RequestBuilder, offset: u64) -> Result<Opened, HubError> {
+    pub(super) async fn open(&self, request: RequestBuilder, offset: u64) -> Result<OpenedFile, HubError> {
         let request = match offset {
             0 => request,
             _ => request.header(RANGE, format!("bytes={offset}-")),
@@ -82,7 +91,7 @@ impl Http {
             };
             Some((chunk, body))
         });
-        Ok(Opened { offset, body: body.boxed() })
+        Ok(OpenedFile { offset, body: body.boxed() })
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, HubError> {
@@ -103,4 +112,23 @@ fn start_of(headers: &HeaderMap) -> Option<u64> {
 
 fn failure(error: &reqwest::Error) -> HubError {
     if error.is_timeout() { HubError::TimedOut } else { HubError::Unreachable }
+}
+
+/// Waits for `future` no longer than `limit`.
+///
+/// # Errors
+/// [`HubError::TimedOut`]
+async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Result<T, HubError> {
+    tokio::time::timeout(limit, future).await.map_err(|_| HubError::TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends() {
+        let waited = within(Duration::from_secs(30), std::future::pending::<()>()).await;
+        assert!(matches!(waited, Err(HubError::TimedOut)));
+    }
 }

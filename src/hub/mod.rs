@@ -49,7 +49,7 @@ pub struct FetchOptions {
     /// Whom downloads come from.
     pub endpoints: Endpoints,
     /// How long to wait for what.
-    pub limits: Limits,
+    pub limits: DownloadLimits,
 }
 
 /// Whom downloads come from. Only code can change them: an operator who could would choose the model.
@@ -63,7 +63,7 @@ pub struct Endpoints {
 
 /// How long a download waits for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct DownloadLimits {
     /// For a connection.
     pub connect: Duration,
     /// For the head of an answer.
@@ -184,7 +184,7 @@ impl FetchOptions {
             progress: Progress::silent(),
             hugging_face_token: None,
             endpoints: Endpoints::default(),
-            limits: Limits::default(),
+            limits: DownloadLimits::default(),
         }
     }
 }
@@ -198,7 +198,7 @@ impl Default for Endpoints {
     }
 }
 
-impl Default for Limits {
+impl Default for DownloadLimits {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),

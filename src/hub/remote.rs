@@ -1,27 +1,16 @@
 //! What a place on the network must be able to do: list a model's files and send one from any byte on.
 
-use bytes::Bytes;
-use futures_util::stream::BoxStream;
-
 use super::gcs::Gcs;
 use super::hf::Hf;
+use super::http::OpenedFile;
 use super::source::ModelSource;
-use super::verify::Wanted;
+use super::verify::ExpectedFile;
 use super::{FetchOptions, HubError};
-
-/// The most files that a listing is read to.
-pub(super) const MAX_LISTED: usize = 10_000;
 
 /// A place on the network that has a model.
 pub(super) enum Remote {
     Bucket(Gcs),
     Hub(Hf),
-}
-
-/// A body, and the byte of the file that it starts with: a server may ignore where it was asked to start.
-pub(super) struct Opened {
-    pub(super) offset: u64,
-    pub(super) body: BoxStream<'static, Result<Bytes, HubError>>,
 }
 
 impl Remote {
@@ -48,7 +37,7 @@ impl Remote {
     }
 
     /// The model files that are there, in any order.
-    pub(super) async fn list(&self) -> Result<Vec<Wanted>, HubError> {
+    pub(super) async fn list(&self) -> Result<Vec<ExpectedFile>, HubError> {
         match self {
             Self::Bucket(gcs) => gcs.list().await,
             Self::Hub(hf) => hf.list().await,
@@ -56,7 +45,7 @@ impl Remote {
     }
 
     /// Starts to receive `file` from the byte `offset` on, which is less than its size.
-    pub(super) async fn open(&self, file: &Wanted, offset: u64) -> Result<Opened, HubError> {
+    pub(super) async fn open(&self, file: &ExpectedFile, offset: u64) -> Result<OpenedFile, HubError> {
         match self {
             Self::Bucket(gcs) => gcs.open(file, offset).await,
             Self::Hub(hf) => hf.open(file, offset).await,

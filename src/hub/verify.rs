@@ -14,7 +14,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 /// What a file turned out to be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
+pub(super) struct FileHashes {
     pub(super) pin: Pin,
     /// Castagnoli CRC, which Cloud Storage keeps for every object.
     pub(super) crc32c: u32,
@@ -22,7 +22,7 @@ pub(super) struct Found {
 
 /// What is known of a file before it is read.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
+pub(super) struct ExpectedFile {
     pub(super) name: FileName,
     /// In bytes.
     pub(super) size: u64,
@@ -34,7 +34,7 @@ pub(super) struct Wanted {
     pub(super) generation: Option<u64>,
 }
 
-impl Wanted {
+impl ExpectedFile {
     /// A file that the manifest pins.
     pub(super) fn pinned(name: FileName, pin: Pin) -> Self {
         Self { name, size: pin.size, sha256: Some(pin.sha256), crc32c: None, generation: None }
@@ -54,13 +54,13 @@ impl Wanted {
 }
 
 /// Reads `path` once.
-pub(super) async fn read(path: PathBuf, bar: Bar) -> Result<Found, HubError> {
+pub(super) async fn read(path: PathBuf, bar: Bar) -> Result<FileHashes, HubError> {
     let reading = tokio::task::spawn_blocking(move || read_blocking(&path, &bar));
     let found = reading.await.map_err(|_| HubError::Storage { kind: io::ErrorKind::Interrupted })?;
     found.map_err(HubError::storage)
 }
 
-fn read_blocking(path: &Path, bar: &Bar) -> io::Result<Found> {
+fn read_blocking(path: &Path, bar: &Bar) -> io::Result<FileHashes> {
     let mut file = File::open(path)?;
     let mut chunk = vec![0; CHUNK_BYTES];
     let (mut sha256, mut crc32c, mut size) = (Sha256::new(), 0, 0);
@@ -78,7 +78,7 @@ fn read_blocking(path: &Path, bar: &Bar) -> io::Result<Found> {
         bar.advance(bytes.len() as u64);
     }
     let pin = Pin { size, sha256: Sha256Hash::new(sha256.finalize().into()) };
-    Ok(Found { pin, crc32c })
+    Ok(FileHashes { pin, crc32c })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The DEK cache: one KMS call for each client session, however many requests it makes at once.
 //!
-//! Keyed by SHA-256 of the wrapped key. Single-flight: the fetch runs in a task of its own, so that whoever asked
-//! first may go away without failing the others. Rejected keys, and keys of disabled versions, are remembered apart, so
+//! Keyed by SHA-256 of the wrapped key. Single-flight: the fetch runs in a task of its own, so that the first
+//! request may go away without failing the others. Rejected keys, and keys of disabled versions, are remembered apart, so
 //! junk cannot flush a DEK.
 //! Must not touch: KMS. What is fetched, and how, is the caller's.
 
@@ -21,7 +21,7 @@ use crate::protocol::Dek;
 const FAILED: KeyError = KeyError::Unavailable(KeyService::Kms);
 
 type Digest = [u8; 32];
-type Outcome = Result<Arc<Dek>, KeyError>;
+type DekResult = Result<Arc<Dek>, KeyError>;
 
 /// Unwrapped DEKs. They are wiped when the cache and the last request that uses them let go.
 pub(super) struct DekCache {
@@ -41,7 +41,7 @@ struct State {
     clock: u64,
     rejected: Rejections,
     disabled: Rejections,
-    flights: HashMap<Digest, watch::Receiver<Option<Outcome>>>,
+    in_flight: HashMap<Digest, watch::Receiver<Option<DekResult>>>,
 }
 
 struct Entry {
@@ -57,11 +57,11 @@ struct Rejections {
     by_age: VecDeque<(Instant, Digest)>,
 }
 
-/// A fetch that is under way; lands however its task ends.
-struct Flight {
+/// A fetch that is under way; it leaves the map however its task ends.
+struct InFlight {
     shared: Arc<Shared>,
     key: Digest,
-    done: watch::Sender<Option<Outcome>>,
+    done: watch::Sender<Option<DekResult>>,
 }
 
 impl DekCache {
@@ -84,59 +84,59 @@ impl DekCache {
     ///
     /// # Errors
     /// The fetch's, or [`KeyError::Overloaded`] if too many are under way.
-    pub(super) async fn get_or_fetch<F>(&self, key: Digest, fetch: impl FnOnce() -> F) -> Outcome
+    pub(super) async fn get_or_fetch<F>(&self, key: Digest, fetch: impl FnOnce() -> F) -> DekResult
     where
         F: Future<Output = Result<Dek, KeyError>> + Send + 'static,
     {
-        let mut flight = match self.join(key) {
-            Joined::Landed(outcome) => return outcome,
-            Joined::Waiting(flight) => flight,
-            Joined::Leading(leader, flight) => {
+        let mut result = match self.join(key) {
+            Joined::Finished(result) => return result,
+            Joined::Waiting(result) => result,
+            Joined::Leading(leader, result) => {
                 let fetch = fetch();
-                tokio::spawn(async move { leader.land(fetch.await.map(Arc::new)) });
-                flight
+                tokio::spawn(async move { leader.finish(fetch.await.map(Arc::new)) });
+                result
             }
         };
-        let landed = flight.wait_for(Option::is_some).await;
-        // The task goes without landing only if it panics or the runtime ends.
-        landed.ok().and_then(|outcome| outcome.clone()).unwrap_or(Err(FAILED))
+        let finished = result.wait_for(Option::is_some).await;
+        // The task ends without a result only if it panics or the runtime ends.
+        finished.ok().and_then(|result| result.clone()).unwrap_or(Err(FAILED))
     }
 
     fn join(&self, key: Digest) -> Joined {
         let mut state = self.shared.state();
         let now = Instant::now();
         if let Some(dek) = state.use_dek(&key, now) {
-            return Joined::Landed(Ok(dek));
+            return Joined::Finished(Ok(dek));
         }
         if state.rejected.contains(&key, now) {
-            return Joined::Landed(Err(KeyError::Rejected));
+            return Joined::Finished(Err(KeyError::Rejected));
         }
         if state.disabled.contains(&key, now) {
-            return Joined::Landed(Err(KeyError::KeyVersionDisabled));
+            return Joined::Finished(Err(KeyError::KeyVersionDisabled));
         }
-        if let Some(flight) = state.flights.get(&key) {
-            return Joined::Waiting(flight.clone());
+        if let Some(result) = state.in_flight.get(&key) {
+            return Joined::Waiting(result.clone());
         }
-        if state.flights.len() >= self.shared.limits.in_flight {
-            return Joined::Landed(Err(KeyError::Overloaded));
+        if state.in_flight.len() >= self.shared.limits.in_flight {
+            return Joined::Finished(Err(KeyError::Overloaded));
         }
-        let (done, flight) = watch::channel(None);
-        state.flights.insert(key, flight.clone());
-        Joined::Leading(Flight { shared: self.shared.clone(), key, done }, flight)
+        let (done, result) = watch::channel(None);
+        state.in_flight.insert(key, result.clone());
+        Joined::Leading(InFlight { shared: self.shared.clone(), key, done }, result)
     }
 }
 
 enum Joined {
-    Landed(Outcome),
-    Waiting(watch::Receiver<Option<Outcome>>),
-    Leading(Flight, watch::Receiver<Option<Outcome>>),
+    Finished(DekResult),
+    Waiting(watch::Receiver<Option<DekResult>>),
+    Leading(InFlight, watch::Receiver<Option<DekResult>>),
 }
 
-impl Flight {
-    fn land(self, outcome: Outcome) {
+impl InFlight {
+    fn finish(self, result: DekResult) {
         let limits = &self.shared.limits;
         let mut state = self.shared.state();
-        match &outcome {
+        match &result {
             Ok(dek) => state.insert(self.key, dek.clone(), limits),
             Err(KeyError::Rejected) => state.rejected.insert(self.key, limits.rejected_ttl, limits.rejected),
             Err(KeyError::KeyVersionDisabled) => {
@@ -145,18 +145,18 @@ impl Flight {
             // Any other failure can be over in the next moment.
             Err(_) => {}
         }
-        state.flights.remove(&self.key);
+        state.in_flight.remove(&self.key);
         drop(state);
-        self.done.send_replace(Some(outcome));
+        self.done.send_replace(Some(result));
     }
 }
 
-impl Drop for Flight {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        // After landing there is nothing to remove, unless the next flight of this key has started already.
+        // After a result there is nothing to remove, unless the next fetch of this key has started already.
         let mut state = self.shared.state();
-        if state.flights.get(&self.key).is_some_and(|flight| flight.same_channel(&self.done.subscribe())) {
-            state.flights.remove(&self.key);
+        if state.in_flight.get(&self.key).is_some_and(|fetch| fetch.same_channel(&self.done.subscribe())) {
+            state.in_flight.remove(&self.key);
         }
     }
 }
@@ -251,7 +251,7 @@ mod tests {
             Self { cache: DekCache::new(LIMITS), fetches: Arc::default() }
         }
 
-        async fn get(&self, key: u8, result: Result<(), KeyError>) -> Outcome {
+        async fn get(&self, key: u8, result: Result<(), KeyError>) -> DekResult {
             let fetches = self.fetches.clone();
             self.cache
                 .get_or_fetch([key; 32], move || async move {
@@ -268,7 +268,7 @@ mod tests {
 
         fn held(&self) -> (usize, usize, usize) {
             let state = self.cache.shared.state();
-            (state.deks.len(), state.rejected.known.len(), state.flights.len())
+            (state.deks.len(), state.rejected.known.len(), state.in_flight.len())
         }
     }
 

@@ -31,7 +31,7 @@ const IAM_SCOPE: &str = "https://www.googleapis.com/auth/iam";
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// Exchanges the launcher's token for access tokens.
-pub(super) struct Exchange {
+pub(super) struct TokenExchange {
     http: reqwest::Client,
     source: TokenSource,
     audience: WipAudience,
@@ -62,7 +62,7 @@ struct IamAnswer {
     access_token: String,
 }
 
-impl Exchange {
+impl TokenExchange {
     /// # Errors
     /// [`KeyError::Setup`] if there are no CA certificates. Nothing is called yet.
     pub(super) fn new(config: &KmsConfig) -> Result<Self, KeyError> {

@@ -15,7 +15,6 @@ mod exchange;
 mod kms;
 mod names;
 #[cfg(feature = "server")]
-mod rate;
 mod retry;
 #[cfg(feature = "server")]
 mod service;

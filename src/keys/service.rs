@@ -1,7 +1,7 @@
 //! The key service as the server sees it: a wrapped key in, a DEK out, and whether that works.
 //!
-//! Whether it works is decided by probes of the server's own alone. What a request ends with says nothing about the next
-//! one: anybody can send wrapped keys that KMS refuses, delays or counts against a quota.
+//! Whether it works is decided by probes of the server's own alone. The outcome of a request says nothing about the next
+//! one: anyone can send wrapped keys that KMS refuses, delays or counts against a quota.
 //! Must not touch: prompts, HTTP answers.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,11 +15,11 @@ use super::cache::DekCache;
 use super::config::KmsConfig;
 use super::credentials::Credentials;
 use super::error::{Fault, KeyError, KeyService};
-use super::exchange::Exchange;
+use super::exchange::TokenExchange;
 use super::kms::Kms;
-use super::rate::Rate;
 use super::retry::{Failure, retry};
 use crate::protocol::{Dek, WrappedDek};
+use crate::rate::RateLimit;
 use crate::telemetry::{Event, emit};
 
 /// No KMS ciphertext: what is sent to see whether KMS would decrypt one.
@@ -60,7 +60,9 @@ struct Service {
     overall: Duration,
     backoff: Duration,
     status: Mutex<Status>,
-    rate: Rate,
+    /// Of calls for requests; probes are not counted. Each call for a key that the cache does not know costs KMS quota, which
+    /// all replicas share, and anyone can make up wrapped keys.
+    rate: RateLimit,
     disabled_reported: Mutex<Option<Instant>>,
 }
 
@@ -72,7 +74,7 @@ impl Keys {
     /// [`KeyError::Setup`] if this machine lacks what the clients need.
     pub async fn connect(config: KmsConfig) -> Result<Self, KeyError> {
         let timeouts = config.timeouts;
-        let exchange = Arc::new(Exchange::new(&config)?);
+        let exchange = Arc::new(TokenExchange::new(&config)?);
         let fetch = move || {
             let exchange = exchange.clone();
             async move { exchange.access_token().await }.boxed()
@@ -88,7 +90,7 @@ impl Keys {
             overall: timeouts.overall,
             backoff: timeouts.backoff,
             status: Mutex::new(Status::Untried),
-            rate: Rate::new(config.cache.calls_per_minute, config.cache.calls_at_once),
+            rate: RateLimit::new(config.cache.calls_per_minute, config.cache.calls_at_once),
             disabled_reported: Mutex::default(),
         });
         Ok(Self { service, cache: DekCache::new(config.cache) })

@@ -29,7 +29,7 @@ use self::drive::{Bounds, Load};
 use self::prompts::Prompts;
 pub use self::prompts::{PromptSource, PromptsError};
 pub use self::report::Slo;
-use self::report::{Report, Setting};
+use self::report::{LoadReport, Setting};
 use self::request::Manner;
 use crate::client::{Client, ClientError, CompletionOptions};
 
@@ -109,7 +109,7 @@ pub async fn run(config: LoadtestConfig, stdout: &mut impl Write) -> Result<(), 
     let elapsed = began.elapsed();
     drop(bar);
 
-    let report = Report::new(setting(&config), &samples.into_inner(), config.slo, elapsed);
+    let report = LoadReport::new(setting(&config), &samples.into_inner(), config.slo, elapsed);
     if config.json {
         writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {

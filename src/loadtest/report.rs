@@ -38,7 +38,7 @@ pub(super) struct Setting {
 
 /// Everything that is said of one load test.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct LoadReport {
     setting: Setting,
     seconds: f64,
     requests: usize,
@@ -97,7 +97,7 @@ impl Slo {
     }
 }
 
-impl Report {
+impl LoadReport {
     /// Of requests that took `elapsed` all together.
     pub(super) fn new(setting: Setting, samples: &[Sample], slo: Slo, elapsed: Duration) -> Self {
         let seconds = elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
@@ -159,7 +159,7 @@ fn percentile(sorted: &[f64], percent: usize) -> Option<f64> {
     sorted.get(rank - 1).copied()
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Setting { kind, clients, rate, sessions, streamed, new_tokens, seed } = &self.setting;
         write!(f, "{kind} loop")?;
@@ -271,7 +271,7 @@ mod tests {
     fn goodput_counts_answers_that_keep_every_part_of_the_slo() {
         let samples = [answered(10, 20), answered(40, 50), answered(10, 90), failed("server_busy")];
         let slo = Slo { ttft_ms: Some(30), e2e_ms: Some(60) };
-        let report = Report::new(setting(), &samples, slo, Duration::from_secs(2));
+        let report = LoadReport::new(setting(), &samples, slo, Duration::from_secs(2));
         let goodput = report.goodput.as_ref().unwrap();
         assert_eq!((goodput.requests, goodput.share, goodput.requests_per_second), (1, 0.25, 0.5));
         assert!(!report.is_clean());
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn nothing_asked_is_not_clean() {
-        let report = Report::new(setting(), &[], Slo::default(), Duration::ZERO);
+        let report = LoadReport::new(setting(), &[], Slo::default(), Duration::ZERO);
         assert!(!report.is_clean());
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!((&json["requests"], &json["requests_per_second"]), (&0.into(), &0.0.into()));

@@ -17,18 +17,39 @@ use sha2::Sha256;
 
 use super::base64;
 use super::dek::Dek;
+use super::error::Rejected;
 use super::fernet::{IV_BYTES, Token, VERSION};
+use crate::secret::Secret;
 
 const BLOCK_BYTES: usize = 16;
 
 /// Half of the IV is random, the other half is the MAC.
 const HALF: usize = IV_BYTES / 2;
 
+impl Dek {
+    /// Opens a prompt of `/generate`.
+    ///
+    /// # Errors
+    /// [`Rejected`] as in [`Dek::open`], and for a token that [`Dek::seal_generated`] made.
+    pub fn open_prompt(&self, token: &Token) -> Result<Secret<Vec<u8>>, Rejected> {
+        let plaintext = self.open(token)?;
+        if is_answer(self, token) { Err(Rejected) } else { Ok(plaintext) }
+    }
+
+    /// Seals an answer of `/generate`: [`Dek::open`] opens it, [`Dek::open_prompt`] does not.
+    ///
+    /// # Errors
+    /// The OS random number generator failed.
+    pub fn seal_generated(&self, text: &[u8]) -> Result<String, getrandom::Error> {
+        seal_answer(self, text)
+    }
+}
+
 /// A Fernet token of `text` under the current time, with the IV of an answer.
 ///
 /// # Errors
 /// The system has no randomness to give.
-pub(super) fn seal_answer(dek: &Dek, text: &[u8]) -> Result<String, getrandom::Error> {
+fn seal_answer(dek: &Dek, text: &[u8]) -> Result<String, getrandom::Error> {
     let mut nonce = [0; HALF];
     getrandom::fill(&mut nonce)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -36,7 +57,7 @@ pub(super) fn seal_answer(dek: &Dek, text: &[u8]) -> Result<String, getrandom::E
 }
 
 /// Whether `token`, which must have been authenticated, has the IV of an answer.
-pub(super) fn is_answer(dek: &Dek, token: &Token) -> bool {
+fn is_answer(dek: &Dek, token: &Token) -> bool {
     let mut nonce = [0; HALF];
     nonce.copy_from_slice(token.iv().split_at(HALF).0);
     *token.iv() == iv(dek, token.timestamp(), nonce)

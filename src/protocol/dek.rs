@@ -7,9 +7,8 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::base64::{self, Alphabet};
-use super::codelab;
 use super::error::Rejected;
-use super::fernet::Token;
+use super::fernet::{Token, fernet_of, open};
 use super::path_key::PathKey;
 use crate::secret::Secret;
 
@@ -63,23 +62,6 @@ impl Dek {
         open(&self.fernet, token)
     }
 
-    /// Opens a prompt of `/generate`.
-    ///
-    /// # Errors
-    /// [`Rejected`] as in [`Dek::open`], and for a token that [`Dek::seal_generated`] made.
-    pub fn open_prompt(&self, token: &Token) -> Result<Secret<Vec<u8>>, Rejected> {
-        let plaintext = self.open(token)?;
-        if codelab::is_answer(self, token) { Err(Rejected) } else { Ok(plaintext) }
-    }
-
-    /// Seals an answer of `/generate`: [`Dek::open`] opens it, [`Dek::open_prompt`] does not.
-    ///
-    /// # Errors
-    /// The system has no randomness to give.
-    pub fn seal_generated(&self, text: &[u8]) -> Result<String, getrandom::Error> {
-        codelab::seal_answer(self, text)
-    }
-
     /// The key of the requests to the `/v1` path `path`.
     pub fn for_requests(&self, path: &str) -> PathKey {
         PathKey::new(&self.derive(&[b"codeseal v1 request ", path.as_bytes()]))
@@ -114,21 +96,6 @@ impl Dek {
     fn from_bytes(key: Zeroizing<[u8; 32]>) -> Self {
         Self { fernet: fernet_of(&key), key }
     }
-}
-
-/// The Fernet key of 32 bytes.
-pub(super) fn fernet_of(key: &[u8; 32]) -> fernet::Fernet {
-    let text = Zeroizing::new(base64::encode_url_safe(key));
-    // The text was made from 32 bytes a line above.
-    #[allow(clippy::expect_used)]
-    fernet::Fernet::new(&text).expect("44 characters of base64 are a Fernet key")
-}
-
-/// Opens `token`, whatever its age.
-pub(super) fn open(fernet: &fernet::Fernet, token: &Token) -> Result<Secret<Vec<u8>>, Rejected> {
-    // The library refuses tokens from the future and adds to this number: give it the token's own time.
-    let now = token.timestamp().min(u64::MAX - 60);
-    fernet.decrypt_at_time(token.as_str(), None, now).map(Secret::new).map_err(|_| Rejected)
 }
 
 impl fmt::Debug for Dek {

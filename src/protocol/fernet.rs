@@ -1,9 +1,11 @@
 //! Fernet tokens (<https://github.com/fernet/spec>), read as leniently as Python's `cryptography` reads them.
 
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use super::base64::{self, Alphabet};
 use super::error::Rejected;
+use crate::secret::Secret;
 
 /// The only version that the specification knows.
 pub(super) const VERSION: u8 = 0x80;
@@ -73,4 +75,19 @@ impl Token {
     pub fn is_fresh(&self, now: u64, window: u64) -> bool {
         self.timestamp.abs_diff(now) <= window
     }
+}
+
+/// The Fernet key of 32 bytes.
+pub(super) fn fernet_of(key: &[u8; 32]) -> ::fernet::Fernet {
+    let text = Zeroizing::new(base64::encode_url_safe(key));
+    // The text was made from 32 bytes a line above.
+    #[allow(clippy::expect_used)]
+    ::fernet::Fernet::new(&text).expect("44 characters of base64 are a Fernet key")
+}
+
+/// Opens `token`, whatever its age.
+pub(super) fn open(fernet: &::fernet::Fernet, token: &Token) -> Result<Secret<Vec<u8>>, Rejected> {
+    // The library refuses tokens from the future and adds to this number: give it the token's own time.
+    let now = token.timestamp().min(u64::MAX - 60);
+    fernet.decrypt_at_time(token.as_str(), None, now).map(Secret::new).map_err(|_| Rejected)
 }

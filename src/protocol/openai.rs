@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::logprobs::{
-    ChatLogprobs, ChatToken, CompletionLogprobs, LogprobsWanted, MAX_LIKELIEST, TokenLogprob,
+    ChatLogprobs, ChatToken, CompletionLogprobs, LogprobsOption, MAX_TOP_LOGPROBS, TokenLogprob,
 };
 pub use self::members::RequestError;
 pub use self::request::{MAX_CONTEXT_FILES, MAX_DEADLINE_MS};
@@ -114,7 +114,7 @@ pub struct Options {
     /// How many answers; 1 unless asked for more. The seed of each is one more than that of the one before.
     pub n: Option<usize>,
     /// Whether the answer says how likely its tokens were.
-    pub logprobs: Option<LogprobsWanted>,
+    pub logprobs: Option<LogprobsOption>,
     /// How many alternatives come with each token.
     pub top_logprobs: Option<usize>,
     /// Milliseconds from the receipt of the request after which the answer ends as it is.

@@ -5,9 +5,8 @@
 
 use std::fmt;
 
-use super::dek::{fernet_of, open};
 use super::error::Rejected;
-use super::fernet::Token;
+use super::fernet::{Token, fernet_of, open};
 use crate::secret::Secret;
 
 /// A Fernet key for one path and one direction. Wiped on drop, never printed.

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::Shared;
 use super::faults::Target;
-use super::ledger::Outcome;
+use super::ledger::CallOutcome;
 use super::status::{Code, Status};
 use super::tokens::Principal;
 
@@ -40,11 +40,11 @@ pub(super) async fn generate_access_token(
         None => impersonate(shared, account, headers, body),
     };
     let outcome = match &result {
-        Ok(_) => Outcome::Granted,
+        Ok(_) => CallOutcome::Granted,
         Err(status) if matches!(status.code, Code::PermissionDenied | Code::Unauthenticated) => {
-            Outcome::Denied
+            CallOutcome::Denied
         }
-        Err(_) => Outcome::Failed,
+        Err(_) => CallOutcome::Failed,
     };
     shared.ledger.count(|counts| counts.iam.add(outcome));
     result.unwrap_or_else(IntoResponse::into_response)

@@ -82,7 +82,7 @@ pub enum Verdict {
 
 /// How one request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum CallOutcome {
     Granted,
     Denied,
     Failed,
@@ -106,11 +106,11 @@ impl Tally {
         self.granted + self.denied + self.failed
     }
 
-    pub(super) fn add(&mut self, outcome: Outcome) {
+    pub(super) fn add(&mut self, outcome: CallOutcome) {
         *match outcome {
-            Outcome::Granted => &mut self.granted,
-            Outcome::Denied => &mut self.denied,
-            Outcome::Failed => &mut self.failed,
+            CallOutcome::Granted => &mut self.granted,
+            CallOutcome::Denied => &mut self.denied,
+            CallOutcome::Failed => &mut self.failed,
         } += 1;
     }
 
@@ -159,9 +159,9 @@ impl Ledger {
 
     pub(super) fn exchange(&self, exchange: Exchange) {
         let outcome = match exchange.verdict {
-            Verdict::Granted => Outcome::Granted,
-            Verdict::Malformed => Outcome::Failed,
-            Verdict::BadToken { .. } | Verdict::ConditionNotMet(_) => Outcome::Denied,
+            Verdict::Granted => CallOutcome::Granted,
+            Verdict::Malformed => CallOutcome::Failed,
+            Verdict::BadToken { .. } | Verdict::ConditionNotMet(_) => CallOutcome::Denied,
         };
         {
             let mut exchanges = self.exchanges.lock().unwrap_or_else(PoisonError::into_inner);

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::faults::Target;
 use super::launcher::{Build, Inner};
-use super::ledger::Outcome;
+use super::ledger::CallOutcome;
 use crate::protocol::TokenType;
 
 const MAX_AUDIENCE_BYTES: usize = 512;
@@ -38,7 +38,7 @@ struct TokenOptions {
     _aws_principal_tag_options: Option<Value>,
 }
 
-type Answer = Result<Vec<u8>, (StatusCode, String)>;
+type TokenReply = Result<Vec<u8>, (StatusCode, String)>;
 
 pub(super) fn router(launcher: Arc<Inner>) -> Router {
     Router::new()
@@ -58,7 +58,7 @@ async fn token(State(launcher): State<Arc<Inner>>, method: Method, body: Bytes) 
         (Some(status), _) => Err((status, "failed to retrieve attestation service token: fault".to_owned())),
         (None, method) => bad_request(format!("TEE server received an invalid HTTP method: {method}")),
     };
-    let outcome = if answer.is_ok() { Outcome::Granted } else { Outcome::Failed };
+    let outcome = if answer.is_ok() { CallOutcome::Granted } else { CallOutcome::Failed };
     launcher.shared.ledger.count(|counts| counts.launcher.add(outcome));
     text_html(answer)
 }
@@ -68,7 +68,7 @@ async fn no_intel_token() -> Response {
     text_html(Err((StatusCode::PRECONDITION_FAILED, message.to_owned())))
 }
 
-async fn default_token(launcher: &Inner) -> Answer {
+async fn default_token(launcher: &Inner) -> TokenReply {
     match launcher.build {
         Build::Preview => launcher
             .token_bytes()
@@ -78,7 +78,7 @@ async fn default_token(launcher: &Inner) -> Answer {
     }
 }
 
-fn custom_token(launcher: &Inner, body: &[u8]) -> Answer {
+fn custom_token(launcher: &Inner, body: &[u8]) -> TokenReply {
     let options: TokenOptions = match serde_json::from_slice(body) {
         Ok(options) => options,
         Err(error) => return bad_request(format!("failed to parse POST body as TokenOptions: {error}")),
@@ -104,18 +104,18 @@ fn custom_token(launcher: &Inner, body: &[u8]) -> Answer {
     sign(launcher, kind, &launcher.claims_for(&options.audience, nonces))
 }
 
-fn sign(launcher: &Inner, kind: TokenType, claims: &Value) -> Answer {
+fn sign(launcher: &Inner, kind: TokenType, claims: &Value) -> TokenReply {
     let token = launcher
         .sign(kind, claims)
         .map_err(|_| (StatusCode::INTERNAL_SERVER_ERROR, "failed to sign the token".to_owned()))?;
     Ok(token.expose().clone().into_bytes())
 }
 
-fn bad_request(message: impl Into<String>) -> Answer {
+fn bad_request(message: impl Into<String>) -> TokenReply {
     Err((StatusCode::BAD_REQUEST, message.into()))
 }
 
-fn text_html(answer: Answer) -> Response {
+fn text_html(answer: TokenReply) -> Response {
     let (status, body) = match answer {
         Ok(token) => (StatusCode::OK, token),
         Err((status, message)) => (status, message.into_bytes()),

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::Shared;
 use super::faults::Target;
 use super::issuer::STS_AUDIENCE;
-use super::ledger::{Exchange, Outcome, Verdict};
+use super::ledger::{CallOutcome, Exchange, Verdict};
 use super::tokens::Principal;
 use crate::attestation::verify::{Expected, GOOGLE_ISSUER, VerifyError, verify};
 use crate::secret::Secret;
@@ -43,11 +43,11 @@ struct Form {
 pub(super) async fn exchange(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
     let struck = shared.strike(Target::Sts).await;
     if let Some(status) = struck.status {
-        shared.ledger.count(|counts| counts.sts.add(Outcome::Failed));
+        shared.ledger.count(|counts| counts.sts.add(CallOutcome::Failed));
         return refusal(status, "temporarily_unavailable", "a fault that was asked for");
     }
     if struck.garbage {
-        shared.ledger.count(|counts| counts.sts.add(Outcome::Failed));
+        shared.ledger.count(|counts| counts.sts.add(CallOutcome::Failed));
         return Json(json!({"access_token": ""})).into_response();
     }
     let form = Form::read(&body);

@@ -41,7 +41,7 @@ pub struct ServerConfig {
     /// How much the engine takes on.
     pub engine: EngineConfig,
     /// Bounds on requests.
-    pub limits: Limits,
+    pub limits: RequestLimits,
     /// How long running requests are given at the end.
     pub drain_limit: Duration,
     /// How often the attestation token and the key service are looked at.
@@ -71,13 +71,11 @@ pub enum ModelOrigin {
 
 /// Bounds on what clients may ask for and how long they may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct RequestLimits {
     /// New tokens of an answer, unless the request says otherwise.
     pub max_new_tokens: usize,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
-    /// Requests that are admitted at the same time.
-    pub max_requests: usize,
     /// Open connections.
     pub max_connections: usize,
     /// Envelopes remembered within the replay window.
@@ -140,10 +138,9 @@ impl ServeArgs {
         if self.max_body_bytes.saturating_mul(self.max_connections) > MAX_BODIES_BYTES {
             return Err(ServerConfigError::Bodies);
         }
-        let limits = Limits {
+        let limits = RequestLimits {
             max_new_tokens: self.max_new_tokens,
             max_body_bytes: self.max_body_bytes,
-            max_requests: self.max_running + self.max_waiting,
             max_connections: self.max_connections,
             max_replay_entries: self.max_replay_entries,
             max_attestations_per_minute: self.max_attestations_per_minute,

@@ -13,6 +13,7 @@
 
 mod admit;
 mod answer;
+mod blocking;
 mod config;
 mod error;
 mod http;
@@ -22,6 +23,6 @@ mod state;
 
 pub use self::answer::shaping::{Shaping, ShapingMode, UnknownShaping};
 pub(crate) use self::config::ServeArgs;
-pub use self::config::{Limits, Logging, ModelOrigin, ServerConfig, ServerConfigError};
+pub use self::config::{Logging, ModelOrigin, RequestLimits, ServerConfig, ServerConfigError};
 pub use self::life::service::{Service, run};
 pub use self::life::startup::ServeError;

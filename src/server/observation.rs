@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::state::App;
 use crate::protocol::ErrorCode;
 use crate::protocol::openai::Usage;
-use crate::telemetry::{self, Endpoint, Event, InFlight, Outcome};
+use crate::telemetry::{self, Endpoint, Event, InFlight, RequestOutcome};
 
 /// One request under way.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct Observation {
     /// How many of the prompt's tokens were cached, as soon as the model works on the first answer: the others find
     /// what that one has read.
     cached: Option<usize>,
-    outcome: Outcome,
+    outcome: RequestOutcome,
     authenticated: bool,
     _in_flight: InFlight,
 }
@@ -52,7 +52,7 @@ impl Observation {
             started: Instant::now(),
             usage: Usage::new(0, 0),
             cached: None,
-            outcome: Outcome::Cancelled,
+            outcome: RequestOutcome::Cancelled,
             authenticated: false,
             _in_flight: app.metrics.in_flight(),
         }
@@ -103,12 +103,12 @@ impl Observation {
 
     /// The whole answer is on its way.
     pub(crate) fn succeeded(&mut self) {
-        self.outcome = Outcome::Ok;
+        self.outcome = RequestOutcome::Ok;
     }
 
     /// The answer is an error.
     pub(crate) fn failed(&mut self, code: ErrorCode) {
-        self.outcome = Outcome::Failed(code);
+        self.outcome = RequestOutcome::Failed(code);
     }
 }
 

@@ -5,15 +5,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::config::Limits;
+use super::config::RequestLimits;
 use crate::attestation::{LauncherSocket, OnTokenExpiry};
 use crate::engine::Handle;
 use crate::keys::{Keys, Status};
 use crate::protocol::{ErrorCode, REPLAY_WINDOW_SECS, ServerId};
 use crate::server::admit::replay::ReplayGuard;
 use crate::server::admit::unauthenticated::Unauthenticated;
-use crate::server::answer::attestation::Attestor;
 use crate::server::answer::shaping::Shaping;
+use crate::server::life::attestor::Attestor;
 use crate::server::life::lifecycle::Lifecycle;
 use crate::telemetry::{EngineReadings, Metrics};
 use crate::tokenizer::Tokenizer;
@@ -21,7 +21,7 @@ use crate::tokenizer::Tokenizer;
 /// The server's state.
 #[derive(Debug)]
 pub(crate) struct App {
-    pub(crate) limits: Limits,
+    pub(crate) limits: RequestLimits,
     pub(crate) metrics: Metrics,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) replay: Arc<ReplayGuard>,
@@ -29,6 +29,8 @@ pub(crate) struct App {
     pub(crate) shaping: Shaping,
     pub(crate) unauthenticated: Unauthenticated,
     slots: Arc<Semaphore>,
+    /// As many as the engine takes: beyond it every request would be refused there.
+    capacity: usize,
     loaded: OnceLock<Loaded>,
     on_token_expiry: OnTokenExpiry,
 }
@@ -47,12 +49,13 @@ pub(crate) struct Slot(
 );
 
 impl App {
-    /// A server that is starting; `launcher` makes tokens for clients.
+    /// A server that is starting, for `capacity` requests at the same time; `launcher` makes tokens for clients.
     ///
     /// # Errors
     /// The system has no randomness to give.
     pub(crate) fn new(
-        limits: Limits,
+        limits: RequestLimits,
+        capacity: usize,
         on_token_expiry: OnTokenExpiry,
         shaping: Shaping,
         launcher: Option<LauncherSocket>,
@@ -63,7 +66,8 @@ impl App {
             metrics: Metrics::new(),
             lifecycle: Lifecycle::default(),
             replay: ReplayGuard::new(REPLAY_WINDOW_SECS, limits.max_replay_entries),
-            slots: Arc::new(Semaphore::new(limits.max_requests)),
+            slots: Arc::new(Semaphore::new(capacity)),
+            capacity,
             loaded: OnceLock::new(),
             on_token_expiry,
             shaping,
@@ -106,12 +110,12 @@ impl App {
 
     /// Requests that hold a slot.
     pub(crate) fn running(&self) -> usize {
-        self.limits.max_requests - self.slots.available_permits()
+        self.capacity - self.slots.available_permits()
     }
 
     /// Waits until no request holds a slot. After [`App::set_draining`] none gets one.
     pub(crate) async fn idle(&self) {
-        let all = u32::try_from(self.limits.max_requests).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.capacity).unwrap_or(u32::MAX);
         // The semaphore is never closed.
         drop(self.slots.acquire_many(all).await);
     }

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use tracing::{Level, event};
 
-use super::hardening::Hardening;
-use super::labels::{Endpoint, Outcome};
-use super::logging::TARGET;
+use super::labels::{Endpoint, Hardening, RequestOutcome};
+
+/// The target of every event: lines of libraries have another one.
+pub(super) const TARGET: &str = "codeseal";
 
 /// Everything that the process ever logs.
 #[derive(Clone, Debug, Serialize)]
@@ -127,7 +128,7 @@ pub enum Event {
         /// What it was for.
         endpoint: Endpoint,
         /// How it ended.
-        outcome: Outcome,
+        outcome: RequestOutcome,
         /// From the first byte of the body to the last of the answer, in milliseconds.
         milliseconds: u64,
     },
@@ -186,7 +187,7 @@ mod tests {
     fn an_event_is_flat_json_with_its_name_first() {
         let event = Event::RequestFinished {
             endpoint: Endpoint::Generate,
-            outcome: Outcome::Failed(ErrorCode::Replayed),
+            outcome: RequestOutcome::Failed(ErrorCode::Replayed),
             milliseconds: 7,
         };
         assert_eq!(

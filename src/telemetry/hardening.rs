@@ -6,20 +6,9 @@ use std::panic::PanicHookInfo;
 
 use rustix::mm::MlockAllFlags;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
-use serde::Serialize;
 
 use super::events::{Event, emit};
-
-/// Which steps worked.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Hardening {
-    /// The core dump limit is zero.
-    pub core_dumps_off: bool,
-    /// Neither debuggers nor `/proc/PID/mem` read this process.
-    pub undumpable: bool,
-    /// Pages are locked as they are touched; only tried where no limit could make later allocations fail.
-    pub memory_locked: bool,
-}
+use super::labels::Hardening;
 
 /// Applies every step that the system allows.
 pub fn harden() -> Hardening {

@@ -22,13 +22,24 @@ pub enum Endpoint {
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
+pub enum RequestOutcome {
     /// The client went away first.
     Cancelled,
     /// With an error, inside or outside the seal.
     Failed(ErrorCode),
     /// Answered.
     Ok,
+}
+
+/// Which hardening steps worked.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Hardening {
+    /// The core dump limit is zero.
+    pub core_dumps_off: bool,
+    /// Neither debuggers nor `/proc/PID/mem` read this process.
+    pub undumpable: bool,
+    /// Pages are locked as they are touched; only tried where no limit could make later allocations fail.
+    pub memory_locked: bool,
 }
 
 impl Endpoint {
@@ -44,7 +55,7 @@ impl Endpoint {
     }
 }
 
-impl Outcome {
+impl RequestOutcome {
     /// The name in metrics and events: `ok`, `cancelled`, or the error's code.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -55,7 +66,7 @@ impl Outcome {
     }
 }
 
-impl Serialize for Outcome {
+impl Serialize for RequestOutcome {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
     }

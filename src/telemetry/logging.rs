@@ -20,10 +20,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::events::TARGET;
 use super::queue::{self, LogGuard};
-
-/// The target of every event that may be logged.
-pub(super) const TARGET: &str = "codeseal";
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -15,7 +15,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::build_info::VERSION;
-use super::labels::{Endpoint, Outcome};
+use super::labels::{Endpoint, RequestOutcome};
 use super::queue::dropped_lines;
 
 /// From one millisecond to about a minute.
@@ -79,7 +79,7 @@ struct EngineMetrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     endpoint: Endpoint,
-    code: Outcome,
+    code: RequestOutcome,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -186,7 +186,7 @@ impl Metrics {
     }
 
     /// A request has ended after `elapsed`.
-    pub fn request_finished(&self, endpoint: Endpoint, code: Outcome, elapsed: Duration) {
+    pub fn request_finished(&self, endpoint: Endpoint, code: RequestOutcome, elapsed: Duration) {
         self.requests.get_or_create(&RequestLabels { endpoint, code }).inc();
         self.request_seconds.get_or_create(&EndpointLabel { endpoint }).observe(elapsed.as_secs_f64());
     }
@@ -302,7 +302,7 @@ impl EncodeLabelValue for Endpoint {
     }
 }
 
-impl EncodeLabelValue for Outcome {
+impl EncodeLabelValue for RequestOutcome {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
         encoder.write_str(self.as_str())
     }
@@ -320,8 +320,12 @@ mod tests {
     #[test]
     fn names_and_labels_are_what_dashboards_expect() {
         let metrics = Metrics::new();
-        metrics.request_finished(Endpoint::Generate, Outcome::Ok, Duration::from_millis(3));
-        metrics.request_finished(Endpoint::Other, Outcome::Failed(ErrorCode::NotFound), Duration::ZERO);
+        metrics.request_finished(Endpoint::Generate, RequestOutcome::Ok, Duration::from_millis(3));
+        metrics.request_finished(
+            Endpoint::Other,
+            RequestOutcome::Failed(ErrorCode::NotFound),
+            Duration::ZERO,
+        );
         metrics.key_failed("condition_not_met");
         metrics.model("cpu", "avx2", "q8_0");
         let engine = EngineReadings {

@@ -13,8 +13,8 @@ mod queue;
 
 pub use self::build_info::VERSION;
 pub use self::events::{Event, emit};
-pub use self::hardening::{Hardening, harden, redact_panics};
-pub use self::labels::{Endpoint, Outcome};
+pub use self::hardening::{harden, redact_panics};
+pub use self::labels::{Endpoint, Hardening, RequestOutcome};
 pub use self::logging::{LogFormat, LogLevel, LoggingError, init, init_to};
 #[cfg(feature = "server")]
 pub use self::metrics::{EngineReadings, InFlight, Metrics};

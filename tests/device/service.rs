@@ -3,9 +3,9 @@
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use codeseal::server::ModelOrigin;
 use codeseal::engine::{EngineConfig, OpenError, Opened, start_on};
 use codeseal::model::{ModelFiles, Quantize, TINY_MODEL_NAME};
-use codeseal::server::ModelOrigin;
 use codeseal::server::Service;
 use codeseal::tokenizer::Tokenizer;
 use serde_json::{Value, json};

@@ -147,7 +147,7 @@ async fn health_and_metrics_tell_what_happened() {
 async fn a_full_server_refuses_at_once_and_takes_the_same_envelope_later() {
     let world = World::start().await;
     let mut config = world.config();
-    (config.engine.max_running, config.engine.max_waiting, config.limits.max_requests) = (1, 0, 1);
+    (config.engine.max_running, config.engine.max_waiting) = (1, 0);
     let server = Server::start(config).await;
     let employee = world.employee().await;
     // Keeps the only slot for as long as the key service takes.

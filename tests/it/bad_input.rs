@@ -307,7 +307,7 @@ async fn a_byte_now_and_then_runs_into_the_time_limit() {
 async fn trickling_clients_keep_nobody_from_a_place() {
     let world = World::start().await;
     let mut config = world.config();
-    (config.engine.max_running, config.engine.max_waiting, config.limits.max_requests) = (1, 0, 1);
+    (config.engine.max_running, config.engine.max_waiting) = (1, 0);
     let (server, employee) = (Server::start(config).await, world.employee().await);
     let mut slow = TcpStream::connect(server.service.address()).await.unwrap();
     slow.write_all(b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx").await.unwrap();

@@ -12,7 +12,7 @@ use codeseal::engine::{EngineConfig, Quantize};
 use codeseal::keys::{CacheLimits, Endpoint, KmsConfig, Timeouts, WrapConfig, Wrapper};
 use codeseal::protocol::{Call, Dek, Frame, FrameReader, Reply, RequestId, ServerId, Token, WrappedDek};
 use codeseal::sandbox::{Sandbox, SandboxConfig};
-use codeseal::server::{Limits, Logging, ModelOrigin, ServerConfig};
+use codeseal::server::{Logging, ModelOrigin, RequestLimits, ServerConfig};
 use codeseal::server::{Service, Shaping};
 use codeseal::telemetry::{LogFormat, LogLevel};
 use rustix::process::Signal;
@@ -103,10 +103,9 @@ impl World {
             on_token_expiry: OnTokenExpiry::Wait,
             shaping: Shaping::Off,
             engine: EngineConfig { kv_cache_bytes: Some(KV_CACHE_BYTES), ..EngineConfig::new(4, 4) },
-            limits: Limits {
+            limits: RequestLimits {
                 max_new_tokens: 16,
                 max_body_bytes: 1 << 20,
-                max_requests: 8,
                 max_connections: 64,
                 max_replay_entries: 1000,
                 max_attestations_per_minute: 6000,

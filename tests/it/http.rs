@@ -229,7 +229,7 @@ async fn a_client_that_finishes_sending_later_gets_its_answer_and_one_that_leave
 async fn a_client_that_leaves_frees_the_model_whether_or_not_it_half_closed_first() {
     let world = World::start().await;
     let mut config = world.config();
-    (config.engine.max_running, config.engine.max_waiting, config.limits.max_requests) = (1, 0, 1);
+    (config.engine.max_running, config.engine.max_waiting) = (1, 0);
     let (server, employee) = (Server::start(config).await, world.employee().await);
     for (half_closes, streams, pipelined) in
         [(false, false, ""), (true, false, ""), (false, false, "GET /livez HTTP/1.1\r\n"), (true, true, "")]

@@ -180,7 +180,7 @@ async fn an_error_in_the_middle_is_the_last_event() {
 async fn a_client_that_leaves_frees_its_place() {
     let world = World::start().await;
     let mut config = world.config();
-    (config.engine.max_running, config.engine.max_waiting, config.limits.max_requests) = (1, 0, 1);
+    (config.engine.max_running, config.engine.max_waiting) = (1, 0);
     let (server, employee) = (Server::start(config).await, world.employee().await);
     let sealed =
         employee.seal("/v1/completions", &json!({ "prompt": "x", "stream": true, "max_tokens": 8000 }));

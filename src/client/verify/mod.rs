@@ -6,7 +6,7 @@ mod checks;
 mod issuer_keys;
 mod policy;
 mod report;
-mod untrusted;
+pub(super) mod untrusted;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,8 +17,8 @@ pub use self::policy::{Anchor, Policy, PolicyError};
 pub use self::report::{Finding, Found, Verdict};
 pub use self::untrusted::Untrusted;
 
-use super::complete::Patience;
 use super::error::ClientError;
+use super::retry::RetryBudget;
 use super::transport::{Incoming, Origin, Recipient, Transport};
 use crate::attestation::Claims;
 use crate::attestation::pki::verify_pki;
@@ -70,11 +70,11 @@ impl Verifier {
         let body = serde_json::to_vec(request)
             .map_err(|_| ClientError::Internal("the request cannot be written"))?;
         let recipient = Recipient { server: None, session };
-        let mut patience = Patience::default();
+        let mut budget = RetryBudget::default();
         let answer = loop {
             match transport.post(ATTESTATION_PATH, body.clone(), false, recipient).await {
                 Ok(answer) => break answer,
-                Err(error) => tokio::time::sleep(patience.after(error)?).await,
+                Err(error) => tokio::time::sleep(budget.after(error)?).await,
             }
         };
         let Incoming::Whole(answer) = answer else { return Err(Untrusted::Malformed.into()) };

@@ -8,15 +8,15 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// The most alternatives that may be asked for with each token.
-pub const MAX_LIKELIEST: usize = 20;
+pub const MAX_TOP_LOGPROBS: usize = 20;
 
 /// What a request says of logprobs: a number of alternatives (completions), or whether they are wanted (chat).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogprobsWanted {
-    /// So many alternatives with each token.
-    Likeliest(usize),
+pub enum LogprobsOption {
+    /// Alternatives with each token, by number.
+    Count(usize),
     /// With each token its own, and as many alternatives as `top_logprobs` says.
-    Wanted(bool),
+    Flag(bool),
 }
 
 /// `logprobs` of a choice of `/v1/completions`: four lists of the same length.

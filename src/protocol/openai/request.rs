@@ -1,6 +1,6 @@
 //! The requests, read member by member.
 
-use super::logprobs::LogprobsWanted;
+use super::logprobs::LogprobsOption;
 use super::members::{Members, RequestError, Value};
 use super::{ChatRequest, CompletionRequest, ContextFile, Message, Options, Role, Truncate};
 use crate::secret::Secret;
@@ -81,8 +81,8 @@ impl Options {
         let logprobs = match members.take("logprobs")? {
             None => None,
             Some(value) => Some(match value.flag() {
-                Ok(wanted) => LogprobsWanted::Wanted(wanted),
-                Err(_) => LogprobsWanted::Likeliest(
+                Ok(flag) => LogprobsOption::Flag(flag),
+                Err(_) => LogprobsOption::Count(
                     value.count().map_err(|_| value.refuse("must be true, false, or a whole number"))?,
                 ),
             }),

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::pump::{ChoiceState, Keep, Pump};
 use super::{Call, Core, json as json_response};
-use crate::client::{ClientError, Events, LineEnds, NotAuthentic, Opened, Recorder, Restorer};
+use crate::client::{ClientError, Events, LineEnds, NotAuthentic, Recorder, Restorer, StreamReply};
 use crate::protocol::openai::FinishReason;
 use crate::proxy::answer::{Heading, Pieces, loaded};
 use crate::proxy::dialect::{self, Ask, Endpoint, Task};
@@ -183,7 +183,7 @@ impl Job<'_> {
             let opened = if stream {
                 server.link.stream(&warm.held, request.path, &request.body).await?
             } else {
-                Opened::Whole(server.link.call(&warm.held, request.path, &request.body, None).await?)
+                StreamReply::Whole(server.link.call(&warm.held, request.path, &request.body, None).await?)
             };
             Ok::<_, ClientError>(opened)
         };
@@ -198,10 +198,10 @@ impl Job<'_> {
         match opened {
             Err(_) => Ok(Done::Late),
             Ok(Err(error)) => Err(error),
-            Ok(Ok(Opened::Stream(events))) => {
+            Ok(Ok(StreamReply::Stream(events))) => {
                 Ok(Done::Stream { events, request, server: Arc::clone(server), warm: Arc::clone(warm) })
             }
-            Ok(Ok(Opened::Whole(body))) => {
+            Ok(Ok(StreamReply::Whole(body))) => {
                 let answer = Answer::whole(body.expose(), &request)?;
                 self.keep(warm, &answer);
                 Ok(Done::Whole { answer, served: served(), outcome: Outcome::Answered })

@@ -17,7 +17,7 @@ pub(super) use self::rest::route as rest;
 pub use self::versions::{KeyVersion, VersionChange, VersionState};
 use self::versions::{Keys, version_name};
 use super::faults::{Struck, Target};
-use super::ledger::Outcome;
+use super::ledger::CallOutcome;
 use super::status::{Code, Status};
 use super::tokens::Principal;
 use super::{SandboxError, Shared};
@@ -155,11 +155,11 @@ async fn perform<T>(
     let principal = shared.tokens.principal(headers);
     let result = admit(&principal, operation, struck).and_then(|()| work(struck));
     let outcome = match &result {
-        Ok(_) => Outcome::Granted,
+        Ok(_) => CallOutcome::Granted,
         Err(status) if matches!(status.code, Code::PermissionDenied | Code::Unauthenticated) => {
-            Outcome::Denied
+            CallOutcome::Denied
         }
-        Err(_) => Outcome::Failed,
+        Err(_) => CallOutcome::Failed,
     };
     shared.ledger.count(|counts| {
         let tallies = match operation {

@@ -1,7 +1,6 @@
-//! The way of every sealed request up to its plaintext: read, admit, unwrap the key, open, refuse replays.
+//! From a request to its plaintext: read the body, take a slot, unwrap the key, open the envelope, refuse replays.
 //!
-//! Whatever is wrong with an envelope is one and the same answer. Must not touch: ciphers other than through
-//! [`Dek`], what the plaintext says.
+//! Whatever is wrong with an envelope gets one and the same answer. What the plaintext says is the caller's.
 
 use std::sync::Arc;
 
@@ -13,78 +12,88 @@ use super::replay::Remembered;
 use crate::keys::KeyError;
 use crate::protocol::{Dek, Envelope, ErrorCode, SERVER_HEADER};
 use crate::secret::Secret;
+use crate::server::blocking;
 use crate::server::error::ApiError;
 use crate::server::state::{App, Loaded, Slot, unix_time};
 use crate::tokenizer::Tokenizer;
 
-/// Requests of up to this many bytes are parsed, opened and tokenised where they are: code of 2 KB takes 0.3 ms with the
-/// embedded tokenizer, and to wake another thread and be woken by it takes its time as well.
-const SHORT: usize = 8 * 1024;
-
-/// A request that is authentic, fresh, new, and has a slot.
+/// A request that is authentic, fresh and new, and has a slot.
 #[derive(Debug)]
-pub(crate) struct Opened<'a> {
-    /// What answers it, even if the server has begun to drain meanwhile: the drain waits for the slot.
+pub(crate) struct Admitted<'a> {
+    /// What answers it, even if the server begins to drain meanwhile: the drain waits for the slot.
     pub(crate) loaded: &'a Loaded,
     pub(crate) dek: Arc<Dek>,
-    pub(crate) remembered: Remembered,
+    remembered: Remembered,
     pub(crate) slot: Slot,
+    /// Size of the request's body, in bytes.
+    bytes: usize,
 }
 
-impl App {
-    /// Takes a request in, and has `read` read its plaintext; `parse` reads the envelope.
+/// Opens `request`: its plaintext, and what is needed to answer it. `parse` reads the envelope; KMS has until `deadline`.
+///
+/// # Errors
+/// Everything that is answered outside the seal.
+pub(crate) async fn open(
+    app: &App,
+    request: Request,
+    deadline: Instant,
+    parse: fn(&[u8]) -> Result<Envelope, ErrorCode>,
+) -> Result<(Admitted<'_>, Secret<Vec<u8>>), ApiError> {
+    let loaded = app.loaded()?;
+    check_server(app, &request)?;
+    let body = body::read(request, app.limits.max_body_bytes, app.limits.body_timeout).await?;
+    // After the body: a client that sends it slowly must not keep a slot from others.
+    let slot = app.admit()?;
+    let bytes = body.len();
+    let envelope = blocking::run(bytes, move || parse(&body)).await??;
+    let dek = unwrap_key(app, loaded, &envelope, deadline).await?;
+    let (key, replay) = (Arc::clone(&dek), Arc::clone(&app.replay));
+    let opened = blocking::run(bytes, move || {
+        let plaintext = envelope.open(&key)?;
+        // After the envelope was authenticated: anything else would let strangers fill the replay set.
+        let remembered = replay.remember(&envelope.token, unix_time())?;
+        Ok::<_, ApiError>((plaintext, remembered))
+    });
+    let (plaintext, remembered) = opened.await??;
+    Ok((Admitted { loaded, dek, remembered, slot, bytes }, plaintext))
+}
+
+/// A client that names the server it verified is not answered by another, nor is its key unwrapped.
+fn check_server(app: &App, request: &Request) -> Result<(), ErrorCode> {
+    let Some(named) = request.headers().get(SERVER_HEADER) else { return Ok(()) };
+    let named = named.to_str().ok().and_then(|text| text.parse().ok());
+    if named == Some(app.attestor.server()) { Ok(()) } else { Err(ErrorCode::ServerChanged) }
+}
+
+async fn unwrap_key(
+    app: &App,
+    loaded: &Loaded,
+    envelope: &Envelope,
+    deadline: Instant,
+) -> Result<Arc<Dek>, ApiError> {
+    let started = Instant::now();
+    let dek = tokio::time::timeout_at(deadline, loaded.keys.dek(&envelope.wrapped_dek)).await;
+    app.metrics.key(started.elapsed());
+    let dek = dek.map_err(|_| ErrorCode::DeadlineExceeded)?;
+    Ok(dek.inspect_err(|error| app.metrics.key_failed(error.as_str()))?)
+}
+
+impl Admitted<'_> {
+    /// Has `read` make something of the plaintext, on a blocking thread if it is long.
     ///
     /// # Errors
-    /// Everything that is answered outside the seal.
-    pub(crate) async fn receive<T: Send + 'static>(
+    /// [`ErrorCode::Internal`] if it panicked.
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
-        request: Request,
-        deadline: Instant,
-        parse: fn(&[u8]) -> Result<Envelope, ErrorCode>,
+        plaintext: Secret<Vec<u8>>,
         read: impl FnOnce(Secret<Vec<u8>>, &Tokenizer) -> T + Send + 'static,
-    ) -> Result<(Opened<'_>, T), ApiError> {
-        let loaded = self.loaded()?;
-        self.check_server(&request)?;
-        let body = body::read(request, self.limits.max_body_bytes, self.limits.body_timeout).await?;
-        // Only now: whoever trickles a body must not keep others from a slot.
-        let slot = self.admit()?;
-        let is_short = body.len() <= SHORT;
-        let envelope = if is_short { parse(&body) } else { blocking(move || parse(&body)).await? }?;
-        let dek = self.key(loaded, &envelope, deadline).await?;
-        let (replay, tokenizer) = (Arc::clone(&self.replay), Arc::clone(&loaded.tokenizer));
-        let open = move || {
-            let plaintext = envelope.open(&dek)?;
-            let remembered = replay.remember(&envelope.token, unix_time())?;
-            Ok::<_, ApiError>((dek, remembered, read(plaintext, &tokenizer)))
-        };
-        let (dek, remembered, read) = if is_short { open() } else { blocking(open).await? }?;
-        Ok((Opened { loaded, dek, remembered, slot }, read))
+    ) -> Result<T, ErrorCode> {
+        let tokenizer = Arc::clone(&self.loaded.tokenizer);
+        blocking::run(self.bytes, move || read(plaintext, &tokenizer)).await
     }
 
-    /// A client that says which server it verified is not answered by another, nor is its key unwrapped.
-    fn check_server(&self, request: &Request) -> Result<(), ErrorCode> {
-        let Some(named) = request.headers().get(SERVER_HEADER) else { return Ok(()) };
-        let named = named.to_str().ok().and_then(|text| text.parse().ok());
-        if named == Some(self.attestor.server()) { Ok(()) } else { Err(ErrorCode::ServerChanged) }
-    }
-
-    async fn key(
-        &self,
-        loaded: &Loaded,
-        envelope: &Envelope,
-        deadline: Instant,
-    ) -> Result<Arc<Dek>, ApiError> {
-        let started = Instant::now();
-        let key = tokio::time::timeout_at(deadline, loaded.keys.dek(&envelope.wrapped_dek)).await;
-        self.metrics.key(started.elapsed());
-        let key = key.map_err(|_| ErrorCode::DeadlineExceeded)?;
-        Ok(key.inspect_err(|error| self.metrics.key_failed(error.as_str()))?)
-    }
-}
-
-impl Opened<'_> {
-    /// After an error that the server is to blame for, and that a wait can heal, the very same envelope may come
-    /// again: no request is lost that could have been served.
+    /// After an error of the server that a wait can heal, the very same envelope may come again: no request is lost that
+    /// could have been served.
     pub(crate) fn give_up(self, error: &ApiError) {
         if error.code().retry_after_secs().is_some() {
             self.remembered.release();
@@ -96,14 +105,4 @@ impl From<KeyError> for ApiError {
     fn from(error: KeyError) -> Self {
         error.code().into()
     }
-}
-
-/// Runs `work` where it may take its time: ciphers and tokenizers over a megabyte hold up everybody else here.
-///
-/// # Errors
-/// [`ErrorCode::Internal`] if it panicked.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ErrorCode> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| ErrorCode::Internal)
 }

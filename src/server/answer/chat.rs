@@ -4,8 +4,8 @@
 
 use serde::Serialize;
 
-use super::choices::{Choice, Job};
-use super::dialect::{Dialect, Heading, Room};
+use super::choices::{FinishedChoice, Prepared};
+use super::dialect::{Dialect, Heading, TokenLimits};
 use super::logprobs;
 use super::parameters::Parameters;
 use crate::prompt::{self, ChatError};
@@ -37,19 +37,23 @@ impl Dialect for Chat {
         &mut request.options
     }
 
-    fn job(request: ChatRequest, tokenizer: &Tokenizer, room: Room) -> Result<Job, ApiError> {
-        let parameters = Parameters::check(request.options, room.new_tokens)?;
+    fn prepare(
+        request: ChatRequest,
+        tokenizer: &Tokenizer,
+        limits: TokenLimits,
+    ) -> Result<Prepared, ApiError> {
+        let parameters = Parameters::check(request.options, limits.default_new_tokens)?;
         let prompt = prompt::chat(|text| tokenizer.encode(text), &request.messages);
         let prompt = prompt.map_err(|error| match error {
             ChatError::Encode(_) => ErrorCode::Internal.into(),
             ChatError::Prompt(error) => ApiError::from(error),
         })?;
-        Ok(Job { prompt, lead: None, parameters })
+        Ok(Prepared { prompt, lead: None, parameters })
     }
 
     fn answer<'a>(
         heading: &'a Heading,
-        choices: &'a [Choice],
+        choices: &'a [FinishedChoice],
         tokenizer: &'a Tokenizer,
         usage: Usage,
     ) -> impl Serialize + 'a {

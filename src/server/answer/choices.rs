@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::generation::{Answer, ScoredToken, Step, concat};
+use super::generation::{ChoiceEvent, RunningChoice, ScoredToken, concat};
 use super::parameters::Parameters;
 use crate::engine::{GenerationRequest, Handle, SubmitError};
 use crate::prompt::{self, Stops};
@@ -19,8 +19,8 @@ use crate::server::observation::Observation;
 use crate::server::state::Loaded;
 use crate::tokenizer::{TokenId, Tokenizer};
 
-/// What is to be generated. Not to be printed: token ids are text.
-pub(crate) struct Job {
+/// A request whose prompt and parameters have been checked. Not to be printed: token ids are text.
+pub(crate) struct Prepared {
     /// Control tokens included.
     pub(crate) prompt: Vec<TokenId>,
     /// Text that each answer begins with, before anything is generated.
@@ -29,7 +29,7 @@ pub(crate) struct Job {
 }
 
 /// A whole answer.
-pub(crate) struct Choice {
+pub(crate) struct FinishedChoice {
     pub(crate) text: Secret<String>,
     /// How likely its tokens were, if that was asked for.
     pub(crate) scored: Option<Vec<ScoredToken>>,
@@ -40,7 +40,7 @@ pub(crate) struct Choice {
 pub(crate) struct Choices {
     template: Template,
     /// Those that have been handed to the model, in order; none in the place of one that has ended.
-    answers: Vec<Option<Answer>>,
+    answers: Vec<Option<RunningChoice>>,
     /// Whose turn it is to be asked first.
     turn: usize,
     /// Whether the first one has a token.
@@ -61,17 +61,17 @@ struct Template {
 }
 
 impl Choices {
-    /// Hands `job` to the model.
+    /// Hands `prepared` to the model.
     ///
     /// # Errors
     /// The prompt is too long, or the model has as much work as it takes.
     pub(crate) fn start(
         loaded: &Loaded,
-        job: Job,
+        prepared: Prepared,
         namespace: Namespace,
         observation: &mut Observation,
     ) -> Result<Self, ApiError> {
-        let Job { prompt, lead, parameters } = job;
+        let Prepared { prompt, lead, parameters } = prepared;
         let Parameters {
             max_new_tokens,
             choices: count,
@@ -116,25 +116,25 @@ impl Choices {
     pub(crate) async fn next(
         &mut self,
         observation: &mut Observation,
-    ) -> Result<Option<(usize, Step)>, ApiError> {
+    ) -> Result<Option<(usize, ChoiceEvent)>, ApiError> {
         self.start_others()?;
         if self.have_ended() {
             return Ok(None);
         }
-        let (index, step) = poll_fn(|context| {
+        let (index, event) = poll_fn(|context| {
             let count = self.answers.len();
             for index in (self.turn..self.turn + count).map(|turn| turn % count) {
                 let Some(Some(answer)) = self.answers.get_mut(index) else { continue };
-                if let Poll::Ready(step) = answer.poll_next(context, observation) {
+                if let Poll::Ready(event) = answer.poll_next(context, observation) {
                     self.turn = index + 1;
-                    return Poll::Ready(step.map(|step| (index, step)));
+                    return Poll::Ready(event.map(|event| (index, event)));
                 }
             }
             Poll::Pending
         })
         .await?;
-        self.prompt_read |= observation.usage().completion_tokens > 0 || matches!(step, Step::End(_));
-        Ok(Some((index, step)))
+        self.prompt_read |= observation.usage().completion_tokens > 0 || matches!(event, ChoiceEvent::End(_));
+        Ok(Some((index, event)))
     }
 
     /// Takes the answer that has just ended away.
@@ -164,20 +164,23 @@ impl Choices {
     ///
     /// # Errors
     /// As [`Choices::next`].
-    pub(crate) async fn collect(mut self, observation: &mut Observation) -> Result<Vec<Choice>, ApiError> {
+    pub(crate) async fn collect(
+        mut self,
+        observation: &mut Observation,
+    ) -> Result<Vec<FinishedChoice>, ApiError> {
         let mut pieces: Vec<Vec<Secret<String>>> = Vec::new();
         pieces.resize_with(self.template.count, Vec::new);
-        let mut choices: Vec<Option<Choice>> = Vec::new();
+        let mut choices: Vec<Option<FinishedChoice>> = Vec::new();
         choices.resize_with(self.template.count, || None);
-        while let Some((index, step)) = self.next(observation).await? {
+        while let Some((index, event)) = self.next(observation).await? {
             let (Some(pieces), Some(choice)) = (pieces.get_mut(index), choices.get_mut(index)) else {
                 continue;
             };
-            match step {
-                Step::Text(piece) => pieces.push(piece),
-                Step::End(finish) => {
+            match event {
+                ChoiceEvent::Text(piece) => pieces.push(piece),
+                ChoiceEvent::End(finish) => {
                     let scored = self.take(index);
-                    *choice = Some(Choice { text: concat(pieces), scored, finish });
+                    *choice = Some(FinishedChoice { text: concat(pieces), scored, finish });
                 }
             }
         }
@@ -200,12 +203,12 @@ impl Choices {
 
 impl Template {
     /// Hands the answer number `index` to the model.
-    fn answer(&self, index: usize) -> Result<Answer, SubmitError> {
+    fn answer(&self, index: usize) -> Result<RunningChoice, SubmitError> {
         let mut request = self.request.clone();
         request.sampling.seed = request.sampling.seed.wrapping_add(index as u64);
         let lead = self.lead.as_ref().map(|lead| Secret::new(lead.expose().clone()));
         let (decoder, matcher) = (self.tokenizer.decoder(), self.stops.matcher());
-        Answer::start(&self.engine, request, lead, decoder, matcher, self.deadline_ends)
+        RunningChoice::start(&self.engine, request, lead, decoder, matcher, self.deadline_ends)
     }
 }
 

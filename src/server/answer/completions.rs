@@ -4,8 +4,8 @@
 
 use serde::Serialize;
 
-use super::choices::{Choice, Job};
-use super::dialect::{Dialect, Heading, Room};
+use super::choices::{FinishedChoice, Prepared};
+use super::dialect::{Dialect, Heading, TokenLimits};
 use super::logprobs;
 use super::parameters::Parameters;
 use crate::prompt::{self, Texts};
@@ -37,18 +37,23 @@ impl Dialect for Completions {
         &mut request.options
     }
 
-    fn job(request: CompletionRequest, tokenizer: &Tokenizer, room: Room) -> Result<Job, ApiError> {
-        let parameters = Parameters::check(request.options, room.new_tokens)?;
+    fn prepare(
+        request: CompletionRequest,
+        tokenizer: &Tokenizer,
+        limits: TokenLimits,
+    ) -> Result<Prepared, ApiError> {
+        let parameters = Parameters::check(request.options, limits.default_new_tokens)?;
         let texts = Texts {
             context: &request.context,
             prefix: request.prompt.expose(),
             suffix: request.suffix.as_ref().map(|suffix| suffix.expose().as_str()),
             middle: request.middle.as_ref().map_or("", |middle| middle.expose()),
         };
-        let room =
-            request.truncate.map(|Truncate::Lines| room.context.saturating_sub(parameters.max_new_tokens));
+        let room = request
+            .truncate
+            .map(|Truncate::Lines| limits.context_length.saturating_sub(parameters.max_new_tokens));
         let prompt = prompt::assemble(|text| tokenizer.encode(text), &texts, room);
-        Ok(Job {
+        Ok(Prepared {
             prompt: prompt.map_err(|_| ErrorCode::Internal)?,
             lead: request.echo.then_some(request.prompt),
             parameters,
@@ -57,7 +62,7 @@ impl Dialect for Completions {
 
     fn answer<'a>(
         heading: &'a Heading,
-        choices: &'a [Choice],
+        choices: &'a [FinishedChoice],
         tokenizer: &'a Tokenizer,
         usage: Usage,
     ) -> impl Serialize + 'a {

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::choices::{Choice, Job};
+use super::choices::{FinishedChoice, Prepared};
 use crate::protocol::RequestId;
 use crate::protocol::openai::{FinishReason, Options, RequestError, Usage};
 use crate::server::error::ApiError;
@@ -36,16 +36,20 @@ pub(crate) trait Dialect: Send + Sync + 'static {
     /// How it is generated.
     fn options(request: &mut Self::Request) -> &mut Options;
 
-    /// Checks a request and puts its prompt together.
+    /// Checks a request and assembles its prompt.
     ///
     /// # Errors
     /// A parameter is out of range, or the texts make no prompt.
-    fn job(request: Self::Request, tokenizer: &Tokenizer, room: Room) -> Result<Job, ApiError>;
+    fn prepare(
+        request: Self::Request,
+        tokenizer: &Tokenizer,
+        limits: TokenLimits,
+    ) -> Result<Prepared, ApiError>;
 
     /// The body of a whole answer.
     fn answer<'a>(
         heading: &'a Heading,
-        choices: &'a [Choice],
+        choices: &'a [FinishedChoice],
         tokenizer: &'a Tokenizer,
         usage: Usage,
     ) -> impl Serialize + 'a;
@@ -65,13 +69,13 @@ pub(crate) trait Dialect: Send + Sync + 'static {
     fn counts(heading: &Heading, usage: Usage) -> impl Serialize;
 }
 
-/// What a request may come to.
+/// Bounds on a request, in tokens.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
+pub(crate) struct TokenLimits {
     /// New tokens, unless the request says how many.
-    pub(crate) new_tokens: usize,
-    /// The longest prompt and answer together, in tokens.
-    pub(crate) context: usize,
+    pub(crate) default_new_tokens: usize,
+    /// The longest prompt and answer together.
+    pub(crate) context_length: usize,
 }
 
 /// What stands at the top of every answer and every event.

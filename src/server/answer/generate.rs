@@ -9,12 +9,12 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 
-use super::choices::{Choices, Job};
+use super::choices::{Choices, Prepared};
 use super::parameters::Parameters;
 use crate::prompt;
 use crate::protocol::{Envelope, ErrorCode, GenerateReply};
 use crate::secret::Secret;
-use crate::server::admit::open::Opened;
+use crate::server::admit::open::{Admitted, open};
 use crate::server::error::ApiError;
 use crate::server::observation::Observation;
 use crate::server::state::App;
@@ -41,41 +41,41 @@ async fn answer(
     request: Request,
     observation: &mut Observation,
 ) -> Result<GenerateReply, ApiError> {
-    let (opened, read) = app.receive(request, observation.deadline(), Envelope::parse_generate, read).await?;
+    let (admitted, plaintext) = open(app, request, observation.deadline(), Envelope::parse_generate).await?;
+    let prompt = admitted.read(plaintext, read).await?;
     observation.authenticated();
-    let text = continue_prompt(app, &opened, read, observation).await;
-    match text {
-        Ok(text) => GenerateReply::seal(&opened.dek, &text).map_err(|_| ErrorCode::Internal.into()),
+    match complete(app, &admitted, prompt, observation).await {
+        Ok(text) => GenerateReply::seal(&admitted.dek, &text).map_err(|_| ErrorCode::Internal.into()),
         Err(error) => {
-            opened.give_up(&error);
+            admitted.give_up(&error);
             Err(error)
         }
     }
 }
 
 /// The text of a request, and its prompt in tokens.
-type Read = Result<(Secret<String>, Result<Vec<TokenId>, TokenizerError>), ErrorCode>;
+type Prompt = Result<(Secret<String>, Result<Vec<TokenId>, TokenizerError>), ErrorCode>;
 
-fn read(plaintext: Secret<Vec<u8>>, tokenizer: &Tokenizer) -> Read {
+fn read(plaintext: Secret<Vec<u8>>, tokenizer: &Tokenizer) -> Prompt {
     // Not text at all: as much a fault of the envelope as a forged one.
     let lead = plaintext.into_text().ok_or(ErrorCode::EnvelopeRejected)?;
     let prompt = prompt::completion(|text| tokenizer.encode(text), lead.expose());
     Ok((lead, prompt))
 }
 
-async fn continue_prompt(
+async fn complete(
     app: &App,
-    opened: &Opened<'_>,
-    read: Read,
+    admitted: &Admitted<'_>,
+    prompt: Prompt,
     observation: &mut Observation,
 ) -> Result<Secret<String>, ApiError> {
-    let (lead, prompt) = read?;
-    let job = Job {
+    let (lead, prompt) = prompt?;
+    let prepared = Prepared {
         prompt: prompt.map_err(|_| ErrorCode::Internal)?,
         lead: Some(lead),
         parameters: Parameters::greedy(app.limits.max_new_tokens),
     };
-    let choices = Choices::start(opened.loaded, job, opened.dek.namespace(), observation)?;
+    let choices = Choices::start(admitted.loaded, prepared, admitted.dek.namespace(), observation)?;
     let mut choices = choices.collect(observation).await?;
     Ok(choices.pop().ok_or(ErrorCode::Internal)?.text)
 }

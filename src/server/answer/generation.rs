@@ -16,7 +16,7 @@ use crate::server::observation::{Observation, Pace};
 use crate::tokenizer::{Decoder, TokenId};
 
 /// An answer that is being generated. Dropping it stops the model's work on it.
-pub(crate) struct Answer {
+pub(crate) struct RunningChoice {
     generation: Generation,
     pace: Pace,
     /// Gone once the model has ended.
@@ -48,14 +48,14 @@ pub(crate) struct ScoredToken {
 
 /// What an answer goes on with.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub(crate) enum ChoiceEvent {
     /// One token's worth of text; empty while it may yet turn out to belong to a stop text.
     Text(Secret<String>),
     /// The end.
     End(FinishReason),
 }
 
-impl Answer {
+impl RunningChoice {
     /// Hands `request` to the model; the answer begins with `lead`. With `deadline_ends`, an answer that the deadline cuts
     /// is like one that has reached its length.
     ///
@@ -84,7 +84,7 @@ impl Answer {
         })
     }
 
-    /// The next step. Must not be asked again after [`Step::End`].
+    /// The next step. Must not be asked again after [`ChoiceEvent::End`].
     ///
     /// # Errors
     /// The model failed, or the deadline has passed.
@@ -92,12 +92,12 @@ impl Answer {
         &mut self,
         context: &mut Context<'_>,
         observation: &mut Observation,
-    ) -> Poll<Result<Step, ApiError>> {
+    ) -> Poll<Result<ChoiceEvent, ApiError>> {
         if let Some(lead) = self.lead.take() {
-            return Poll::Ready(Ok(Step::Text(lead)));
+            return Poll::Ready(Ok(ChoiceEvent::Text(lead)));
         }
         if let Some(finish) = self.finish {
-            return Poll::Ready(Ok(Step::End(finish)));
+            return Poll::Ready(Ok(ChoiceEvent::End(finish)));
         }
         let mut event = ready!(self.generation.poll_next(context));
         if let Some(Ok(Event::Started { cached })) = event {
@@ -126,7 +126,7 @@ impl Answer {
         self.scored
     }
 
-    fn take(&mut self, Token { id, logprobs }: Token) -> Result<Step, ApiError> {
+    fn take(&mut self, Token { id, logprobs }: Token) -> Result<ChoiceEvent, ApiError> {
         let offset = self.decoded;
         let decoder = self.decoder.as_mut().ok_or(ErrorCode::Internal)?;
         let text = decoder.push(id).map_err(|_| ErrorCode::Internal)?;
@@ -138,9 +138,9 @@ impl Answer {
         Ok(self.show(text))
     }
 
-    fn show(&mut self, text: Option<Secret<String>>) -> Step {
+    fn show(&mut self, text: Option<Secret<String>>) -> ChoiceEvent {
         let (Some(matcher), Some(text)) = (&mut self.matcher, text) else {
-            return Step::Text(Secret::new(String::new()));
+            return ChoiceEvent::Text(Secret::new(String::new()));
         };
         let piece = matcher.push(text.expose());
         self.shown += piece.text.expose().len();
@@ -148,17 +148,17 @@ impl Answer {
             self.matcher = None;
             self.finish = Some(FinishReason::Stop);
         }
-        Step::Text(piece.text)
+        ChoiceEvent::Text(piece.text)
     }
 
     /// The start of a stop text that was held back comes before the end. The bytes of an unfinished character do not: they
     /// are no text.
-    fn end(&mut self, finish: FinishReason) -> Step {
+    fn end(&mut self, finish: FinishReason) -> ChoiceEvent {
         self.decoder = None;
         self.finish.get_or_insert(finish);
         let rest = self.matcher.take().map_or_else(|| Secret::new(String::new()), StopMatcher::finish);
         self.shown += rest.expose().len();
-        Step::Text(rest)
+        ChoiceEvent::Text(rest)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::engine::Sampling;
 use crate::prompt::{PromptError, Stops};
 use crate::protocol::ErrorCode;
-use crate::protocol::openai::{LogprobsWanted, MAX_CHOICES, MAX_DEADLINE_MS, MAX_LIKELIEST, Options};
+use crate::protocol::openai::{LogprobsOption, MAX_CHOICES, MAX_DEADLINE_MS, MAX_TOP_LOGPROBS, Options};
 use crate::server::error::ApiError;
 
 /// How an answer is generated.
@@ -48,7 +48,7 @@ impl Parameters {
         if !(1..=MAX_CHOICES).contains(&choices) {
             return Err(ApiError::member("n", "must be between 1 and 16"));
         }
-        let logprobs = likeliest(&options)?;
+        let logprobs = alternatives(&options)?;
         let max_new_tokens = options.max_tokens.unwrap_or(default_new_tokens);
         let temperature = options.temperature.unwrap_or(0.0);
         if !(0.0..=2.0).contains(&temperature) {
@@ -83,17 +83,17 @@ impl Parameters {
 }
 
 /// How many alternatives are asked for with each token, if probabilities are.
-fn likeliest(options: &Options) -> Result<Option<usize>, ApiError> {
+fn alternatives(options: &Options) -> Result<Option<usize>, ApiError> {
     let count = match options.logprobs {
-        None | Some(LogprobsWanted::Wanted(false)) if options.top_logprobs.unwrap_or(0) > 0 => {
+        None | Some(LogprobsOption::Flag(false)) if options.top_logprobs.unwrap_or(0) > 0 => {
             return Err(ApiError::member("top_logprobs", "needs logprobs to be asked for"));
         }
-        None | Some(LogprobsWanted::Wanted(false)) => return Ok(None),
-        Some(LogprobsWanted::Wanted(true)) => options.top_logprobs.unwrap_or(0),
-        Some(LogprobsWanted::Likeliest(count)) => count.max(options.top_logprobs.unwrap_or(0)),
+        None | Some(LogprobsOption::Flag(false)) => return Ok(None),
+        Some(LogprobsOption::Flag(true)) => options.top_logprobs.unwrap_or(0),
+        Some(LogprobsOption::Count(count)) => count.max(options.top_logprobs.unwrap_or(0)),
     };
-    if count > MAX_LIKELIEST {
-        let by_top = options.top_logprobs.is_some_and(|top| top > MAX_LIKELIEST);
+    if count > MAX_TOP_LOGPROBS {
+        let by_top = options.top_logprobs.is_some_and(|top| top > MAX_TOP_LOGPROBS);
         return Err(ApiError::member(if by_top { "top_logprobs" } else { "logprobs" }, "must be at most 20"));
     }
     // An event of a stream has to fit a frame whose size is the same for all.

@@ -10,15 +10,16 @@ use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
 use http::header::ACCEPT;
 use serde::Serialize;
+use tokio::time::Instant;
 
-use super::choices::{Choices, Job};
-use super::dialect::{Dialect, Heading, Room};
+use super::choices::{Choices, Prepared};
+use super::dialect::{Dialect, Heading, TokenLimits};
 use super::sse::{self, EventStream};
 use crate::protocol::{
     Call, Envelope, ErrorCode, PathKey, Rejected, Reply, RequestId, SealedReply, ServerId,
 };
 use crate::secret::Secret;
-use crate::server::admit::open::Opened;
+use crate::server::admit::open::{Admitted, open};
 use crate::server::error::ApiError;
 use crate::server::observation::Observation;
 use crate::server::state::App;
@@ -27,50 +28,60 @@ use crate::tokenizer::Tokenizer;
 /// The handler of a sealed endpoint.
 pub(crate) async fn handle<D: Dialect>(State(app): State<Arc<App>>, request: Request) -> Response {
     let mut observation = Observation::start(&app, D::ENDPOINT);
-    let accepts_events = accepts_events(request.headers());
-    // Without a model the request is refused all the same.
-    let context = app.loaded().map_or(usize::MAX, |loaded| loaded.engine.context_length());
-    let room = Room { new_tokens: app.limits.max_new_tokens, context };
-    let server = app.attestor.server();
-    let parse = |body: &[u8]| Envelope::parse(body, D::PATH);
-    let read = app.receive(request, observation.deadline(), parse, move |plaintext, tokenizer| {
-        Question::read::<D>(&plaintext, server, tokenizer, room, accepts_events)
-    });
-    let read = async {
-        let (opened, question) = read.await?;
-        Ok((opened, question?))
-    };
-    match read.await {
-        Ok((opened, question)) => {
+    match receive::<D>(&app, request, observation.deadline()).await {
+        Ok((admitted, call)) => {
             observation.authenticated();
-            answer::<D>(&app, opened, question, observation).await
+            answer::<D>(&app, admitted, call, observation).await
         }
         Err(error) => {
-            let error: ApiError = error;
             observation.failed(error.code());
             error.into_response()
         }
     }
 }
 
-/// A call that was meant for this path. What is wrong with its body is answered under the seal.
-struct Question {
-    id: RequestId,
-    asked: Result<Asked, ApiError>,
+/// Opens a request and reads its call.
+///
+/// # Errors
+/// Everything that is answered outside the seal.
+async fn receive<D: Dialect>(
+    app: &App,
+    request: Request,
+    deadline: Instant,
+) -> Result<(Admitted<'_>, OpenedCall), ApiError> {
+    let accepts_events = accepts_events(request.headers());
+    let parse = |body: &[u8]| Envelope::parse(body, D::PATH);
+    let (admitted, plaintext) = open(app, request, deadline, parse).await?;
+    let server = app.attestor.server();
+    let limits = TokenLimits {
+        default_new_tokens: app.limits.max_new_tokens,
+        context_length: admitted.loaded.engine.context_length(),
+    };
+    let call = admitted.read(plaintext, move |plaintext, tokenizer| {
+        OpenedCall::read::<D>(&plaintext, server, tokenizer, limits, accepts_events)
+    });
+    let call = call.await??;
+    Ok((admitted, call))
 }
 
-struct Asked {
-    job: Job,
+/// A call that was meant for this path. What is wrong with its body is answered under the seal.
+struct OpenedCall {
+    id: RequestId,
+    request: Result<ParsedRequest, ApiError>,
+}
+
+struct ParsedRequest {
+    prepared: Prepared,
     stream: bool,
 }
 
-impl Question {
+impl OpenedCall {
     /// Reads the plaintext of a call; `server` is the id of this process.
     fn read<D: Dialect>(
         plaintext: &Secret<Vec<u8>>,
         server: ServerId,
         tokenizer: &Tokenizer,
-        room: Room,
+        limits: TokenLimits,
         accepts_events: bool,
     ) -> Result<Self, Rejected> {
         let call = Call::decode(plaintext.expose())?;
@@ -78,59 +89,60 @@ impl Question {
             return Err(Rejected);
         }
         // The header says the same, but only what is sealed cannot have been changed on the way.
-        let asked = if call.server.is_none_or(|named| named == server) {
-            ask::<D>(call.body.get(), tokenizer, room, accepts_events)
+        let request = if call.server.is_none_or(|named| named == server) {
+            parse::<D>(call.body.get(), tokenizer, limits, accepts_events)
         } else {
             Err(ErrorCode::ServerChanged.into())
         };
-        Ok(Self { id: call.id, asked })
+        Ok(Self { id: call.id, request })
     }
 }
 
-fn ask<D: Dialect>(
+fn parse<D: Dialect>(
     body: &str,
     tokenizer: &Tokenizer,
-    room: Room,
+    limits: TokenLimits,
     accepts_events: bool,
-) -> Result<Asked, ApiError> {
+) -> Result<ParsedRequest, ApiError> {
     let mut request = D::parse(body)?;
     let options = D::options(&mut request);
     options.stream |= accepts_events;
     let stream = options.stream;
-    D::job(request, tokenizer, room).map(|job| Asked { job, stream })
+    D::prepare(request, tokenizer, limits).map(|prepared| ParsedRequest { prepared, stream })
 }
 
 async fn answer<D: Dialect>(
     app: &App,
-    opened: Opened<'_>,
-    question: Question,
+    admitted: Admitted<'_>,
+    call: OpenedCall,
     mut observation: Observation,
 ) -> Response {
-    let Question { id, asked } = question;
-    let key = opened.dek.for_answers(D::PATH);
-    let reply = async {
-        let Asked { job, stream } = asked?;
-        let choices = Choices::start(opened.loaded, job, opened.dek.namespace(), &mut observation)?;
-        let heading = Heading::new::<D>(id, opened.loaded.engine.model_name());
+    let OpenedCall { id, request } = call;
+    let key = admitted.dek.for_answers(D::PATH);
+    let started = async {
+        let ParsedRequest { prepared, stream } = request?;
+        let choices = Choices::start(admitted.loaded, prepared, admitted.dek.namespace(), &mut observation)?;
+        let heading = Heading::new::<D>(id, admitted.loaded.engine.model_name());
         if stream {
-            return Ok(Begun::Stream(Box::new(choices), heading));
+            return Ok(Started::Stream(Box::new(choices), heading));
         }
         let choices = choices.collect(&mut observation).await?;
-        let body = D::answer(&heading, &choices, &opened.loaded.tokenizer, observation.usage());
-        seal(&key, id, 200, body).map(Begun::Whole)
+        let body = D::answer(&heading, &choices, &admitted.loaded.tokenizer, observation.usage());
+        seal(&key, id, 200, body).map(Started::Whole)
     };
-    match reply.await {
-        Ok(Begun::Stream(choices, heading)) => {
-            let events = EventStream::new(*choices, heading, id, key, opened.slot, observation, app.shaping);
+    match started.await {
+        Ok(Started::Stream(choices, heading)) => {
+            let events =
+                EventStream::new(*choices, heading, id, key, admitted.slot, observation, app.shaping);
             sse::respond::<D>(events)
         }
-        Ok(Begun::Whole(reply)) => {
+        Ok(Started::Whole(reply)) => {
             observation.succeeded();
             Json(reply).into_response()
         }
         Err(error) => {
             observation.failed(error.code());
-            opened.give_up(&error);
+            admitted.give_up(&error);
             match seal(&key, id, error.code().status(), error.body()) {
                 Ok(reply) => Json(reply).into_response(),
                 Err(unsealed) => unsealed.into_response(),
@@ -139,7 +151,8 @@ async fn answer<D: Dialect>(
     }
 }
 
-enum Begun {
+/// An answer without an error so far: a stream that begins, or a whole reply.
+enum Started {
     Stream(Box<Choices>, Heading),
     Whole(SealedReply),
 }

@@ -15,7 +15,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::choices::Choices;
 use super::dialect::{Dialect, Heading};
-use super::generation::{Step, concat};
+use super::generation::{ChoiceEvent, concat};
 use super::shaping::{Pacer, Shaping};
 use super::split::json_pieces;
 use crate::protocol::{ErrorCode, FrameWriter, MAX_EVENT_BYTES, PathKey, RequestId};
@@ -113,26 +113,26 @@ impl EventStream {
             let Some(clock) = self.pacer.clock() else {
                 // One step per frame, whether or not it made text, so that the frames do not tell words apart.
                 if !self.ended && self.events.is_empty() {
-                    let step = self.choices.next(&mut self.observation).await;
-                    self.take::<D>(step)?;
+                    let event = self.choices.next(&mut self.observation).await;
+                    self.take::<D>(event)?;
                 }
                 return Ok(());
             };
-            let step = tokio::select! {
+            let event = tokio::select! {
                 biased;
                 _ = clock.tick() => return Ok(()),
-                step = self.choices.next(&mut self.observation), if !self.ended => step,
+                event = self.choices.next(&mut self.observation), if !self.ended => event,
             };
-            self.take::<D>(step)?;
+            self.take::<D>(event)?;
         }
     }
 
     /// Takes in what an answer goes on with.
     fn take<D: Dialect>(
         &mut self,
-        step: Result<Option<(usize, Step)>, ApiError>,
+        event: Result<Option<(usize, ChoiceEvent)>, ApiError>,
     ) -> Result<(), serde_json::Error> {
-        if let Ok(Some((index, _))) = &step
+        if let Ok(Some((index, _))) = &event
             && !self.opened.contains(index)
         {
             self.opened.push(*index);
@@ -140,14 +140,14 @@ impl EventStream {
                 self.events.push(to_raw_value(&opening)?);
             }
         }
-        match step {
-            Ok(Some((index, Step::Text(text)))) => {
+        match event {
+            Ok(Some((index, ChoiceEvent::Text(text)))) => {
                 match self.texts.iter_mut().find(|(other, _)| *other == index) {
                     Some((_, texts)) => texts.push(text),
                     None => self.texts.push((index, vec![text])),
                 }
             }
-            Ok(Some((index, Step::End(finish)))) => {
+            Ok(Some((index, ChoiceEvent::End(finish)))) => {
                 self.choices.take(index);
                 self.ended = self.choices.have_ended();
                 self.ends.push(to_raw_value(&D::event(&self.heading, index, "", Some(finish)))?);

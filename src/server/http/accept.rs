@@ -17,11 +17,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::framing::RawHead;
-use super::socket::{Exchange, Socket};
+use super::socket::{Handover, Socket};
 use super::write_timeout::WriteTimeout;
 use crate::protocol::ErrorCode;
 use crate::server::state::App;
-use crate::telemetry::{Endpoint, Outcome};
+use crate::telemetry::{Endpoint, RequestOutcome};
 
 /// The largest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -70,7 +70,7 @@ pub(crate) async fn serve(
         };
         // Frames are small and each is worth sending at once; without it they are merely late.
         stream.set_nodelay(true).ok();
-        let exchange = Arc::new(Exchange::default());
+        let exchange = Arc::new(Handover::default());
         let socket = Socket::new(stream, Arc::clone(&exchange));
         let handler = TowerToHyperService::new(router.clone());
         let connection = hyper::server::conn::http1::Builder::new()
@@ -98,7 +98,7 @@ pub(crate) async fn serve(
             // However a connection ends, there is nobody left to tell.
             if connection.await.is_err_and(|error| error.is_parse()) {
                 // hyper has answered with 400, 414 or 431.
-                let refused = Outcome::Failed(ErrorCode::InvalidRequest);
+                let refused = RequestOutcome::Failed(ErrorCode::InvalidRequest);
                 app.metrics.request_finished(Endpoint::Other, refused, Duration::ZERO);
             }
             drop(slot);

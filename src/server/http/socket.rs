@@ -26,7 +26,7 @@ const MAX_AHEAD: usize = 16 * 1024;
 /// A connection and the bytes that were read ahead.
 pub(crate) struct Socket {
     stream: Arc<TcpStream>,
-    exchange: Arc<Exchange>,
+    exchange: Arc<Handover>,
     ahead: BytesMut,
     /// The client sends no more.
     ended: bool,
@@ -38,14 +38,14 @@ pub(crate) struct Socket {
 
 /// What the connection and its requests tell each other.
 #[derive(Default)]
-pub(crate) struct Exchange {
+pub(crate) struct Handover {
     /// A handler works on an answer of which nothing has been written.
     working: AtomicBool,
     /// The bytes of the next request's head, as far as they came while no handler worked.
     head: Mutex<Vec<u8>>,
 }
 
-impl Exchange {
+impl Handover {
     /// A request's head has been parsed: its handler begins. Returns the head's bytes; they are incomplete if a client
     /// sends several requests at once.
     pub(crate) fn begin(&self) -> Vec<u8> {
@@ -76,7 +76,7 @@ impl Exchange {
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, exchange: Arc<Exchange>) -> Self {
+    pub(crate) fn new(stream: TcpStream, exchange: Arc<Handover>) -> Self {
         Self {
             stream: Arc::new(stream),
             exchange,

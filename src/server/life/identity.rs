@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::engine::ModelFiles;
 use crate::protocol::{Digest, Identity, ServerId};
-use crate::server::admit::open::blocking;
+use crate::server::blocking::blocking;
 
 /// The executable cannot change while it runs.
 static BUILD: OnceLock<Digest> = OnceLock::new();

@@ -1,5 +1,6 @@
 //! The process: start, readiness, watch, drain.
 
+pub(crate) mod attestor;
 mod identity;
 pub(crate) mod lifecycle;
 mod self_check;

@@ -12,11 +12,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::self_check;
 use super::startup::{self, ServeError};
 use super::watch::watch;
+use super::{attestor, self_check};
 use crate::engine::{self, Engine, Open};
-use crate::server::answer::attestation;
 use crate::server::config::ServerConfig;
 use crate::server::http::accept::{self, ConnectionLimits};
 use crate::server::http::{descriptors, router};
@@ -86,9 +85,15 @@ impl Service {
         let (listener, address) = listen(config.listen, "--listen").await?;
         let (admin_listener, admin_address) = listen(config.admin_listen, "--admin-listen").await?;
 
-        let launcher = self_check::launcher(&config.kms, attestation::TIMEOUT);
-        let app = App::new(config.limits, config.on_token_expiry, config.shaping, launcher)
-            .map_err(|_| ServeError::NoRandomness)?;
+        let launcher = self_check::launcher(&config.kms, attestor::TIMEOUT);
+        let app = App::new(
+            config.limits,
+            config.engine.capacity(),
+            config.on_token_expiry,
+            config.shaping,
+            launcher,
+        )
+        .map_err(|_| ServeError::NoRandomness)?;
         let stop = CancellationToken::new();
         let limits = ConnectionLimits {
             connections: descriptors::public_connections(config.limits.max_connections),

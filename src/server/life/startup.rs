@@ -12,7 +12,7 @@ use crate::engine::{
 };
 use crate::hub::{self, FetchOptions, HubError, Manifest, ManifestError, ModelSource, Progress};
 use crate::keys::{KeyError, Keys};
-use crate::server::admit::open::blocking;
+use crate::server::blocking::blocking;
 use crate::server::config::{ModelOrigin, ServerConfig};
 use crate::server::state::{App, Loaded};
 use crate::telemetry::{self, Event};

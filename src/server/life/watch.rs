@@ -80,7 +80,7 @@ mod tests {
     use super::*;
     use crate::attestation::Clock;
     use crate::server::answer::shaping::Shaping;
-    use crate::server::config::Limits;
+    use crate::server::config::RequestLimits;
 
     const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -93,10 +93,9 @@ mod tests {
 
     impl World {
         fn new(policy: OnTokenExpiry) -> Self {
-            let limits = Limits {
+            let limits = RequestLimits {
                 max_new_tokens: 1,
                 max_body_bytes: 1,
-                max_requests: 1,
                 max_connections: 1,
                 max_replay_entries: 1,
                 max_attestations_per_minute: 1,
@@ -105,7 +104,7 @@ mod tests {
                 write_timeout: INTERVAL,
                 request_timeout: INTERVAL,
             };
-            let app = App::new(limits, policy, Shaping::Off, None).unwrap();
+            let app = App::new(limits, 1, policy, Shaping::Off, None).unwrap();
             Self { dir: tempfile::tempdir().unwrap(), clock: Clock::tokio(), app }
         }
 

@@ -1,8 +1,4 @@
-//! How many calls of KMS requests may cause: a token bucket.
-//!
-//! Each call for a key that the cache does not know costs KMS quota, which all replicas share, and anybody can make up
-//! wrapped keys. Probes of the server itself are not counted here.
-//! Must not touch: KMS.
+//! A token bucket: a bound on calls per minute, some of them at once.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,21 +9,21 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// A bound on calls for each minute, some of them at once.
 #[derive(Debug)]
-pub(super) struct Rate {
+pub(crate) struct RateLimit {
     per_minute: f64,
     burst: f64,
     state: Mutex<(f64, Instant)>,
 }
 
-impl Rate {
+impl RateLimit {
     /// `per_minute` calls, at most `burst` of them at once. Must be made inside a tokio runtime.
-    pub(super) fn new(per_minute: u32, burst: u32) -> Self {
+    pub(crate) fn new(per_minute: u32, burst: u32) -> Self {
         let burst = f64::from(burst);
         Self { per_minute: f64::from(per_minute), burst, state: Mutex::new((burst, Instant::now())) }
     }
 
     /// Whether one more call may be made now; it is counted if so.
-    pub(super) fn take(&self) -> bool {
+    pub(crate) fn take(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (left, at) = *state;
         let now = Instant::now();
@@ -45,7 +41,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_is_allowed_and_then_the_rate() {
-        let rate = Rate::new(60, 3);
+        let rate = RateLimit::new(60, 3);
         let count = || (0..10).filter(|_| rate.take()).count();
         assert_eq!((count(), count()), (3, 0));
         tokio::time::advance(Duration::from_secs(2)).await;
