@@ -2,7 +2,9 @@
 //!
 //! `open` of a named pipe waits for a writer, a device may never end, and a file may be of any length. A path
 //! that is configured by mistake must be an error with a name, not a process that hangs.
-//! Must not touch: what is in a file.
+//!
+//! Allowed modules: secret.
+//! Forbidden: tokio.
 
 use std::fmt;
 use std::fs::{File, FileType, OpenOptions};

@@ -1,4 +1,7 @@
 //! What the command lines share: value parsers for ranges of numbers.
+//!
+//! Allowed modules: none.
+//! Forbidden: std::env.
 
 #[cfg(feature = "server")]
 use clap::builder::RangedU64ValueParser;
@@ -26,7 +29,7 @@ pub(crate) fn seconds(most: u64) -> RangedU64ValueParser<u64> {
 }
 
 /// Parses a whole command line without this process's environment: a developer's settings must not change a test.
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 pub(crate) fn typed<P: clap::CommandFactory + clap::FromArgMatches>(
     arguments: impl IntoIterator<Item = impl Into<std::ffi::OsString> + Clone>,
 ) -> Result<P, clap::Error> {

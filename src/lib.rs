@@ -29,7 +29,9 @@
 //!
 //! The arithmetic is a crate of its own, `codeseal-kernels`: the only place with `unsafe` code.
 //!
-//! What each module may touch is written in `docs/architecture.md` and held by `tests/it/architecture.rs`.
+//! What a module may use is written in its own doc comment and checked by `tests/it/architecture.rs`.
+//!
+//! Forbidden: candle_*.
 
 #![forbid(unsafe_code)]
 
@@ -64,7 +66,7 @@ pub mod prompt;
 pub mod protocol;
 #[cfg(feature = "client")]
 pub mod proxy;
-#[cfg(any(feature = "server", feature = "client"))]
+#[cfg(feature = "server")]
 mod rate;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;

@@ -1,7 +1,8 @@
 //! How much memory this process can still take: what the machine has free, and what its control groups and its own limits
 //! leave of it.
 //!
-//! Must not touch: what the memory is for.
+//! Allowed modules: none.
+//! Forbidden: tokio.
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};

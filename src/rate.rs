@@ -1,4 +1,7 @@
 //! A token bucket: a bound on calls per minute, some of them at once.
+//!
+//! Allowed modules: none.
+//! Forbidden: axum.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -2,6 +2,9 @@
 //!
 //! Every DEK, prompt, completion and bearer token lives in one of these, so that a careless `{:?}` or a
 //! derived `Serialize` cannot leak it. Reading one is spelled `expose`, which is easy to search for.
+//!
+//! Allowed modules: none.
+//! Forbidden: std::fs, tokio.
 
 use std::fmt;
 

@@ -4,7 +4,9 @@
 //! That is made sure of three times: control tokens are flagged special and the encoder is told to read special
 //! tokens as text; if a control id comes out all the same, the text is cut inside the piece that made it; and
 //! if even that does not help, the text is refused.
-//! Must not touch: HTTP.
+//!
+//! Allowed modules: model::FilesError, model::ModelFiles, secret.
+//! Forbidden: axum, hyper, reqwest.
 
 mod decoder;
 

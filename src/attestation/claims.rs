@@ -2,7 +2,6 @@
 //!
 //! Google adds claims and changes shapes (one nonce is a string, several are a list; `tdx` is an object or a
 //! list), so unknown members are ignored, `null` counts as absent, and a claim of the wrong type is an error.
-//! Must not touch: policy. What a claim must say is written in [`super::Profile`].
 
 use std::collections::BTreeMap;
 

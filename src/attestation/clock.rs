@@ -1,6 +1,4 @@
 //! What time it is, for whatever an attestation token's life is held against.
-//!
-//! Must not touch: tokens.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,6 +1,4 @@
 //! Why there is no attestation token, told apart by what to do about it.
-//!
-//! Must not touch: paths; a message never says where the token was looked for.
 
 use serde::Serialize;
 

@@ -1,6 +1,7 @@
 //! The launcher's attestation token: read, refreshed, verified, held against a policy profile.
 //!
-//! Must not touch: HTTP routes, the engine.
+//! Allowed modules: files, protocol, secret.
+//! Forbidden: axum.
 
 mod claims;
 #[cfg(feature = "server")]

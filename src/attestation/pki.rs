@@ -1,7 +1,6 @@
 //! Attestation tokens of the type PKI: signed with a key whose certificates come along and lead to a pinned root.
 //!
 //! Nothing of the chain is trusted but that: the root in the token is never used as one.
-//! Must not touch: the network. Revocation is not looked at: a token lives for an hour.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;

@@ -1,7 +1,6 @@
 //! Policy profiles: what a token must say before a workload trusts itself, or a client trusts a workload.
 //!
 //! Fail closed: a claim that is missing or unknown is a mismatch. The one exception is written where it is made.
-//! Must not touch: tokens. Claims come from [`super::verify`] or from our own launcher.
 
 use std::fmt;
 use std::str::FromStr;

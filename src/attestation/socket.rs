@@ -3,7 +3,6 @@
 //! The launcher answers with the bare token as `text/html`, often chunked, and with plain text on an error.
 //! It attests anew on each call, which takes seconds and a lock that its own token refresh needs too: callers
 //! must not let a stranger decide how often this runs.
-//! Must not touch: what a token says.
 
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};

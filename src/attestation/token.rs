@@ -4,7 +4,6 @@
 //! hold an expired token for an hour (the launcher backs off for that long) or never exist (when the launcher
 //! does not refresh tokens), and then the socket can still have one. That one is kept: each call of the socket
 //! attests anew.
-//! Must not touch: the token's other claims; where it is sent.
 
 use std::fmt;
 use std::io::ErrorKind;

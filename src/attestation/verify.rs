@@ -1,7 +1,6 @@
 //! Verifying an attestation token: signature, issuer, audience and time.
 //!
 //! RS256 is pinned here and never taken from the token; a token without a `kid` is refused.
-//! Must not touch: the network. Who calls brings the issuer's keys.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

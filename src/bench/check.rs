@@ -1,7 +1,6 @@
 //! Whether a device computes what the processors do, and the same however it is asked: before anyone relies on it.
 //!
 //! Small models in the shapes of the kernels, with random weights, go through the very steps that the engine takes.
-//! Must not touch: HTTP, KMS, the engine.
 
 use std::io::Write;
 use std::ops::Range;

@@ -1,6 +1,4 @@
 //! What the memory gives, and what the process has taken of it.
-//!
-//! Must not touch: the model.
 
 use std::hint::black_box;
 use std::time::Instant;

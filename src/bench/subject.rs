@@ -1,6 +1,4 @@
 //! What is measured: a model on the processors, or on a device.
-//!
-//! Must not touch: what is measured of it.
 
 use super::memory;
 use crate::model::{

@@ -1,7 +1,6 @@
 //! Sealed calls for programs that run for long: any JSON body, under a session that the caller holds.
 //!
 //! Dropping a future or a stream closes its connection, which cancels the request on the server.
-//! Must not touch: what the bodies mean; the terminal.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,7 +1,6 @@
 //! Completions through a session: sealed, sent, checked, opened.
 //!
 //! With a verifier, a session is held with one verified server only, and begins anew with another.
-//! Must not touch: engine, model; the terminal.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

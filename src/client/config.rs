@@ -266,7 +266,7 @@ fn timeout(secs: Option<u64>) -> Result<Duration, SettingsError> {
     }
 }
 
-/// Whoever answers there is given the session's key in the clear, so it must be this machine.
+/// The sandbox gets the session's key in the clear, so it must be on this machine.
 #[cfg(feature = "sandbox")]
 pub(crate) fn loopback(url: &str) -> Result<String, SettingsError> {
     let wrong = || invalid("--sandbox-endpoint", "must be an http:// address of this machine");

@@ -1,6 +1,4 @@
 //! What can go wrong on the employee's side, and the exit code that tells a script which it was.
-//!
-//! Must not touch: prompts, completions.
 
 use std::fmt;
 use std::io::ErrorKind;

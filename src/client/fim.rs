@@ -1,6 +1,4 @@
 //! A cursor in a file: where it splits the text, and how much of both sides is sent.
-//!
-//! Must not touch: files, the network.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

@@ -1,6 +1,4 @@
 //! Where a prompt comes from, and what of it is sent.
-//!
-//! Must not touch: the network.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};

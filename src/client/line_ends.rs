@@ -1,6 +1,6 @@
 //! Line ends: the model sees `\n` only, and a completion has those of the text that it goes into.
 //!
-//! A `\r` without `\n` behind it is no line end and stays as it is. Must not touch: files, the network.
+//! A `\r` without `\n` behind it is no line end and stays as it is.
 
 use crate::secret::Secret;
 

@@ -1,7 +1,9 @@
 //! The employee's side: session, transport, completion.
 //!
 //! [`Client`] holds one session: a DEK that was made here, wrapped once by Cloud KMS, and never leaves memory.
-//! Must not touch: engine, model, kernels.
+//!
+//! Allowed modules: attestation, files, keys, protocol, secret.
+//! Forbidden: axum, codeseal_kernels.
 
 mod call;
 mod complete;

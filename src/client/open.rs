@@ -1,6 +1,4 @@
 //! Opens answers and holds them against what was pending: nothing that fails a check is passed on.
-//!
-//! Must not touch: the network.
 
 use serde_json::value::RawValue;
 

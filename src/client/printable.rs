@@ -2,7 +2,6 @@
 //!
 //! Printable ASCII is shown as it is, everything else by its number: not only what steers a terminal, but also what
 //! reorders text (bidirectional controls), hides in it (zero width), breaks lines, or looks like another letter.
-//! Must not touch: generated text, which is printed exactly.
 
 use std::fmt::Write as _;
 

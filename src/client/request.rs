@@ -1,6 +1,4 @@
 //! The ordinary completion request that travels under the seal.
-//!
-//! Must not touch: the network, the session's key.
 
 use serde::Serialize;
 

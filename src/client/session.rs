@@ -1,6 +1,4 @@
 //! One session: a DEK made here, wrapped once, and kept in memory only.
-//!
-//! Must not touch: the network, except through the key service's client.
 
 use serde_json::value::RawValue;
 

@@ -1,6 +1,4 @@
 //! `--show-sealed`: what goes over the wire, in the words of the codelab's client.
-//!
-//! Must not touch: anything before it is sealed or after it is opened.
 
 use std::io::Write;
 

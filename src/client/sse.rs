@@ -1,6 +1,4 @@
 //! Server-sent events, as far as this protocol uses them: `data:` lines, blank lines, comments.
-//!
-//! Must not touch: the network, the session's key.
 
 use super::error::NotAuthentic;
 

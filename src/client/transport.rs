@@ -1,6 +1,4 @@
 //! HTTP to the server: bounded connects, bounded answers, nothing followed, nothing repeated.
-//!
-//! Must not touch: the session's key, plaintext.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -1,5 +1,8 @@
 //! The command lines of both programs, and what they read of the environment. Each command's flags and settings belong
 //! to the module that it starts.
+//!
+//! Allowed modules: attestation, bench, client, eval, hub, loadtest, policy, proxy, sandbox, server.
+//! Forbidden: axum, hyper, reqwest, std::net::Tcp*, tokio.
 
 #[cfg(feature = "client")]
 pub mod client;

@@ -1,6 +1,4 @@
 //! The configuration tables of the README, made from the command lines themselves.
-//!
-//! Must not touch: files.
 
 use clap::{Arg, CommandFactory as _};
 

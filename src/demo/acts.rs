@@ -1,6 +1,4 @@
 //! What is shown, step by step.
-//!
-//! Must not touch: how the parts are started, how text is set.
 
 use std::io::Write;
 

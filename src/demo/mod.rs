@@ -2,7 +2,9 @@
 //!
 //! Real parts talk over real sockets on loopback; each thing that is shown is checked, and the demo fails if one
 //! does not hold.
-//! Must not touch: anything but the public faces of client, server and sandbox.
+//!
+//! Allowed modules: attestation, client, engine, keys, model::ModelFiles, model::Quantize, protocol, proxy,
+//! sandbox, secret, server, telemetry.
 
 mod acts;
 mod operator;

@@ -1,6 +1,4 @@
 //! Everything that the operator of the machine can see: the wire, the log, the metrics.
-//!
-//! Must not touch: keys, plaintext.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};

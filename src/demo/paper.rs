@@ -1,6 +1,4 @@
 //! Plain text that is easy on the eye: steps, wrapped sentences, aligned fields, code.
-//!
-//! Must not touch: what the text says.
 
 use std::io::{self, Write};
 

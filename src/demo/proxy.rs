@@ -1,6 +1,4 @@
 //! `codeseal proxy --demo`: a local Confidential Space, a server in it, and a proxy in front of it.
-//!
-//! Must not touch: what is inside any of them.
 
 use std::future::Future;
 use std::io::Write;

@@ -1,6 +1,4 @@
 //! The cast: a local Confidential Space, servers that run in it, and the employee's client.
-//!
-//! Must not touch: what is shown.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

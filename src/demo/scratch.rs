@@ -1,6 +1,4 @@
 //! A directory that only this user can enter and that is gone when the demo ends.
-//!
-//! Must not touch: anything outside it.
 
 use std::fs::DirBuilder;
 use std::io;

@@ -5,8 +5,6 @@
 //! block before it and its tokens; a text that begins with some of these takes it over and goes on in it, so it is never
 //! shared. When no block is free, the one that has been idle longest is given up.
 //! What one namespace has left in a block is cleared before another is given it.
-//!
-//! Must not touch: what is in a block.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};

@@ -2,8 +2,6 @@
 //!
 //! Two texts share a block only if their keys derive the same namespace and their tokens agree up to its end. An
 //! ordinary hash would let one tenant forge the name of another's block; SHA-256 does not (vLLM does the same).
-//!
-//! Must not touch: blocks.
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;

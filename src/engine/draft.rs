@@ -3,8 +3,6 @@
 //! The last tokens are looked up in the text, and what followed them there is the guess ("prompt lookup decoding",
 //! Saxena 2023). The model checks all of a guess in one step, so a wrong one costs some arithmetic and changes
 //! nothing: what is generated is, token by token, what would have been generated without.
-//!
-//! Must not touch: the model.
 
 use crate::tokenizer::TokenId;
 

@@ -1,6 +1,4 @@
 //! How many blocks of keys and values there is memory for.
-//!
-//! Must not touch: requests.
 
 use super::{EngineConfig, StartError};
 use crate::machine::Available;

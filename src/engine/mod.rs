@@ -2,7 +2,9 @@
 //!
 //! [`start`] gives the model to a thread of its own. A [`Handle`] hands it requests, and each request's
 //! [`Generation`] receives what comes of it; dropping the [`Generation`] is how a request is cancelled.
-//! Must not touch: HTTP, KMS.
+//!
+//! Allowed modules: machine, model, protocol, telemetry, tokenizer.
+//! Forbidden: axum, google_cloud_*, hyper.
 
 mod backend;
 mod blocks;

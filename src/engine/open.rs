@@ -1,6 +1,4 @@
 //! From a model's files to an engine that runs.
-//!
-//! Must not touch: where the files come from.
 
 use super::thread::step_room;
 use super::{DeviceChoice, Engine, EngineConfig, Handle, StartError, memory, start, start_on};

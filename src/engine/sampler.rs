@@ -3,8 +3,6 @@
 //! Repetition penalty first; all else is [`codeseal_kernels::sampling`]'s, as on a device. What is chosen
 //! depends on the logits, the request and where in the text the token stands, on nothing else: so it does not matter in
 //! which batch a request was, or what was guessed.
-//!
-//! Must not touch: the model.
 
 use super::{Logprobs, Sampling};
 use crate::tokenizer::TokenId;

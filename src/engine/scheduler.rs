@@ -3,8 +3,6 @@
 //! A request is admitted once there are blocks for all that it may come to, so none is ever thrown out again. Each
 //! step, every sequence that generates reads its last token, and what is left of the step goes to prompts, in the
 //! order in which they came, so that a long prompt neither keeps others from going on nor is kept waiting by them.
-//!
-//! Must not touch: the model, threads, time.
 
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -1,6 +1,4 @@
 //! What the engine has to do and has done, for metrics: written by the model thread, read by anyone.
-//!
-//! Must not touch: requests.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -4,7 +4,9 @@
 //! [`engine`], greedy choice. What differs is that a single-line answer ends with its line, and that a prompt
 //! longer than the context is shortened ([`prompt::infill_within`]) to the context less the new tokens. The model
 //! is loaded by [`engine::open`], as a server loads it: what is measured is what is served.
-//! Must not touch: HTTP, KMS, where a model is fetched from.
+//!
+//! Allowed modules: engine, files, flags, model, prompt, protocol, tokenizer.
+//! Forbidden: axum, google_cloud_*, hyper, reqwest.
 
 mod cases;
 mod config;

@@ -1,7 +1,9 @@
 //! Where models come from: `hf://`, `gs://` or a directory, each file held against the manifest.
 //!
 //! A directory never needs the network, and neither does a locked model that the cache already has.
-//! Must not touch: GPU, requests.
+//!
+//! Allowed modules: files, model, secret, telemetry.
+//! Forbidden: axum.
 
 mod cache;
 mod command;

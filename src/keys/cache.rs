@@ -3,7 +3,6 @@
 //! Keyed by SHA-256 of the wrapped key. Single-flight: the fetch runs in a task of its own, so that the first
 //! request may go away without failing the others. Rejected keys, and keys of disabled versions, are remembered apart, so
 //! junk cannot flush a DEK.
-//! Must not touch: KMS. What is fetched, and how, is the caller's.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

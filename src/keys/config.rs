@@ -1,6 +1,4 @@
 //! What the key service is told: which key, which identity, where, and how long to wait.
-//!
-//! Must not touch: the environment. Values come parsed from `config`.
 
 use std::path::PathBuf;
 use std::time::Duration;

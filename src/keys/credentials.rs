@@ -2,7 +2,6 @@
 //!
 //! There is no state that a failure could leave behind but a short pause: the next call after it tries again, so
 //! the server heals by itself when the launcher, STS or IAM does.
-//! Must not touch: how a token is fetched. That is [`super::exchange`].
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

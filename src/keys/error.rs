@@ -1,6 +1,4 @@
 //! What can go wrong with keys: closed sets, without any text of Google's or a user's.
-//!
-//! Must not touch: answers. Which HTTP status goes out is written in [`ErrorCode`].
 
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::error::{CredentialsError, Error};

@@ -5,7 +5,6 @@
 //! the STS call, cannot take the subject token from the launcher's socket and impersonate at a place of our
 //! choice at the same time, and reports a refusal as text only. Wrapping it mends the first two at the price of a
 //! background task that has to be killed and revived; these two calls are less than the wrapping would be.
-//! Must not touch: when a token is fetched. That is [`super::credentials`].
 
 use std::time::Duration;
 

@@ -2,7 +2,6 @@
 //!
 //! **Hazard:** `{:?}` of Google's `DecryptResponse` and `EncryptRequest` prints the plaintext DEK. Neither may ever
 //! be formatted, nor may an error's payload.
-//! Must not touch: retries, caches.
 
 use std::time::Duration;
 

@@ -2,7 +2,9 @@
 //!
 //! A DEK takes this way on the server: [`Keys::dek`] looks into the cache; on a miss the launcher's token is
 //! exchanged for an access token and KMS unwraps the key. On the client [`Wrapper::wrap`] has KMS wrap one.
-//! Must not touch: prompts, the engine.
+//!
+//! Allowed modules: attestation, protocol, rate, secret, telemetry.
+//! Forbidden: axum.
 
 #[cfg(feature = "server")]
 mod cache;

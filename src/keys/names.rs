@@ -1,6 +1,4 @@
 //! Names of Google's resources, checked when they are read: each becomes part of a URL.
-//!
-//! Must not touch: the network.
 
 use std::fmt;
 use std::str::FromStr;

@@ -2,7 +2,6 @@
 //!
 //! Google's clients retry too, but not what is needed here: not 429, not a timed-out attempt, not an answer with
 //! a wrong checksum. Every call that goes through here may be repeated without harm.
-//! Must not touch: what is called. Who calls bounds the whole by a timeout.
 
 use std::time::Duration;
 

@@ -2,7 +2,6 @@
 //!
 //! Whether it works is decided by probes of the server's own alone. The outcome of a request says nothing about the next
 //! one: anyone can send wrapped keys that KMS refuses, delays or counts against a quota.
-//! Must not touch: prompts, HTTP answers.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

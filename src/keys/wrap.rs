@@ -1,6 +1,4 @@
 //! The client's side of the key: KMS wraps a fresh DEK, once for each session.
-//!
-//! Must not touch: the server's credentials. Who runs this is known to Google by Application Default Credentials.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

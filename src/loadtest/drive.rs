@@ -1,6 +1,4 @@
 //! When requests are sent: each client after its last answer, or at times of their own.
-//!
-//! Must not touch: what comes of them.
 
 use std::cell::Cell;
 use std::time::Duration;

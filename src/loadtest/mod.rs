@@ -6,7 +6,9 @@
 //!
 //! Text counts when it has been opened and checked. A server that shapes its streams gives text out at the pace of
 //! its frames: "between texts" is then the pace, and the first text comes up to one frame after the model made it.
-//! Must not touch: the server's internals; it is a client and nothing else.
+//!
+//! Allowed modules: client, files, flags, keys, protocol, secret.
+//! Forbidden: axum, codeseal_kernels, google_cloud_*, hyper, reqwest.
 
 mod config;
 mod drive;

@@ -1,6 +1,4 @@
 //! What is asked: prompts of a file in turn, or made up code of so many tokens' worth.
-//!
-//! Must not touch: the network, a tokenizer: how many characters make a token is what the server's counts say.
 
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;

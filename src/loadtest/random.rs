@@ -1,6 +1,4 @@
 //! Numbers that look random and are the same for the same seed: SplitMix64.
-//!
-//! Must not touch: keys, or anything else that somebody must not guess.
 
 /// A sequence of numbers.
 #[derive(Clone, Debug)]

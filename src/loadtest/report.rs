@@ -1,6 +1,4 @@
 //! Figures of a load test, as a table or as JSON.
-//!
-//! Must not touch: texts, keys, addresses: a report can be published.
 
 use std::collections::BTreeMap;
 use std::fmt;

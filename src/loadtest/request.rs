@@ -1,7 +1,7 @@
 //! One request as its client sees it: when its text came, or why none did.
 //!
 //! Times count from when a request was due, not from when it was sent: a generator that is held up must not
-//! make the server look better. Must not touch: what the texts say.
+//! make the server look better.
 
 use std::time::Duration;
 

@@ -2,8 +2,6 @@
 //!
 //! A row is a token. Rows of all sequences go through the matrices together; what a sequence gets does not depend
 //! on who else is in the batch, to the last bit.
-//!
-//! Must not touch: files, who is in a batch.
 
 use super::ModelError;
 use super::config::Config;

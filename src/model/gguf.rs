@@ -1,7 +1,6 @@
 //! The header of a GGUF file: what llama.cpp reads, as the `gguf` package writes it. Versions 2 and 3, little endian.
 //!
 //! The file comes from outside, so nothing is allocated by a number that it says before as many bytes have been read.
-//! Must not touch: the weights themselves.
 
 mod stated;
 mod types;

@@ -1,6 +1,6 @@
 //! Which files make a model: the one list that the loader, the hub and the digest share.
 //!
-//! A closed set of names, so that no name can lead out of its directory. Must not touch: files.
+//! A closed set of names, so that no name can lead out of its directory.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,6 +1,7 @@
 //! The Gemma architecture: weights from safetensors or GGUF, forward pass over ragged batches on our own kernels.
 //!
-//! Must not touch: async runtimes, HTTP, the scheduler.
+//! Allowed modules: machine, prompt, tokenizer.
+//! Forbidden: axum, tokio.
 
 mod config;
 mod device;

@@ -1,6 +1,4 @@
 //! How much memory a model takes on the processors, known before its weights are read.
-//!
-//! Must not touch: what is computed.
 
 use std::fmt;
 

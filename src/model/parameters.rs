@@ -1,7 +1,7 @@
 //! The weights of a Gemma as the forward pass wants them, and how they come out of the files.
 //!
 //! What is multiplied with the same activations is one matrix: queries, keys and values, and the two halves of the
-//! feed-forward's first step. Must not touch: the order in which files are read.
+//! feed-forward's first step.
 
 use super::config::{Config, LayerPart, Part};
 use super::files::ModelFiles;

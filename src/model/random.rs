@@ -1,6 +1,6 @@
 //! Weights that are drawn where they are read: a file of a model's true shape that is on no disk.
 //!
-//! For measuring speed, which depends on the shape and hardly on the numbers. Must not touch: real files.
+//! For measuring speed, which depends on the shape and hardly on the numbers.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Seek, SeekFrom};

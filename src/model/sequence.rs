@@ -1,6 +1,4 @@
 //! One text by itself, with keys and values of its own: for whoever needs a model and no engine.
-//!
-//! Must not touch: how a forward pass is computed.
 
 use std::sync::Arc;
 

@@ -1,6 +1,4 @@
 //! `codeseal policy`: what its subcommands print, for people and for programs.
-//!
-//! Must not touch: files. Texts come from `config`, and go to the writer that is given.
 
 use std::io::{self, Write};
 

@@ -1,7 +1,6 @@
 //! The attribute condition of the workload identity provider: a CEL expression over `assertion`.
 //!
 //! It fails closed: a missing claim, an error and any result but `true` deny.
-//! Must not touch: the network.
 
 use std::fmt;
 

@@ -2,7 +2,6 @@
 //!
 //! The hardened condition asks for what [`Profile::check`] asks for, plus image and service account. A claim that is
 //! missing denies. Google's service evaluates what is written here; nobody has tried it there from this repository.
-//! Must not touch: tokens, evaluation.
 
 use std::fmt;
 use std::str::FromStr;

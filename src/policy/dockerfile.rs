@@ -1,7 +1,6 @@
 //! A Dockerfile, as far as it decides an image's configuration: the last stage, with arguments put in.
 //!
 //! Nothing is run and no base image is read, so what a base image sets stays unknown.
-//! Must not touch: judgement.
 
 use std::collections::BTreeMap;
 

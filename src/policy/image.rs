@@ -1,7 +1,6 @@
 //! What the launcher reads of an image: labels, environment, ports, user, entry point.
 //!
 //! From an OCI image configuration, the output of `docker inspect`, or a Dockerfile.
-//! Must not touch: judgement. What is dangerous is written in [`super::lint`].
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,6 @@
 //! The launch-policy labels: which there are, what the launcher makes of a value, and what that means.
 //!
 //! A value that the launcher cannot read refuses the launch; a label that it does not know, it ignores.
-//! Must not touch: images. Whether a meaning is dangerous is written in [`super::lint`].
 
 use serde::Serialize;
 

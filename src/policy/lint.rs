@@ -2,7 +2,6 @@
 //!
 //! Judged as the launcher would: the preview's image and today's differ in which labels they know, and in who may
 //! read the attestation token.
-//! Must not touch: files, the network.
 
 use std::fmt;
 

@@ -3,7 +3,9 @@
 //! [`lint`] reads an image's labels as the launcher of Confidential Space does. [`Condition`] evaluates an attribute
 //! condition as the token service does, [`conditions`] writes one, [`what_if`] asks it about workloads that must not
 //! get the key. Pure: texts in, values out.
-//! Must not touch: the network, files, the environment, anything that runs.
+//!
+//! Allowed modules: attestation.
+//! Forbidden: axum, google_cloud_*, hyper, reqwest, std::env, std::fs, std::net, std::process, tokio.
 
 #[cfg(feature = "client")]
 mod command;

@@ -1,6 +1,4 @@
 //! Names that an operator must not be allowed to set: what a variable is, judged by its name; what a path holds.
-//!
-//! Must not touch: values.
 
 /// What a variable decides, if that is dangerous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,4 @@
 //! What-if: the claims of workloads that must not get the key, made from those of one that may.
-//!
-//! Must not touch: conditions. What is made here is held against one by [`ask`] only.
 
 use serde::Serialize;
 use serde_json::{Value, json};

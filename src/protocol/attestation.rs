@@ -3,7 +3,6 @@
 //! The server appends three nonces of its own to the client's, so a token speaks for one process with one build and
 //! one set of weights. A client must find exactly its own nonces and these three: one more, and somebody asked an
 //! honest server for a token that looks like another's.
-//! Must not touch: how tokens are verified.
 
 use std::fmt;
 use std::str::FromStr;

@@ -50,7 +50,7 @@ pub enum ErrorCode {
     ReplaySetFull,
     /// The body did not arrive in time.
     RequestTimeout,
-    /// The server has as much work as it takes.
+    /// The queue is full: backpressure.
     ServerBusy,
     /// The request was meant for another process than this one.
     ServerChanged,

@@ -1,7 +1,9 @@
 //! The wire protocol of `docs/protocol.md`: pure, shared by client and server.
 //!
 //! Envelope encryption: the client seals with a fresh [`Dek`] (Fernet) and sends it wrapped by Cloud KMS.
-//! Must not touch: HTTP frameworks, KMS, the model.
+//!
+//! Allowed modules: secret.
+//! Forbidden: axum, google_cloud_*, reqwest, tokio.
 
 mod attestation;
 mod base64;

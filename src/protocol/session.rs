@@ -1,6 +1,4 @@
 //! The name that a load balancer keeps a session on one replica by.
-//!
-//! Must not touch: keys. A name is made of what travels beside it anyway, or of nothing.
 
 use std::fmt;
 

@@ -1,6 +1,4 @@
 //! The command line of `codeseal proxy`: flags, then environment, then configuration file → validated settings.
-//!
-//! Must not touch: the network.
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,6 +1,4 @@
 //! Everything that can go wrong, as one sentence with what to do, in the shape that the endpoint's clients read.
-//!
-//! Must not touch: prompts, completions, keys.
 
 use axum::body::Body;
 use axum::response::Response;

@@ -1,6 +1,4 @@
 //! What the proxy has done, in numbers and closed sets of names: nothing of any text.
-//!
-//! Must not touch: prompts, completions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

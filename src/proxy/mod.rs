@@ -1,7 +1,9 @@
 //! `codeseal proxy`: a completion server on loopback that every editor can use, and that seals what they send.
 //!
 //! Editors talk to it in the words that they know; from here on all is sealed for an attested workload.
-//! Must not touch: engine, model, kernels, server.
+//!
+//! Allowed modules: client, keys, protocol, secret, telemetry.
+//! Forbidden: codeseal_kernels, fernet, google_cloud_*.
 
 mod answer;
 mod config;

@@ -1,6 +1,4 @@
 //! Tells the service manager that the proxy listens: the datagram that `sd_notify(3)` describes.
-//!
-//! Must not touch: the environment; the socket's name comes from `config`.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;

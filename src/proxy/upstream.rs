@@ -1,6 +1,4 @@
 //! What goes under the seal for a request, and what comes back.
-//!
-//! Must not touch: the shapes that editors know.
 
 use std::sync::Arc;
 

@@ -1,7 +1,5 @@
 //! An append-only log of verdicts: when which server was looked at, and what was found. Each line names the hash of the
 //! one before, so that a line that was changed or taken out is seen.
-//!
-//! Must not touch: prompts, keys.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};

@@ -1,6 +1,4 @@
 //! The sandbox's own interface: faults on demand, and the ledger.
-//!
-//! Must not touch: Google's interfaces.
 
 use std::sync::Arc;
 

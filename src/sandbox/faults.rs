@@ -1,7 +1,6 @@
 //! Faults on demand: what goes wrong, how often, from code or over `POST /sandbox/faults`.
 //!
 //! A fault stays until it has struck as often as it was asked to, or until [`Faults::clear`].
-//! Must not touch: what the services do when nothing is wrong.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

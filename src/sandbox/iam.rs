@@ -1,6 +1,4 @@
 //! IAM credentials: an attested workload becomes the service account.
-//!
-//! Must not touch: Cloud KMS.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

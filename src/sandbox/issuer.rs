@@ -1,7 +1,6 @@
 //! The attestation verifier: signs tokens with its RSA key and publishes the key, as OpenID Connect has it.
 //!
 //! It also makes tokens of the type PKI, whose certificates lead to a root of its own.
-//! Must not touch: who may have a token. That is the launcher's business.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

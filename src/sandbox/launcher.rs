@@ -1,13 +1,13 @@
 //! The container launcher: the directory with the token file and the socket that makes tokens.
 //!
 //! The file is written beside its place and renamed into it, and refreshed at 0.7 to 0.9 of the token's life.
-//! Must not touch: what a token is good for.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::Router;
 use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::issuer::{STS_AUDIENCE, unix_now};
-use super::{SandboxError, Shared, serve, socket};
+use super::{SandboxError, Shared, serve};
 use crate::protocol::TokenType;
 use crate::secret::Secret;
 
@@ -66,6 +66,7 @@ impl Launcher {
         dir: &Path,
         lifetime: Duration,
         build: Build,
+        router: fn(Arc<Inner>) -> Router,
     ) -> Result<Self, SandboxError> {
         tokio::fs::create_dir_all(dir).await.map_err(SandboxError::Directory)?;
         let socket = dir.join(SOCKET);
@@ -93,7 +94,7 @@ impl Launcher {
                 // Cancelled or not, there is nothing more to do.
                 refresh.await.unwrap_or_default();
             }),
-            tokio::spawn(serve::serve(listener, socket::router(Arc::clone(&inner)), stop.clone())),
+            tokio::spawn(serve::serve(listener, router(Arc::clone(&inner)), stop.clone())),
         ];
         let _stop_when_dropped = stop.clone().drop_guard();
         Ok(Self { inner, tasks: Mutex::new(tasks), stop, _stop_when_dropped })

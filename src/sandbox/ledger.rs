@@ -1,6 +1,4 @@
 //! The ledger: what the sandbox was asked and what it decided.
-//!
-//! Must not touch: keys, tokens and plaintext.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};

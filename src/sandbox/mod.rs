@@ -2,7 +2,8 @@
 //!
 //! One port serves all of Google's interfaces over HTTP/1.1 and HTTP/2 without TLS; the launcher's directory holds
 //! the token file and the socket. Nothing outlives the process: keys and tokens are in memory.
-//! Must not touch: production code paths.
+//!
+//! Allowed modules: attestation, policy, protocol, secret.
 
 pub mod claims;
 mod control;
@@ -174,8 +175,14 @@ impl Sandbox {
         shared.kms.add_key(&config.kms_key)?;
         let listener = TcpListener::bind(config.listen).await.map_err(SandboxError::Listen)?;
         let address = listener.local_addr().map_err(SandboxError::Listen)?;
-        let launcher =
-            Launcher::start(Arc::clone(&shared), claims, &config.dir, config.token_lifetime, config.launcher);
+        let launcher = Launcher::start(
+            Arc::clone(&shared),
+            claims,
+            &config.dir,
+            config.token_lifetime,
+            config.launcher,
+            socket::router,
+        );
         let launcher = Arc::new(launcher.await?);
         let control = Control {
             shared: Arc::clone(&shared),
@@ -301,7 +308,8 @@ impl Sandbox {
             return Err(SandboxError::Claims);
         }
         let build = self.launcher.build();
-        Launcher::start(Arc::clone(&self.shared), claims, dir, self.token_lifetime, build).await
+        let shared = Arc::clone(&self.shared);
+        Launcher::start(shared, claims, dir, self.token_lifetime, build, socket::router).await
     }
 
     /// What a script needs to know: the one line of `codeseal sandbox`.

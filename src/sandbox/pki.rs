@@ -1,6 +1,4 @@
 //! The certificates of the sandbox's issuer: a root, an intermediate for the purpose that Google's has, and a leaf.
-//!
-//! Must not touch: tokens.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;

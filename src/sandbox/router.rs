@@ -1,6 +1,4 @@
 //! Which path is which of Google's interfaces.
-//!
-//! Must not touch: what they do.
 
 use std::sync::Arc;
 

@@ -1,7 +1,6 @@
 //! The accept loop: HTTP/1.1 and HTTP/2 without TLS on one listener, ended at once when asked.
 //!
 //! Unlike a graceful shutdown this also ends requests that hang, which is what some faults are for.
-//! Must not touch: routes.
 
 use std::future::Future;
 

@@ -1,7 +1,6 @@
 //! `teeserver.sock`: tokens for the audience and with the nonces that the workload asks for.
 //!
 //! Statuses, texts and the `text/html` of the answers are the real launcher's.
-//! Must not touch: the token file, except to read it.
 
 use std::sync::Arc;
 

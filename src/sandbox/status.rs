@@ -1,6 +1,4 @@
 //! Google's canonical error codes and their JSON shape.
-//!
-//! Must not touch: what any of them means for a caller.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};

@@ -1,6 +1,4 @@
 //! The security token service: an attestation token in, an access token out, if the condition is met.
-//!
-//! Must not touch: what the access token may do.
 
 use std::sync::Arc;
 

@@ -1,6 +1,4 @@
 //! Access tokens: random, in memory, each with a principal and an expiry.
-//!
-//! Must not touch: why somebody gets one.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

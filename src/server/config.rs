@@ -16,7 +16,7 @@ use crate::telemetry::{LogFormat, LogLevel};
 
 /// The most that the bodies of all connections may come to.
 const MAX_BODIES_BYTES: usize = 64 << 30;
-/// Often enough for a load balancer, seldom enough for the launcher's socket, which attests anew each time.
+/// Often enough for a load balancer, seldom enough for the launcher's socket, which attests for each call.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How to serve: everything resolved and checked.
@@ -80,7 +80,7 @@ pub struct RequestLimits {
     pub max_connections: usize,
     /// Envelopes remembered within the replay window.
     pub max_replay_entries: usize,
-    /// Tokens that strangers may have the launcher make.
+    /// Attestation tokens that are made for clients, per minute.
     pub max_attestations_per_minute: u32,
     /// For a request head.
     pub header_timeout: Duration,

@@ -131,7 +131,7 @@ fn message(code: ErrorCode) -> &'static str {
         ErrorCode::Replayed => "this envelope was seen before: seal the request again",
         ErrorCode::ReplaySetFull => "the server remembers as many envelopes as it can: retry later",
         ErrorCode::RequestTimeout => "the body did not arrive in time",
-        ErrorCode::ServerBusy => "the server has as much work as it takes: retry",
+        ErrorCode::ServerBusy => "the server is overloaded: retry",
         ErrorCode::ServerChanged => "another server answers now: verify it, then seal the request again",
         ErrorCode::Starting => "the model is still loading: retry",
     }

@@ -9,7 +9,10 @@
 //!
 //! The way of a request: `http::accept` → `http::router` (`http::framing`) → a handler in `answer` (`generate`, `sealed`
 //! with a `dialect`) → `admit::open` (body, slot, key, envelope, replay) → `answer::choices` → `answer::generation`.
-//! Must not touch: cipher code, candle.
+//!
+//! Allowed modules: attestation, engine, flags, hub, keys, model::ModelFiles, model::Quantize, prompt, protocol,
+//! rate, secret, telemetry, tokenizer.
+//! Forbidden: aws_lc_rs, fernet, google_cloud_*.
 
 mod admit;
 mod answer;

@@ -2,7 +2,6 @@
 //! it was authenticated.
 //!
 //! A guard: a request whose client goes away is dropped wherever it stands, and is reported as cancelled.
-//! Must not touch: what the request says.
 
 use std::sync::Arc;
 use std::time::Duration;

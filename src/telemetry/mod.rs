@@ -1,6 +1,7 @@
 //! What the operator may see: closed sets of log events and metrics, and a process that leaves no dump behind.
 //!
-//! Must not touch: bodies, keys, text.
+//! Allowed modules: protocol.
+//! Forbidden: axum.
 
 mod build_info;
 mod events;

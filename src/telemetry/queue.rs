@@ -1,7 +1,5 @@
 //! Lines for a pipe or a terminal that may have stopped taking them: a bounded queue, a thread that writes, and a count
 //! of the lines that were dropped.
-//!
-//! Must not touch: what a line says.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};

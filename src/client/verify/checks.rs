@@ -1,6 +1,4 @@
 //! Holds a verified token against the policy, question by question.
-//!
-//! Must not touch: signatures, the network.
 
 use super::policy::Policy;
 use super::report::{Finding, Found};

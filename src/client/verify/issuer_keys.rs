@@ -1,6 +1,4 @@
 //! The issuer's public keys: from its address, anew for each verification, or from a file.
-//!
-//! Must not touch: tokens.
 
 use std::path::Path;
 use std::time::Duration;

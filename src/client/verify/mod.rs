@@ -1,6 +1,4 @@
 //! Verifies a server before anything is wrapped for it: asks for evidence, checks it, says what it proves.
-//!
-//! Must not touch: the session's key, prompts; the terminal.
 
 mod checks;
 mod issuer_keys;

@@ -1,7 +1,6 @@
 //! What a server must be before a key is wrapped for it: a TOML file, strict, validated.
 //!
 //! Fail closed: a policy that pins no image is refused, and so is anything unknown in it.
-//! Must not touch: the network.
 
 use std::path::{Path, PathBuf};
 

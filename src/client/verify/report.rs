@@ -1,6 +1,4 @@
 //! What was proven about a server and what was not, for people and for programs.
-//!
-//! Must not touch: how it was found out.
 
 use std::fmt::{self, Write as _};
 

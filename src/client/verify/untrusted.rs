@@ -1,6 +1,4 @@
 //! Why a server is not trusted, one exit code for each.
-//!
-//! Must not touch: what was found. It is somebody else's text.
 
 use serde::Serialize;
 

@@ -1,6 +1,4 @@
 //! `codeseal policy`: flags → what to lint, test or write, with the files read.
-//!
-//! Must not touch: what is dangerous; that is in [`crate::policy`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,4 @@
 //! A matrix on its way to a device, some rows at a time, in the type that it is kept in there.
-//!
-//! Must not touch: which matrices there are, launches.
 
 use std::borrow::Cow;
 

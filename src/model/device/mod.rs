@@ -1,6 +1,4 @@
 //! A model on a device: its weights there, and the same steps as the CPU's forward pass takes.
-//!
-//! Must not touch: who is in a batch, who owns which block.
 
 mod matrix;
 mod weights;

@@ -1,6 +1,4 @@
 //! All weights of a model on their way from files to a device, or made there by chance.
-//!
-//! Must not touch: the order in which files are read, launches.
 
 use super::super::config::{Config, LayerPart, Part};
 use super::super::files::ModelFiles;

@@ -1,7 +1,7 @@
 //! What a GGUF file says of its model, and what a `config.json` beside it adds.
 //!
 //! llama.cpp's converter leaves out members that the architecture has by default there, the base of the rotary embedding
-//! among them. Where both files say something, they must agree. Must not touch: files.
+//! among them. Where both files say something, they must agree.
 
 use serde_json::{Map, Value, json};
 

@@ -1,6 +1,4 @@
 //! ggml's numbers for types of tensors.
-//!
-//! Must not touch: files.
 
 use codeseal_kernels::cpu::Source;
 

@@ -1,6 +1,4 @@
 //! llama.cpp's shapes: `content`, `stop`, `timings`.
-//!
-//! Must not touch: anything but JSON.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! How an answer looks to each kind of client: whole, or piece by piece.
 //!
-//! Pure. Must not touch: the network, what was asked.
+//! Pure.
 
 mod llama;
 mod ollama;

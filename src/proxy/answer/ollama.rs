@@ -1,6 +1,4 @@
 //! Ollama's shapes: one JSON object per line, `done` in the last.
-//!
-//! Must not touch: anything but JSON.
 
 use std::time::Duration;
 

@@ -1,6 +1,4 @@
 //! OpenAI's shapes; Mistral's FIM answers are its chat shape, and Tabby reads the completion's.
-//!
-//! Must not touch: anything but JSON.
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,4 @@
 //! The members that any of the endpoints reads. Unknown ones are ignored, and null is as if absent.
-//!
-//! Must not touch: what they mean together.
 
 use serde::Deserialize;
 

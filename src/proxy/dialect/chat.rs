@@ -1,6 +1,4 @@
 //! `/v1/chat/completions`: conversations, and the holes that some clients send there.
-//!
-//! Must not touch: how answers look.
 
 use super::body::{Body, Content, Message};
 use super::{Ask, BadBody, Options, ReplyForm, Task, Turn, markers, openai};

@@ -1,6 +1,4 @@
 //! llama.cpp's `/infill`.
-//!
-//! Must not touch: how answers look.
 
 use super::body::{Body, Extra};
 use super::{Ask, BadBody, ContextFile, Hole, Task};

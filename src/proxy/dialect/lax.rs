@@ -1,6 +1,4 @@
 //! Members that clients send in many types, or as null: what can be understood is, the rest is as if absent.
-//!
-//! Must not touch: which members there are.
 
 use std::fmt;
 

@@ -1,6 +1,4 @@
 //! Line ends: the model sees `\n` only, so all texts of a request are given those.
-//!
-//! Must not touch: JSON.
 
 use super::{Ask, Hole, Task};
 use crate::client::{LineEnds, to_lf};

@@ -1,7 +1,6 @@
 //! The fill-in-the-middle markers of the model families that editors know, turned back into prefix and suffix.
 //!
 //! A prompt is a hole only if it has exactly the structure of one; the same characters elsewhere stay text.
-//! Must not touch: JSON.
 
 use super::{ContextFile, Hole};
 use crate::secret::Secret;

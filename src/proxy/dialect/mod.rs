@@ -1,6 +1,6 @@
 //! What editors send, in all its forms, read into one kind of request.
 //!
-//! Pure. Must not touch: the network, time.
+//! Pure.
 
 mod body;
 mod chat;

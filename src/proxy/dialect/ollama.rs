@@ -1,6 +1,4 @@
 //! Ollama's `/api/generate` and `/api/chat`. Absent, `stream` means true there.
-//!
-//! Must not touch: how answers look.
 
 use super::body::Body;
 use super::{Ask, BadBody, Task, chat, openai};

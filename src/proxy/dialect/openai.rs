@@ -1,6 +1,4 @@
 //! `/v1/completions` in OpenAI's, Tabby's and llama.cpp's words, and `/v1/fim/completions`.
-//!
-//! Must not touch: how answers look.
 
 use super::body::{Body, Segments, Snippet};
 use super::lax::List;

@@ -1,6 +1,4 @@
 //! Stop texts beyond those that the server takes, matched here, however the text is cut into pieces.
-//!
-//! Must not touch: JSON.
 
 use crate::secret::Secret;
 

@@ -1,6 +1,6 @@
 //! What makes the next key cheap: a window that stays put, predictions that are typed, and one request at a time.
 //!
-//! All in memory. Must not touch: the network, JSON.
+//! All in memory.
 
 mod predictions;
 mod running;

@@ -1,6 +1,6 @@
 //! Predicted text that is used again while it is typed. It lives as long as the DEK that it came under.
 //!
-//! Only greedy answers are kept: for those a new request would give the same text. Must not touch: the network.
+//! Only greedy answers are kept: for those a new request would give the same text.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

@@ -1,6 +1,4 @@
 //! The holes that are being filled: a newer request of the same client for the same file ends the older one.
-//!
-//! Must not touch: the network.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -2,7 +2,6 @@
 //!
 //! A prefix cache finds only what has the same beginning. So the window begins at a line that stays while it is in what
 //! the client sends, and the hole may begin at its line, so that a key changes only what is behind the middle marker.
-//! Must not touch: the network.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

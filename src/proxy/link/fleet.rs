@@ -1,6 +1,4 @@
 //! Several servers: one is used until it fails, so that its prefix cache stays warm; then the next that is ready.
-//!
-//! Must not touch: what requests say.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

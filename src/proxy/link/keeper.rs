@@ -1,6 +1,4 @@
 //! Keeps one session with one server: begins it, renews it before it ends, and begins another when it fails.
-//!
-//! Must not touch: what requests say.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! The connection to each server: verified and keyed in the background, never on the path of a request.
 //!
-//! A request reads the state and goes on, or is refused at once. Must not touch: what requests say.
+//! A request reads the state and goes on, or is refused at once.
 
 mod fleet;
 mod keeper;

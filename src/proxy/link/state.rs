@@ -1,6 +1,4 @@
 //! What is known of a server: nothing yet, a session with it, or why there is none.
-//!
-//! Must not touch: the network.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

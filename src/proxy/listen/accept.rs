@@ -1,6 +1,4 @@
 //! The accept loop: HTTP/1.1 with bounds on connections and on the time for a head.
-//!
-//! Must not touch: what is inside a request.
 
 use std::future::Future;
 use std::io;

@@ -1,6 +1,4 @@
 //! The sockets: loopback of both families, a Unix socket, and who has a port that is taken.
-//!
-//! Must not touch: what is sent.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! Which requests may pass, by their headers alone.
 //!
 //! A page of another origin can post to loopback, and with a name of its own that leads there it would even be of the
-//! same origin. Must not touch: the network, bodies.
+//! same origin.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,6 +1,4 @@
 //! Loopback is no boundary: any page and any account of the machine can connect, so each request is looked at first.
-//!
-//! Must not touch: bodies.
 
 mod accept;
 mod bind;

@@ -1,6 +1,4 @@
 //! Whose connection it is: the account that owns the other end.
-//!
-//! Must not touch: what is sent.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};

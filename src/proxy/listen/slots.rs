@@ -1,6 +1,4 @@
 //! A bound on connections: when all are taken, the connection that has been idle longest is closed (LRU).
-//!
-//! Must not touch: what is sent.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};

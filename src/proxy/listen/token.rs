@@ -1,6 +1,4 @@
 //! The token that each request must bring when there is one.
-//!
-//! Must not touch: the network.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read as _, Write as _};

@@ -1,6 +1,4 @@
 //! The status page: one document, one style sheet, one script, all from here.
-//!
-//! Must not touch: the state; the script asks `/status` for that.
 
 use axum::body::Body;
 use axum::response::Response;

@@ -1,6 +1,4 @@
 //! A completion: read, cut to its window, sealed, and answered in the shape it was asked in.
-//!
-//! Must not touch: the shapes themselves.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

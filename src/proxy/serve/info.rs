@@ -1,6 +1,4 @@
 //! What editors ask before they send anything. All of it is answered while there is no server, too, and says so.
-//!
-//! Must not touch: the network.
 
 use std::sync::Arc;
 

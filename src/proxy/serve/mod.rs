@@ -1,6 +1,4 @@
 //! Answers requests: guard, route, body, then the endpoint.
-//!
-//! Must not touch: sealing; that is behind [`super::link`].
 
 mod complete;
 mod info;

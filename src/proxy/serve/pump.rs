@@ -2,7 +2,6 @@
 //!
 //! The client's stream ends with the text. The sealed stream is read on to its last frame, so that what a watcher of the
 //! line sees does not change. A client that leaves before the text has ended cancels it.
-//! Must not touch: the shapes themselves.
 
 use std::io;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Every spelling of every path that editors use, and what is said about those that lead nowhere.
 //!
-//! Pure. Must not touch: bodies.
+//! Pure.
 
 use http::Method;
 

@@ -1,6 +1,4 @@
 //! The state of the proxy for programs, and for the page: nothing of any text.
-//!
-//! Must not touch: prompts, completions, keys.
 
 use std::sync::Arc;
 

@@ -1,6 +1,4 @@
 //! A marked block in a user's configuration file: inserted, updated, and removed again exactly.
-//!
-//! Must not touch: what is in the block.
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};

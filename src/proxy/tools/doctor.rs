@@ -1,6 +1,4 @@
 //! `codeseal proxy doctor`: asks a proxy that runs through every shape, and looks at what editors have sent it.
-//!
-//! Must not touch: prompts of editors.
 
 use std::fmt::Write as _;
 

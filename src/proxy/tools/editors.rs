@@ -1,6 +1,4 @@
 //! Working configuration for each editor, with the proxy's own address and token in it.
-//!
-//! Must not touch: files; that is in [`super::blocks`].
 
 use clap::ValueEnum;
 

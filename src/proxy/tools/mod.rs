@@ -1,6 +1,4 @@
 //! What `codeseal proxy` does besides serving: asks one that runs, and prints or writes configuration.
-//!
-//! Must not touch: prompts.
 
 mod blocks;
 mod doctor;

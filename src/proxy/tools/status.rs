@@ -1,6 +1,4 @@
 //! `codeseal proxy status`.
-//!
-//! Must not touch: prompts.
 
 use std::fmt::Write as _;
 use std::time::Duration;

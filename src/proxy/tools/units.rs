@@ -1,6 +1,4 @@
 //! Units for the service managers of Linux and macOS: one for the user, nothing for the system.
-//!
-//! Must not touch: files.
 
 use std::path::Path;
 

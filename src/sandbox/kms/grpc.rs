@@ -1,6 +1,4 @@
 //! Cloud KMS over gRPC, for Google's Python client: one message in, one out, the status in the trailers.
-//!
-//! Must not touch: what is decided. That is the same as over REST.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;

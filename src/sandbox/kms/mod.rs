@@ -1,6 +1,4 @@
 //! Cloud KMS: symmetric keys, who may use them, checksums; over REST and over gRPC.
-//!
-//! Must not touch: how a caller became who it is.
 
 mod admin;
 mod grpc;

@@ -1,7 +1,6 @@
 //! The messages of `google.cloud.kms.v1` that matter here, by their tags, and the gRPC framing around one.
 //!
 //! None of them is `Debug` with its content: a derived one would print the DEK.
-//! Must not touch: what they mean.
 
 use std::fmt;
 

@@ -1,6 +1,4 @@
 //! Cloud KMS over REST, for Google's Rust client: camelCase JSON, base64 bytes, 64-bit integers as text.
-//!
-//! Must not touch: what is decided. That is the same as over gRPC.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};

@@ -1,6 +1,4 @@
 //! The keys of the project and their versions: made, disabled, enabled, destroyed and restored as in Cloud KMS.
-//!
-//! Must not touch: who may do so; the wire.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,6 @@
 //! From a request to its plaintext: body, slot, key, envelope, replay set. Knows nothing of what the plaintext says.
+//!
+//! Allowed modules: blocking, error, state.
 
 pub(crate) mod body;
 pub(crate) mod open;

@@ -4,7 +4,7 @@
 //! a token is fresh, never whether it was seen: it may be wrong, step, and come back. Tokens are therefore remembered
 //! beyond the window, until the room is needed, and then those go that are not fresh now. What remains of them are
 //! ranges of timestamps, within which everything counts as seen.
-//! Pure: the caller brings the time. Must not touch: clocks, HTTP.
+//! Pure: the caller brings the time.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

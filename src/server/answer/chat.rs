@@ -1,6 +1,4 @@
 //! `POST /v1/chat/completions`: a conversation in Gemma's turns.
-//!
-//! Must not touch: the seal, HTTP.
 
 use serde::Serialize;
 

@@ -1,7 +1,7 @@
 //! The answers to one request, as many as it asks for, side by side.
 //!
 //! The first is alone until its first token: by then the model has read the prompt, and the others find it in the
-//! cache. Dropping this stops the model's work on all of them. Must not touch: HTTP, the seal.
+//! cache. Dropping this stops the model's work on all of them.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Choices {
     /// Hands `prepared` to the model.
     ///
     /// # Errors
-    /// The prompt is too long, or the model has as much work as it takes.
+    /// The prompt is too long, or the queue is full.
     pub(crate) fn start(
         loaded: &Loaded,
         prepared: Prepared,

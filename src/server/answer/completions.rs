@@ -1,6 +1,4 @@
 //! `POST /v1/completions`: continuation, and fill-in-the-middle if there is a suffix.
-//!
-//! Must not touch: the seal, HTTP.
 
 use serde::Serialize;
 

@@ -1,6 +1,4 @@
 //! The two ways in which OpenAI's API asks and answers, as the sealed handler sees them.
-//!
-//! Must not touch: the seal, HTTP.
 
 use serde::Serialize;
 

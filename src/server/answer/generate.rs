@@ -1,7 +1,7 @@
 //! `POST /generate`: the codelab's contract, byte for byte.
 //!
 //! The answer's plaintext is the prompt followed by its continuation, greedy, without special tokens. Errors are not
-//! sealed: the codelab's client knows no other. Must not touch: ciphers other than through `Envelope`.
+//! sealed: the codelab's client knows no other.
 
 use std::sync::Arc;
 

@@ -1,6 +1,4 @@
 //! One answer, from token ids to text as it is made.
-//!
-//! Must not touch: HTTP, the seal.
 
 use std::task::{Context, Poll, ready};
 
@@ -60,7 +58,7 @@ impl RunningChoice {
     /// is like one that has reached its length.
     ///
     /// # Errors
-    /// The model has as much work as it takes.
+    /// The queue is full.
     pub(crate) fn start(
         engine: &Handle,
         request: GenerationRequest,

@@ -1,6 +1,4 @@
 //! How likely the tokens of an answer were, as both forms of OpenAI's API write it.
-//!
-//! Must not touch: HTTP, the seal.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,4 +1,6 @@
 //! The endpoints: parameters, prompt, generation, whole answers and streams.
+//!
+//! Allowed modules: admit, error, observation, state.
 
 pub(crate) mod attestation;
 pub(crate) mod chat;

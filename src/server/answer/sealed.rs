@@ -1,6 +1,4 @@
 //! The sealed endpoints: once an envelope has opened, every answer is sealed, errors included.
-//!
-//! Must not touch: ciphers other than through `Envelope` and `PathKey`.
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! The pace of a model's tokens tells what a text is about to those who watch the line ("What Was Your Prompt?",
 //! USENIX Security 2024; "Whisper Leak", 2025). On a clock, frames leave at the same pace whatever there is to say.
-//! Pure but for the clock. Must not touch: what the frames say.
+//! Pure but for the clock.
 
 use std::str::FromStr;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Cuts a text so that each piece fits a bound once it is written as a JSON string.
 //!
-//! Pure. Must not touch: anything but the text.
+//! Pure.
 
 /// The pieces of `text`, cut between characters, each at most `limit` bytes between its quotation marks.
 ///

@@ -1,7 +1,6 @@
 //! A sealed stream: server-sent events, each one frame of constant size, paced as [`Shaping`] has it.
 //!
 //! A client that goes away drops the stream, and with it the generation and the slot.
-//! Must not touch: ciphers other than through `PathKey`.
 
 use std::convert::Infallible;
 

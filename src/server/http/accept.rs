@@ -1,6 +1,6 @@
 //! The accept loop: HTTP/1.1 with a bound on connections, on the time for a header and on the time for a write.
 //!
-//! axum's own loop has no such bounds. Must not touch: what is inside a request.
+//! axum's own loop has no such bounds.
 
 use std::io;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ pub(crate) async fn serve(
         let connection = graceful.watch(connection);
         let app = Arc::clone(&app);
         connections.spawn(async move {
-            // However a connection ends, there is nobody left to tell.
+            // An error has no recipient: the connection has ended.
             if connection.await.is_err_and(|error| error.is_parse()) {
                 // hyper has answered with 400, 414 or 431.
                 let refused = RequestOutcome::Failed(ErrorCode::InvalidRequest);

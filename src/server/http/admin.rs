@@ -1,6 +1,4 @@
 //! What the operator may ask: `/metrics`, on a listener of its own.
-//!
-//! Must not touch: anything but counters.
 
 use std::sync::Arc;
 

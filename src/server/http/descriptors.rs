@@ -1,7 +1,5 @@
 //! How many connections the process can have open: file descriptors are shared by both listeners, the key service, the
 //! launcher's socket and the model's files.
-//!
-//! Must not touch: sockets.
 
 use rustix::process::{Resource, Rlimit};
 

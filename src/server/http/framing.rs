@@ -2,7 +2,6 @@
 //!
 //! hyper refuses most by itself (RFC 9112, sections 2.2, 5 and 6): two lengths, a length that is no number, folded lines,
 //! blanks before the colon, a transfer coding that does not end in `chunked`. Here is what it lets through.
-//! Must not touch: what is inside a body.
 
 use std::sync::Arc;
 

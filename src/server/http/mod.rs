@@ -1,4 +1,6 @@
 //! Connections and HTTP: accept loop, socket, framing, routes, health, metrics. Knows nothing of envelopes.
+//!
+//! Allowed modules: answer, error, observation, state.
 
 pub(crate) mod accept;
 pub(crate) mod admin;

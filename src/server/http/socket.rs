@@ -6,7 +6,7 @@
 //! otherwise; one that has gone resets the connection, which cancels its request.
 //!
 //! hyper must be set to `half_close`: without it the end of the request's bytes ends the connection. With it, hyper
-//! does not read while an answer is made, so this reads ahead, to a bound. Must not touch: what the bytes say.
+//! does not read while an answer is made, so this reads ahead, to a bound.
 
 use std::io;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
 //! Attestation tokens for clients: one call of the launcher at a time, one for all clients that ask the same
 //! (single-flight), and a bound per minute.
 //!
-//! The launcher attests anew each time, one call after the other, behind a lock that its own token refresh needs.
+//! The launcher attests for each call, one after the other, behind a lock that its own token refresh needs.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -151,7 +151,7 @@ impl Shared {
     }
 }
 
-/// What the launcher would take, and nothing that could be meant for somebody else.
+/// Refuses what the launcher would refuse, and audiences other than ours: no other service may accept the token.
 fn check(request: &AttestationRequest) -> Result<(), ApiError> {
     let name = request.audience.strip_prefix(AUDIENCE_PREFIX).unwrap_or_default();
     if !(1..=500).contains(&name.len()) || !name.bytes().all(|byte| byte.is_ascii_graphic()) {

@@ -1,6 +1,4 @@
 //! What this process runs: the hash of its executable, and that of the model's files.
-//!
-//! Must not touch: the network.
 
 use std::fs::File;
 use std::io;

@@ -1,6 +1,4 @@
 //! Where the server stands between its start and its end, and what that means for a request.
-//!
-//! Must not touch: sockets, the model.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 

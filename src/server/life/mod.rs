@@ -1,4 +1,6 @@
 //! The process: start, readiness, watch, drain.
+//!
+//! Allowed modules: blocking, config, error, http, state.
 
 pub(crate) mod attestor;
 mod identity;

@@ -1,6 +1,4 @@
 //! Before a port is opened: is this machine what it should be?
-//!
-//! Must not touch: ports.
 
 use std::time::Duration;
 

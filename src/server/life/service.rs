@@ -1,6 +1,4 @@
 //! A whole server: started, ready, drained.
-//!
-//! Must not touch: what is inside a request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

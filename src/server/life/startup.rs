@@ -1,6 +1,4 @@
 //! From the model's name to a server that can answer, and what can keep it from there.
-//!
-//! Must not touch: requests.
 
 use std::sync::Arc;
 use std::time::Instant;

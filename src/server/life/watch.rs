@@ -1,6 +1,4 @@
 //! Looks after what a running server depends on: the attestation token, the key service, the model thread.
-//!
-//! Must not touch: requests.
 
 use std::sync::Arc;
 use std::time::Duration;
