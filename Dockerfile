@@ -64,7 +64,7 @@ ENV CODESEAL_KMS_KEY=${KMS_KEY} \
     CODESEAL_MODEL_CACHE=${MODEL_CACHE} \
     CODESEAL_PROFILE=${PROFILE}
 
-# The only port that the launcher opens; metrics stay on loopback. With /tcp, or UDP would be opened as well.
+# The only port that the launcher opens; metrics stay on loopback.
 EXPOSE 8080/tcp
 
 # The arguments that the image was built with are the arguments it runs with.

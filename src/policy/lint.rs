@@ -12,6 +12,10 @@ use super::labels::{Label, Meaning, PREFIX, Watched, When};
 use super::names::{Danger, hides};
 
 pub use super::labels::Launcher;
+pub use super::names::{KNOWN, Known};
+
+mod others;
+mod ports;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -68,13 +72,11 @@ pub struct Report {
 
 /// Lints `image` for `launcher`. What `image` sets and `dockerfile` does not is called inherited.
 pub fn lint(image: &Image, dockerfile: Option<&Image>, launcher: Launcher) -> Report {
-    let mut lint = Lint { launcher, findings: Vec::new() };
-    lint.labels(image);
-    lint.ports(image, dockerfile);
-    lint.environment(image, dockerfile);
-    lint.process(image);
-    lint.base(image);
-    let mut findings = lint.findings;
+    let mut findings = findings(image, dockerfile, launcher);
+    for other in &image.others {
+        let theirs = others::findings(image, other, |image| self::findings(image, dockerfile, launcher));
+        findings.extend(theirs.into_iter().filter(|theirs| !findings.contains(theirs)).collect::<Vec<_>>());
+    }
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.level), finding.line));
     Report {
         from: image.kind,
@@ -83,6 +85,17 @@ pub fn lint(image: &Image, dockerfile: Option<&Image>, launcher: Launcher) -> Re
         ports: image.ports.iter().map(|port| port.value.clone()).collect(),
         findings,
     }
+}
+
+/// What is to be said of one builder's image.
+fn findings(image: &Image, dockerfile: Option<&Image>, launcher: Launcher) -> Vec<Finding> {
+    let mut lint = Lint { launcher, findings: Vec::new() };
+    lint.labels(image);
+    lint.ports(image, dockerfile);
+    lint.environment(image, dockerfile);
+    lint.process(image);
+    lint.base(image);
+    lint.findings
 }
 
 impl Report {
@@ -132,6 +145,7 @@ impl Lint {
     }
 
     fn labels(&mut self, image: &Image) {
+        self.cmd_override(image);
         for (name, set) in &image.labels {
             let lower = name.to_ascii_lowercase();
             let Some(rest) = lower.strip_prefix(PREFIX) else { continue };
@@ -174,10 +188,6 @@ impl Lint {
             return self.find(Level::Error, "bad-value", line, message);
         };
         match (label, meaning) {
-            (Label::AllowCmdOverride, Meaning::Flag(true)) => {
-                let message = "the operator may replace every argument of the workload: set it to false";
-                self.find(Level::Error, "cmd-override", line, message);
-            }
             (Label::AllowEnvOverride, Meaning::Names(names)) => {
                 names.iter().for_each(|name| self.override_of(name, line));
             }
@@ -205,6 +215,22 @@ impl Lint {
             }
             _ => {}
         }
+    }
+
+    /// The launcher refuses arguments of the operator's that leave nothing of the image's own.
+    fn cmd_override(&mut self, image: &Image) {
+        let label = format!("{PREFIX}{}", Label::AllowCmdOverride.name());
+        let Some(set) = image.labels.get(&label) else { return };
+        if Label::AllowCmdOverride.read(&set.value) != Some(Meaning::Flag(true)) {
+            return;
+        }
+        if image.entrypoint.is_none() && image.base.is_none() {
+            let message =
+                "allow_cmd_override has no effect without ENTRYPOINT: a launch with tee-cmd is refused";
+            return self.find(Level::Warning, "cmd-override", set.line, message);
+        }
+        let message = "the operator may replace every argument of the workload: set it to false";
+        self.find(Level::Error, "cmd-override", set.line, message);
     }
 
     fn override_of(&mut self, name: &str, line: Option<usize>) {
@@ -250,18 +276,23 @@ impl Lint {
             let message = "no EXPOSE: the launcher opens no port, and nobody can reach the workload";
             self.find(Level::Warning, "no-port", None, message);
         }
-        let own = |port: &str| {
-            dockerfile.is_none_or(|file| file.ports.iter().any(|set| same_port(&set.value, port)))
-        };
+        let own = |port: &str| dockerfile.is_none_or(|file| ports::are_set(file, port));
         for set in &image.ports {
             let port = set.value.as_str();
+            if let Err(problem) = ports::opened(port) {
+                let message = format!("{problem}: the launch is refused");
+                self.find(Level::Error, "port-refused", set.line, message);
+            }
             if !own(port) {
                 let message =
                     format!("port {port} is open and comes from the base image: it cannot be closed again");
                 self.find(Level::Error, "inherited-port", set.line, message);
             }
-            if port.ends_with("/udp") || !port.contains('/') {
-                let message = format!("port {port} is open for UDP too: write {}/tcp", number(port));
+            if port.ends_with("/udp") {
+                let message = format!(
+                    "port {port} is open for UDP, which HTTP does not need: write {}/tcp",
+                    number(port)
+                );
                 self.find(Level::Warning, "udp-port", set.line, message);
             }
         }
@@ -269,7 +300,9 @@ impl Lint {
         numbers.sort_unstable();
         numbers.dedup();
         if numbers.len() > 1 {
-            let message = format!("{} ports are open ({}): one is enough", numbers.len(), numbers.join(", "));
+            let few =
+                numbers.get(..8).map_or_else(|| numbers.join(", "), |few| format!("{}, ...", few.join(", ")));
+            let message = format!("{} ports are open ({few}): one is enough", numbers.len());
             self.find(Level::Warning, "several-ports", image.ports.last().and_then(|set| set.line), message);
         }
     }
@@ -312,8 +345,12 @@ impl Lint {
                 let message = "no ENTRYPOINT here: that of the base image is run, if it has one";
                 self.find(Level::Warning, "no-entrypoint", None, message);
             }
+            None if image.cmd.is_some() => {
+                let message = "no ENTRYPOINT: the launcher runs CMD, and refuses a launch with tee-cmd";
+                self.find(Level::Note, "no-entrypoint", None, message);
+            }
             None => {
-                let message = "no ENTRYPOINT: the launcher refuses an image without one";
+                let message = "no ENTRYPOINT and no CMD: the launcher refuses an image that runs nothing";
                 self.find(Level::Error, "no-entrypoint", None, message);
             }
             Some(Set { value: Command::Shell(_), line }) => {
@@ -338,6 +375,13 @@ impl Lint {
             }
             _ => {}
         }
+        let name = image.user_name();
+        if name.parse::<i64>().is_err() && !image.runs_as_root() {
+            let message = format!(
+                "the number of the user {name} is in the image's /etc/passwd, and may be 0: set a number"
+            );
+            self.find(Level::Warning, "user-by-name", line, message);
+        }
         if image.healthcheck {
             self.find(Level::Note, "healthcheck", None, "the launcher ignores HEALTHCHECK");
         }
@@ -351,7 +395,7 @@ impl Lint {
             self.find(Level::Note, "base-not-pinned", base.line, message);
         }
         let message = format!(
-            "what {} exposes and sets cannot be seen here: lint the image that was built",
+            "what {} sets, exposes and triggers (ONBUILD) cannot be seen here: lint the image that was built",
             base.value
         );
         self.find(Level::Note, "base-not-seen", base.line, message);
@@ -360,12 +404,6 @@ impl Lint {
 
 fn number(port: &str) -> &str {
     port.split('/').next().unwrap_or(port)
-}
-
-/// Docker writes `/tcp` where a Dockerfile says nothing.
-fn same_port(one: &str, other: &str) -> bool {
-    let protocol = |port: &str| port.split_once('/').map_or("tcp", |(_, protocol)| protocol).to_owned();
-    number(one) == number(other) && protocol(one) == protocol(other)
 }
 
 /// Resource names and paths are none; a short value is a setting.

@@ -21,4 +21,4 @@ pub mod what_if;
 #[cfg(feature = "client")]
 pub use self::command::{ClaimsError, PolicyCommand, claims_of};
 pub use self::condition::{ClauseVerdict, Condition, ConditionError, LookedAt, Unmet, Verdict};
-pub use self::image::{Image, ImageError};
+pub use self::image::{Command, Image, ImageError, Set};

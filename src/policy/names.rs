@@ -1,8 +1,14 @@
 //! Names that an operator must not be allowed to set: what a variable is, judged by its name; what a path holds.
 
+mod known;
+
+pub use self::known::{KNOWN, Known};
+
 /// What a variable decides, if that is dangerous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Danger {
+    /// How the server itself works.
+    Product,
     /// Which code runs.
     Code,
     /// Whom the workload talks to, or listens to.
@@ -16,11 +22,6 @@ pub(super) enum Danger {
     /// What it checks.
     Policy,
 }
-
-/// Loaders, runtimes and shells run what these name.
-const CODE: &[&str] =
-    &["BASH_ENV", "ENV", "GCONV_PATH", "GLIBC_TUNABLES", "PATH", "SHELL", "JAVA_TOOL_OPTIONS"];
-const CODE_PREFIXES: &[&str] = &["LD_", "DYLD_", "PYTHON", "PERL5", "NODE_", "RUBY", "CUDA_", "NVIDIA_"];
 
 /// In the order in which they are looked for: `LOG_LEVEL_URL` is an address first of all.
 const WORDS: &[(Danger, &[&str])] = &[
@@ -74,21 +75,24 @@ const WORDS: &[(Danger, &[&str])] = &[
 ];
 
 impl Danger {
-    /// What the variable `name` decides.
+    /// What the variable `name` decides: by its words, or by who reads it.
     pub(super) fn of(name: &str) -> Option<Self> {
         let name = name.to_ascii_uppercase();
-        if CODE.contains(&name.as_str()) || CODE_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
-            return Some(Self::Code);
+        let known = KNOWN.iter().find(|known| known.has(&name)).map(|known| known.danger);
+        // What a word says of one of the product's own is more exact.
+        if let Some(danger) = known.filter(|&danger| danger != Self::Product) {
+            return Some(danger);
         }
         let has = |words: &[&str]| {
             name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| words.contains(&word))
         };
-        WORDS.iter().find(|(_, words)| has(words)).map(|&(danger, _)| danger)
+        WORDS.iter().find(|(_, words)| has(words)).map(|&(danger, _)| danger).or(known)
     }
 
     /// Its name in a finding's code.
     pub(super) fn as_str(self) -> &'static str {
         match self {
+            Self::Product => "product",
             Self::Code => "code",
             Self::Address => "address",
             Self::Key => "key",
@@ -101,6 +105,7 @@ impl Danger {
     /// What whoever sets it decides.
     pub(super) fn decides(self) -> &'static str {
         match self {
+            Self::Product => "how the server works",
             Self::Code => "which code runs inside the workload",
             Self::Address => "whom the workload talks to",
             Self::Key => "which key, identity or secret is used",
@@ -157,11 +162,125 @@ mod tests {
             ("RUST_LOG", Danger::Log),
             ("RUST_BACKTRACE", Danger::Log),
             ("CODESEAL_PROFILE", Danger::Policy),
+            ("CODESEAL_MAX_RUNNING", Danger::Product),
+            ("CODESEAL_QUANTIZE", Danger::Product),
         ] {
             assert_eq!(Danger::of(name), Some(danger), "{name}");
         }
-        for harmless in ["CODESEAL_MAX_RUNNING", "MONKEY", "CATALOG", "TZ", "CODESEAL_QUANTIZE"] {
+        for harmless in ["MAX_RUNNING", "MONKEY", "CATALOG", "TZ", "QUANTIZE", "LANG"] {
             assert_eq!(Danger::of(harmless), None, "{harmless}");
+        }
+    }
+
+    #[test]
+    fn what_gives_a_way_in_is_dangerous_in_every_runtime() {
+        for name in [
+            "LD_PRELOAD",
+            "LD_AUDIT",
+            "_JAVA_OPTIONS",
+            "JAVA_TOOL_OPTIONS",
+            "JDK_JAVA_OPTIONS",
+            "DOTNET_STARTUP_HOOKS",
+            "CORECLR_PROFILER",
+            "NODE_OPTIONS",
+            "NODE_EXTRA_CA_CERTS",
+            "PYTHONSTARTUP",
+            "PYTHONPATH",
+            "PERL5OPT",
+            "PERL5LIB",
+            "PERLLIB",
+            "RUBYOPT",
+            "GEM_PATH",
+            "PHP_INI_SCAN_DIR",
+            "PHPRC",
+            "LUA_INIT",
+            "LUA_PATH_5_4",
+            "LUA_CPATH",
+            "R_PROFILE_USER",
+            "JULIA_LOAD_PATH",
+            "ERL_AFLAGS",
+            "GCONV_PATH",
+            "LOCPATH",
+            "MALLOC_CONF",
+            "MALLOC_TRACE",
+            "GLIBC_TUNABLES",
+            "OPENSSL_CONF",
+            "OPENSSL_MODULES",
+            "SSL_CERT_FILE",
+            "SSLKEYLOGFILE",
+            "REQUESTS_CA_BUNDLE",
+            "CURL_CA_BUNDLE",
+            "CURL_HOME",
+            "GODEBUG",
+            "GOFLAGS",
+            "GIT_SSH_COMMAND",
+            "GIT_CONFIG_COUNT",
+            "http_proxy",
+            "ALL_PROXY",
+            "no_proxy",
+            "RES_OPTIONS",
+            "HOSTALIASES",
+            "LOCALDOMAIN",
+            "KUBECONFIG",
+            "PROMPT_COMMAND",
+            "SHELLOPTS",
+            "BASH_ENV",
+            "ENV",
+            "BASH_FUNC_ls%%",
+            "PS4",
+            "HISTFILE",
+            "EDITOR",
+            "PAGER",
+            "LESSOPEN",
+            "AWS_ENDPOINT_URL_S3",
+            "AWS_CONFIG_FILE",
+            "CLOUDSDK_CONFIG",
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "STORAGE_EMULATOR_HOST",
+            "PUBSUB_EMULATOR_HOST",
+            "RUSTC_WRAPPER",
+            "CARGO_HOME",
+            "CUDA_INJECTION64_PATH",
+            "NVIDIA_VISIBLE_DEVICES",
+            "NCCL_NET_PLUGIN",
+            "NCCL_DEBUG_FILE",
+            "HF_ENDPOINT",
+            "HF_HUB_OFFLINE",
+            "TORCH_LOGS",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OMP_TOOL_LIBRARIES",
+            "DOCKER_HOST",
+            "VAULT_ADDR",
+            "PGSERVICEFILE",
+            "XDG_CONFIG_HOME",
+            "HOME",
+            "TMPDIR",
+            "NOTIFY_SOCKET",
+            "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+            "TZDIR",
+            "TERMINFO",
+            "VIMINIT",
+            "CLASSPATH",
+            "UV_INDEX_URL",
+            "PIP_INDEX_URL",
+            "NPM_CONFIG_REGISTRY",
+            "npm_config_registry",
+            "CODESEAL_ANYTHING",
+        ] {
+            assert!(Danger::of(name).is_some(), "{name}");
+        }
+    }
+
+    /// A variable is found by the first group that has it: none may stand where it can never be found.
+    #[test]
+    fn every_known_name_is_found_and_written_in_capitals() {
+        for known in KNOWN {
+            for pattern in known.names() {
+                let name = pattern.replace('*', "X");
+                assert!(Danger::of(&name).is_some() && known.has(&name), "{pattern}");
+                assert_eq!(pattern.to_uppercase(), pattern);
+                assert!(pattern.matches('*').count() <= 1 && pattern.len() > 1, "{pattern}");
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Attribute conditions against the claims of real tokens, and `codeseal policy` as it is called.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -8,6 +8,7 @@ use std::process::Output;
 use codeseal::attestation::{Claims, Profile};
 use codeseal::policy::conditions::{Images, Workload, codelab, hardened};
 use codeseal::policy::{ClauseVerdict, Condition, Verdict, what_if};
+use codeseal::policy::{Command, Image, ImageError, Set};
 use serde_json::{Value, json};
 
 use crate::harness::clean;
@@ -277,6 +278,81 @@ fn an_image_may_be_named_by_two_digests_or_by_who_signed_it() {
         condition.check(&with(&format!("{signature}/signature_algorithm"), "RSASSA_PSS_SHA256")).is_err()
     );
     assert!(condition.check(&claims(Profile::Tdx)).is_err(), "nobody signed that one");
+}
+
+/// A configuration in the form of `tests/vectors/dockerfiles/rows.json`.
+fn configuration(image: &Image) -> Value {
+    let sorted = |mut values: Vec<String>| {
+        values.sort();
+        values
+    };
+    let words =
+        |command: &Option<Set<Command>>| command.as_ref().map_or(vec![], |set| set.value.words().to_vec());
+    json!({
+        "labels": image.labels.iter().map(|(name, set)| (name, &set.value)).collect::<BTreeMap<_, _>>(),
+        "env": sorted(image.env.iter().map(|(name, set)| format!("{name}={}", set.value)).collect()),
+        "user": image.user.as_ref().map_or("", |set| set.value.as_str()),
+        "ports": sorted(image.ports.iter().map(|set| set.value.clone()).collect()),
+        "entrypoint": words(&image.entrypoint),
+        "cmd": words(&image.cmd),
+    })
+}
+
+/// Cases of which the lint says that it cannot tell what the builder makes.
+const NOT_TOLD: &[&str] = &["entrypoint-surrogate", "stage-two-of-one-name", "stage-two-of-one-name-chained"];
+
+/// How the lint's reading is not what a builder made. `None`: the same configuration, or both refuse.
+fn differs(made: &Value, read: &Result<Image, ImageError>) -> Option<String> {
+    // Where there is no such stage, both looked for an image of that name.
+    let is_missing =
+        |error: &str| ["no registry here", "image not known"].iter().any(|end| error.ends_with(end));
+    match read {
+        Ok(image) if image.base.is_some() => (!made["error"].as_str().is_some_and(is_missing))
+            .then(|| format!("read {:?}, made {made}", image.base)),
+        Ok(image) => {
+            let read = configuration(image);
+            (read != made["config"]).then(|| format!("read {read}, made {made}"))
+        }
+        Err(error) => made["error"].is_null().then(|| format!("{error}, made {made}")),
+    }
+}
+
+#[test]
+fn dockerfiles_are_read_as_buildkit_and_buildah_read_them() {
+    let rows = fs::read_to_string(path("tests/vectors/dockerfiles/rows.json")).unwrap();
+    let rows: Value = serde_json::from_str(&rows).unwrap();
+    let rows = rows["rows"].as_array().unwrap();
+    assert!(rows.len() >= 120, "{}", rows.len());
+    let (mut wrong, mut not_told, mut differing) = (Vec::new(), BTreeSet::new(), 0);
+    for row in rows {
+        let name = row["name"].as_str().unwrap();
+        let arguments = serde_json::from_value(row["arguments"].clone()).unwrap();
+        let mut hold = |builder: &str, made: &Value, read: &Result<Image, ImageError>| {
+            if matches!(read, Err(ImageError::Unknown { .. })) {
+                not_told.insert(name.to_owned());
+            } else {
+                wrong.extend(differs(made, read).map(|how| format!("{name}, {builder}: {how}")));
+            }
+        };
+        let read = Image::read(row["dockerfile"].as_str().unwrap(), &arguments);
+        hold("BuildKit", &row["buildkit"], &read);
+        // What BuildKit refuses is refused, whatever buildah makes of it.
+        let Ok(image) = read else { continue };
+        let same = Ok(Image { others: vec![], ..image.clone() });
+        for (builder, member) in [("buildah", "buildah_docker"), ("buildah in OCI format", "buildah_oci")] {
+            let other = |name: &str| image.others.iter().find(|other| other.builder == name);
+            let docker = || other("buildah").filter(|_| row["buildah_oci"] != row["buildkit"]);
+            let reading = match other(builder).or_else(docker) {
+                Some(other) => other.reading.clone().map(|image| *image),
+                None => same.clone(),
+            };
+            differing += usize::from(reading != same);
+            hold(builder, &row[member], &reading);
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(not_told, NOT_TOLD.iter().map(|&name| name.to_owned()).collect());
+    assert!(differing > 20, "{differing}");
 }
 
 fn codeseal(arguments: &[&str]) -> Output {

@@ -46,6 +46,8 @@ fn dangerous_labels_are_errors() {
         ("allow_env_override", "CODESEAL_MODEL_CACHE", "env-override-path"),
         ("allow_env_override", "RUST_LOG", "env-override-log-level"),
         ("allow_env_override", "LD_PRELOAD", "env-override-code"),
+        ("allow_env_override", "NODE_OPTIONS", "env-override-code"),
+        ("allow_env_override", "CODESEAL_MAX_RUNNING", "env-override-product"),
         ("allow_env_override", "CODESEAL_PROFILE", "env-override-policy"),
         ("allow_mount_destinations", "/etc/ssl", "mount-hides"),
         ("allow_mount_destinations", "scratch", "mount-relative"),
@@ -66,7 +68,7 @@ fn what_weakens_an_image_is_a_warning_and_what_may_be_meant_a_note() {
     for (name, value, expected) in [
         ("hardened_monitoring", "memoryOnly", (Level::Warning, "monitoring")),
         ("allow_cgroups", "true", (Level::Warning, "cgroups")),
-        ("allow_env_override", "CODESEAL_MAX_RUNNING", (Level::Note, "env-override")),
+        ("allow_env_override", "MAX_RUNNING", (Level::Note, "env-override")),
         ("allow_mount_destinations", "/scratch", (Level::Note, "mount")),
         ("monitoring_memory_allow", "never", (Level::Warning, "monitoring-deprecated")),
     ] {
@@ -109,10 +111,66 @@ fn the_two_launchers_differ() {
 #[test]
 fn every_open_port_is_accounted_for() {
     assert_found("EXPOSE 9090/tcp", &[(Level::Warning, "several-ports")]);
-    assert_found("EXPOSE 8080", &[(Level::Warning, "udp-port")]);
-    assert_found("EXPOSE 8080/udp", &[(Level::Warning, "udp-port")]);
+    assert_found("EXPOSE 8080", &[]);
+    // buildah looks at the number and adds nothing.
+    assert_found("EXPOSE 8080/udp", &[(Level::Warning, "builders-differ"), (Level::Warning, "udp-port")]);
+    assert_found("EXPOSE 80/sctp", &[(Level::Error, "port-refused"), (Level::Warning, "several-ports")]);
+    // BuildKit exposes each port, buildah the range as it is written, which the launcher refuses.
+    let range = found("EXPOSE 8000-8002/tcp", Launcher::Current);
+    assert_eq!(range[0], (Level::Error, "port-refused".to_owned()));
+    assert!(range.contains(&(Level::Warning, "builders-differ".to_owned())));
     let none = lint(&image("FROM scratch\nUSER 1\nENTRYPOINT [\"/s\"]"), None, Launcher::Current);
     assert_eq!(none.findings[0].code, "no-port");
+}
+
+#[test]
+fn an_image_with_a_port_that_the_launcher_does_not_read_is_refused() {
+    for port in ["8080", "8080/sctp", "8080/TCP", "8000-9000/tcp", "65536/tcp"] {
+        let built = image(&format!(
+            r#"{{"config": {{"User": "1", "Entrypoint": ["/s"], "ExposedPorts": {{"{port}": {{}}}}}}}}"#
+        ));
+        let report = lint(&built, None, Launcher::Current);
+        assert_eq!(report.findings.len(), 1, "{port}");
+        assert_eq!(
+            (report.findings[0].level, report.findings[0].code.as_str()),
+            (Level::Error, "port-refused")
+        );
+    }
+}
+
+#[test]
+fn a_dirty_image_of_a_clean_dockerfile_is_told() {
+    for (lines, code) in [
+        ("ONBUILD LABEL tee.launch_policy.log_redirect=always\nFROM base", "log-redirect-always"),
+        ("ARG A=1 B=always\nLABEL tee.launch_policy.log_redirect=$B", "log-redirect-always"),
+        ("ARG A=always\nARG A\nLABEL tee.launch_policy.log_redirect=$A", "log-redirect-always"),
+        ("ARG B=always\nLABEL tee.launch_policy.log_redirect=${A:-$B}", "log-redirect-always"),
+        ("ARG A=always\nFROM base\nLABEL tee.launch_policy.log_redirect=${A:-never}", "log-redirect-always"),
+        ("ENV M=always\nENV M=never N=$M\nLABEL tee.launch_policy.log_redirect=$N", "log-redirect-always"),
+        ("FROM scratch AS base\nLABEL tee.launch_policy.allow_cmd_override=true\nFROM base", "cmd-override"),
+        ("USER \"0\"", "user-root"),
+        ("USER 00", "user-root"),
+        ("USER app", "user-by-name"),
+        ("LABEL tee.launch_pol\\\nicy.log_redirect=always", "log-redirect-always"),
+        ("ARG N=redirect\nLABEL tee.launch_policy.log_$N=always", "log-redirect-always"),
+        ("EXPOSE 8000-8001/tcp", "port-refused"),
+    ] {
+        let text =
+            format!("FROM scratch AS base\nENTRYPOINT [\"/s\"]\nUSER 65532\nEXPOSE 8080/tcp\n{lines}\n");
+        let report = lint(&image(&text), None, Launcher::Current);
+        assert!(report.findings.iter().any(|finding| finding.code == code), "{lines}: {report}");
+    }
+}
+
+#[test]
+fn what_only_buildah_refuses_is_a_note() {
+    let report = lint(&image(&format!("{GOOD}COPY <<EOF /x\ntext\nEOF\n")), None, Launcher::Current);
+    let codes: Vec<_> = report.findings.iter().map(|finding| finding.code.as_str()).collect();
+    assert_eq!(codes, ["builder-refuses"]);
+    assert!(report.is_clean());
+    // The lines of a here-document are instructions to a builder that knows none.
+    let hidden = "RUN <<EOF\nLABEL tee.launch_policy.log_redirect=always\nONBUILD LABEL EOF=1\nEOF\n";
+    assert!(found(hidden, Launcher::Current).iter().all(|(_, code)| code == "builder-refuses"));
 }
 
 #[test]
@@ -158,7 +216,18 @@ fn the_environment_holds_no_secret_and_loads_no_code() {
 #[test]
 fn the_launcher_needs_an_entry_point() {
     let without = "FROM scratch\nUSER 1\nEXPOSE 80/tcp";
-    assert_eq!(lint(&image(without), None, Launcher::Current).findings[0].code, "no-entrypoint");
+    let report = lint(&image(without), None, Launcher::Current);
+    assert_eq!((report.findings[0].level, report.findings[0].code.as_str()), (Level::Error, "no-entrypoint"));
+    // It runs the arguments instead, and refuses those of the operator.
+    let report = lint(&image(&format!("{without}\nCMD [\"/s\"]")), None, Launcher::Current);
+    assert_eq!((report.findings[0].level, report.findings[0].code.as_str()), (Level::Note, "no-entrypoint"));
+    assert!(report.is_clean() && report.findings[0].message.contains("runs CMD"));
+    let open = format!("{without}\nCMD [\"/s\"]\n{}", label("allow_cmd_override", "true"));
+    let report = lint(&image(&open), None, Launcher::Current);
+    assert_eq!(
+        (report.findings[0].level, report.findings[0].code.as_str()),
+        (Level::Warning, "cmd-override")
+    );
     assert_found("ENTRYPOINT /server --flag", &[(Level::Warning, "shell-entrypoint")]);
     assert_found("CMD sleep 1", &[(Level::Warning, "shell-cmd")]);
     assert_found("HEALTHCHECK CMD true", &[(Level::Note, "healthcheck")]);
