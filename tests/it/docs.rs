@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use codeseal::client::Untrusted;
 use codeseal::config::{client_configuration_table, configuration_table};
+use codeseal::policy::lint::KNOWN;
 use codeseal::protocol::ErrorCode;
 
 fn path(name: &str) -> PathBuf {
@@ -29,6 +30,26 @@ fn the_configuration_tables_are_what_the_command_lines_say() {
         return;
     }
     assert!(readme == current, "stale: run UPDATE_DOCS=1 cargo test --test it docs::");
+}
+
+/// With `UPDATE_DOCS=1` the table is written instead of compared.
+#[test]
+fn the_policy_lists_every_variable_that_gives_a_way_in() {
+    let policy = fs::read_to_string(path("docs/policy.md")).unwrap();
+    let (before, rest) = policy.split_once("<!-- known-variables:begin -->").unwrap();
+    let (_, after) = rest.split_once("<!-- known-variables:end -->").unwrap();
+    let mut table = "| read by | a person who sets one decides | variables |\n|---|---|---|\n".to_owned();
+    for known in KNOWN {
+        let names: Vec<_> = known.names().map(|name| format!("`{name}`")).collect();
+        table += &format!("| {} | {} | {} |\n", known.reader, known.decides(), names.join(", "));
+    }
+    let (begin, end) = ("<!-- known-variables:begin -->", "<!-- known-variables:end -->");
+    let current = format!("{before}{begin}\n{table}{end}{after}");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(path("docs/policy.md"), current).unwrap();
+        return;
+    }
+    assert!(policy == current, "stale: run UPDATE_DOCS=1 cargo test --test it docs::");
 }
 
 #[test]
