@@ -8,6 +8,7 @@ mod expand;
 mod lines;
 mod pattern;
 mod ports;
+mod reference;
 mod stage;
 mod stages;
 mod steps;

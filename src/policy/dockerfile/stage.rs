@@ -127,7 +127,15 @@ impl<'a> State<'a> {
                     lex.word(document, &|name| self.value(name))?;
                 }
             }
-            Step::Words(words) => self.check(words)?,
+            Step::Workdir(folder) => drop(self.put_in(folder)?),
+            Step::Volume(words) => {
+                for word in words {
+                    let volume = self.put_in(word)?;
+                    if word.trim().is_empty() || volume.text.is_empty() {
+                        return problem("a VOLUME is blank");
+                    }
+                }
+            }
             Step::StopSignal(signal) => {
                 let signal = self.put_in(signal)?;
                 if signal.unknown.is_none() && !is_signal(&signal.text) {

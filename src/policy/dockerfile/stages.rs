@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::expand::{Expanded, Lex, Value};
 use super::lines::{Instruction, Parsed};
+use super::reference;
 use super::stage::State;
 use super::steps::{self, From, Step};
 use super::{Builder, Problem, problem, unknown};
@@ -73,8 +74,7 @@ impl<'a> Build<'a> {
             global: BTreeMap::new(),
         };
         let mut stages = build.stages(&parsed.instructions)?;
-        build.triggers(&mut stages)?;
-        let needed = build.needed(&stages)?;
+        let needed = build.needed(&mut stages)?;
         let mut built: BTreeMap<usize, Built> = BTreeMap::new();
         for index in needed {
             let Some(stage) = stages.get(index) else { continue };
@@ -120,9 +120,8 @@ impl<'a> Build<'a> {
                 }
             }
             stage.parent = self.parent(stage, &base, earlier).map_err(at)?;
-            if stage.parent.is_none() && base != "scratch" && has_upper_case(&base) {
-                return problem(format!("{base} names no stage, and an image's name has no capitals"))
-                    .map_err(at);
+            if stage.parent.is_none() && !reference::is_valid(&base) {
+                return problem(format!("{base} is no stage, and no name of an image")).map_err(at);
             }
             stage.base = base;
         }
@@ -198,42 +197,36 @@ impl<'a> Build<'a> {
         Ok(first)
     }
 
-    /// Puts the ONBUILD instructions of a base before those of a stage.
-    fn triggers(&self, stages: &mut [Stage]) -> Located<()> {
-        for index in 0..stages.len() {
-            let (earlier, rest) = stages.split_at_mut(index);
-            let Some(stage) = rest.first_mut() else { break };
-            let Some(parent) = stage.parent.and_then(|parent| earlier.get(parent)) else { continue };
-            if self.builder == (Builder::Buildah { onbuild: false }) {
-                continue;
-            }
-            let mut triggered = Vec::new();
-            for (_, step) in &parent.steps {
-                let Step::Onbuild(trigger) = step else { continue };
-                let at = |problem: Problem| (stage.line, problem);
-                let parsed =
-                    super::lines::parse(trigger, self.builder).map_err(|(_, problem)| at(problem))?;
-                let [instruction] = parsed.instructions.as_slice() else {
-                    return problem("ONBUILD of the base takes one instruction").map_err(at);
-                };
-                let step = steps::step(instruction, self.builder, parsed.escape).map_err(at)?;
-                if matches!(step, Step::Onbuild(_)) {
-                    return problem("ONBUILD cannot take ONBUILD").map_err(at);
-                }
-                triggered.push((stage.line, step));
-            }
-            stage.steps.splice(0..0, triggered);
+    /// The ONBUILD instructions of a base, which run before those of a stage.
+    fn triggered(&self, stage: &Stage, parent: &Stage) -> Located<Vec<(usize, Step)>> {
+        let mut triggered = Vec::new();
+        if self.builder == (Builder::Buildah { onbuild: false }) {
+            return Ok(triggered);
         }
-        Ok(())
+        for (_, step) in &parent.steps {
+            let Step::Onbuild(trigger) = step else { continue };
+            let at = |problem: Problem| (stage.line, problem);
+            let parsed = super::lines::parse(trigger, self.builder).map_err(|(_, problem)| at(problem))?;
+            let [instruction] = parsed.instructions.as_slice() else {
+                return problem("ONBUILD of the base takes one instruction").map_err(at);
+            };
+            let step = steps::step(instruction, self.builder, parsed.escape).map_err(at)?;
+            triggered.push((stage.line, step));
+        }
+        Ok(triggered)
     }
 
     /// The stages that the last one needs, in the order of the file; others are not built.
-    fn needed(&self, stages: &[Stage]) -> Located<BTreeSet<usize>> {
+    fn needed(&self, stages: &mut [Stage]) -> Located<BTreeSet<usize>> {
         let mut needed: BTreeSet<usize> = stages.len().checked_sub(1).into_iter().collect();
         for index in (0..stages.len()).rev() {
-            let Some(stage) = stages.get(index) else { continue };
             let is_needed = needed.contains(&index);
-            needed.extend(stage.parent.filter(|_| is_needed));
+            if let Some((stage, parent)) = with_parent(stages, index).filter(|_| is_needed) {
+                let triggered = self.triggered(stage, parent)?;
+                needed.extend(stage.parent);
+                stage.steps.splice(0..0, triggered);
+            }
+            let Some(stage) = stages.get(index) else { continue };
             for (line, step) in &stage.steps {
                 let names = match step {
                     Step::Copy { from: Some(from), .. } => std::slice::from_ref(from),
@@ -300,13 +293,12 @@ impl Built {
     }
 }
 
-/// Only a registry's name may have capitals.
-fn has_upper_case(image: &str) -> bool {
-    let image = image.split('@').next().unwrap_or_default();
-    let (host, path) = image.split_once('/').unwrap_or(("", image));
-    let is_host = host.contains(['.', ':']) || host == "localhost" || host.contains(char::is_uppercase);
-    let repository = path.rsplit_once(':').map_or(path, |(repository, _)| repository);
-    repository.contains(char::is_uppercase) || (!is_host && host.contains(char::is_uppercase))
+/// The stage and the earlier one that it is based on.
+fn with_parent(stages: &mut [Stage], index: usize) -> Option<(&mut Stage, &Stage)> {
+    let (earlier, rest) = stages.split_at_mut_checked(index)?;
+    let stage = rest.first_mut()?;
+    let parent = earlier.get(stage.parent?)?;
+    Some((stage, parent))
 }
 
 pub(super) fn value_of(expanded: Expanded) -> Value {

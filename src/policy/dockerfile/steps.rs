@@ -4,7 +4,7 @@
 //! Must not touch: variables, stages.
 
 use super::lines::{self, Instruction};
-use super::words::{at_blanks, list, pairs, words};
+use super::words::{at_blanks, list, pairs, pairs_or_none, words};
 use super::{Builder, Problem, problem};
 
 /// What an instruction does to an image's configuration.
@@ -33,8 +33,8 @@ pub(super) enum Step {
     Run {
         from: Vec<String>,
     },
-    /// Words whose variables are put in and that set nothing the launcher reads.
-    Words(Vec<String>),
+    Volume(Vec<String>),
+    Workdir(String),
     StopSignal(String),
     Nothing,
 }
@@ -167,10 +167,10 @@ pub(super) fn step(instruction: &Instruction, builder: Builder, escape: char) ->
         "onbuild" => Step::Onbuild(onbuild(instruction, escape)?),
         "copy" | "add" => copy(instruction, &flags, builder)?,
         "run" => Step::Run { from: mounts(&flags) },
-        "workdir" => Step::Words(vec![one()?]),
+        "workdir" => Step::Workdir(one()?),
         "maintainer" => one().map(|_| Step::Nothing)?,
         "stopsignal" => Step::StopSignal(one()?),
-        "volume" => Step::Words(at_least_one(list(rest, builder)?.unwrap_or_else(|| at_blanks(rest)))?),
+        "volume" => Step::Volume(at_least_one(list(rest, builder)?.unwrap_or_else(|| at_blanks(rest)))?),
         "from" => return problem("FROM cannot stand here"),
         name => return problem(format!("{name:?} is no instruction of a Dockerfile")),
     })
@@ -248,7 +248,7 @@ fn onbuild(instruction: &Instruction, escape: char) -> Result<String, Problem> {
         "onbuild" | "maintainer" | "from" => {
             return problem(format!("ONBUILD cannot take {}", inner.name.to_uppercase()));
         }
-        "env" | "label" => drop(pairs(&inner.rest, escape)?),
+        "env" | "label" => drop(pairs_or_none(&inner.rest, escape)?),
         _ => drop(list(&inner.rest, Builder::BuildKit)?),
     }
     let documents =

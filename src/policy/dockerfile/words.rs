@@ -42,22 +42,26 @@ pub(super) fn words(text: &str, escape: char) -> Vec<String> {
 
 /// `A=b "C"="d e"`, or `A the rest`, of LABEL and ENV.
 pub(super) fn pairs(text: &str, escape: char) -> Result<Vec<(String, String)>, Problem> {
-    let words = words(text, escape);
-    let Some(first) = words.first() else {
+    let pairs = pairs_or_none(text, escape)?;
+    if pairs.is_empty() {
         return problem("LABEL and ENV take at least one name with a value");
-    };
-    if !first.contains('=') {
-        return match split_once_blank(text) {
-            Some((name, value)) => Ok(vec![(name.to_owned(), value.to_owned())]),
-            None => problem("LABEL and ENV take NAME=VALUE, or one NAME and its VALUE"),
-        };
     }
-    let pair = |word: &String| match word.split_once('=') {
-        Some(("", _)) => problem("a name is blank"),
-        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
-        None => problem("LABEL and ENV take NAME=VALUE, or one NAME and its VALUE"),
-    };
-    words.iter().map(pair).collect()
+    if pairs.iter().any(|(name, _)| name.is_empty()) {
+        return problem("a name is blank");
+    }
+    Ok(pairs)
+}
+
+/// What ONBUILD checks of them before it is triggered.
+pub(super) fn pairs_or_none(text: &str, escape: char) -> Result<Vec<(String, String)>, Problem> {
+    let words = words(text, escape);
+    let Some(first) = words.first() else { return Ok(Vec::new()) };
+    let no_pair = || Problem::Refused("LABEL and ENV take NAME=VALUE, or one NAME and its VALUE".to_owned());
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    if !first.contains('=') {
+        return Ok(vec![split_once_blank(text).map(owned).ok_or_else(no_pair)?]);
+    }
+    words.iter().map(|word| word.split_once('=').map(owned).ok_or_else(no_pair)).collect()
 }
 
 /// Words at blanks, whatever quotes there are.
