@@ -412,6 +412,43 @@ fn a_condition_is_written_and_tested_from_the_command_line() {
     assert_eq!(codeseal(&["test", "--condition", &codelab, "--claims", &other]).status.code(), Some(1));
 }
 
+/// 0: notes at most. 1: a warning or an error. 2: what was given cannot be read, or not be told.
+#[test]
+fn lint_exits_as_its_verdict_says() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("input");
+    let run = "ENTRYPOINT [\"/s\"]\nUSER 1\nEXPOSE 80/tcp";
+    let config = |ports: &str| {
+        format!(r#"{{"config": {{"User": "1", "Cmd": ["/s"], "ExposedPorts": {{"{ports}": {{}}}}}}}}"#)
+    };
+    let label = "LABEL tee.launch_policy.log_redirect=always";
+    for (text, code, word) in [
+        (format!("FROM scratch\n{run}"), 0, "errors: 0, warnings: 0, notes: 0"),
+        (config("80/tcp"), 0, "runs CMD"),
+        (format!("FROM scratch\n{run}\nCOPY <<EOF /x\n{label}\nEOF"), 0, "builder-refuses"),
+        (config("80/sctp"), 1, "port-refused"),
+        (config("80"), 1, "port-refused"),
+        (format!("FROM scratch AS a\nONBUILD {label}\nFROM a\n{run}"), 1, "log-redirect-always"),
+        (format!("FROM scratch\n{run}\nEXPOSE 80/udp"), 1, "builders-differ"),
+        (r#"{"schemaVersion": 2, "config": {"digest": "sha256:00"}}"#.into(), 2, "skopeo inspect --config"),
+        (r#"{"schemaVersion": 2, "manifests": []}"#.into(), 2, "--override-arch amd64"),
+        (r#"[{"Config": {}, "HostConfig": {}}]"#.into(), 2, "a container, not an image"),
+        (r#"[{"Config": {}}, {"Config": {}}]"#.into(), 2, "these are 2 images: give one"),
+        (r#"{"User": "1"}"#.into(), 2, "no image configuration"),
+        (r#"{"config": {"labels": {}}}"#.into(), 2, "labels"),
+        ("FROM debian\nUSER $APP_USER".into(), 2, "$APP_USER is set by the base image"),
+        ("# syntax=example/frontend\nFROM scratch".into(), 2, "example/frontend"),
+        ("FROM scratch\nEXPOSE http".into(), 2, "EXPOSE http"),
+        ("FROM scratch\nLABEL a=${A^}".into(), 2, "line 2"),
+    ] {
+        fs::write(&file, &text).unwrap();
+        let output = codeseal(&["lint", file.to_str().unwrap()]);
+        let said = format!("{}{}", stdout(&output), std::str::from_utf8(&output.stderr).unwrap());
+        assert_eq!(output.status.code(), Some(code), "{text}: {said}");
+        assert!(said.contains(word), "{text}: {said}");
+    }
+}
+
 #[test]
 fn wrong_usage_has_its_own_exit_code() {
     let scratch = tempfile::tempdir().unwrap();
