@@ -35,7 +35,7 @@ enum Builder {
 enum Problem {
     /// The builder refuses it.
     Refused(String),
-    /// What the builder makes of it cannot be told.
+    /// What the builder makes of it cannot be determined.
     Unknown(String),
 }
 

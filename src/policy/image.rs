@@ -126,8 +126,8 @@ pub enum ImageError {
         /// What is wrong.
         problem: String,
     },
-    /// A Dockerfile of which it cannot be told what a builder makes.
-    #[error("line {line} of the Dockerfile: cannot be told from here: {problem}")]
+    /// A Dockerfile of which it cannot be determined what a builder makes.
+    #[error("line {line} of the Dockerfile: cannot be determined: {problem}")]
     Unknown {
         /// Where.
         line: usize,

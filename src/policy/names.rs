@@ -102,7 +102,7 @@ impl Danger {
         }
     }
 
-    /// What whoever sets it decides.
+    /// What a person who sets it decides.
     pub(super) fn decides(self) -> &'static str {
         match self {
             Self::Product => "how the server works",
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gives_a_way_in_is_dangerous_in_every_runtime() {
+    fn variables_that_give_access_are_dangerous_in_every_runtime() {
         for name in [
             "LD_PRELOAD",
             "LD_AUDIT",

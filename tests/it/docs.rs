@@ -34,7 +34,7 @@ fn the_configuration_tables_are_what_the_command_lines_say() {
 
 /// With `UPDATE_DOCS=1` the table is written instead of compared.
 #[test]
-fn the_policy_lists_every_variable_that_gives_a_way_in() {
+fn the_policy_lists_every_variable_that_gives_access() {
     let policy = fs::read_to_string(path("docs/policy.md")).unwrap();
     let (before, rest) = policy.split_once("<!-- known-variables:begin -->").unwrap();
     let (_, after) = rest.split_once("<!-- known-variables:end -->").unwrap();

@@ -298,8 +298,9 @@ fn configuration(image: &Image) -> Value {
     })
 }
 
-/// Cases of which the lint says that it cannot tell what the builder makes.
-const NOT_TOLD: &[&str] = &["entrypoint-surrogate", "stage-two-of-one-name", "stage-two-of-one-name-chained"];
+/// Cases for which the lint says that the configuration cannot be determined.
+const UNDETERMINED: &[&str] =
+    &["entrypoint-surrogate", "stage-two-of-one-name", "stage-two-of-one-name-chained"];
 
 /// How the lint's reading is not what a builder made. `None`: the same configuration, or both refuse.
 fn differs(made: &Value, read: &Result<Image, ImageError>) -> Option<String> {
@@ -323,13 +324,13 @@ fn dockerfiles_are_read_as_buildkit_and_buildah_read_them() {
     let rows: Value = serde_json::from_str(&rows).unwrap();
     let rows = rows["rows"].as_array().unwrap();
     assert!(rows.len() >= 120, "{}", rows.len());
-    let (mut wrong, mut not_told, mut differing) = (Vec::new(), BTreeSet::new(), 0);
+    let (mut wrong, mut undetermined, mut differing) = (Vec::new(), BTreeSet::new(), 0);
     for row in rows {
         let name = row["name"].as_str().unwrap();
         let arguments = serde_json::from_value(row["arguments"].clone()).unwrap();
         let mut hold = |builder: &str, made: &Value, read: &Result<Image, ImageError>| {
             if matches!(read, Err(ImageError::Unknown { .. })) {
-                not_told.insert(name.to_owned());
+                undetermined.insert(name.to_owned());
             } else {
                 wrong.extend(differs(made, read).map(|how| format!("{name}, {builder}: {how}")));
             }
@@ -351,7 +352,7 @@ fn dockerfiles_are_read_as_buildkit_and_buildah_read_them() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(not_told, NOT_TOLD.iter().map(|&name| name.to_owned()).collect());
+    assert_eq!(undetermined, UNDETERMINED.iter().map(|&name| name.to_owned()).collect());
     assert!(differing > 20, "{differing}");
 }
 
@@ -412,7 +413,7 @@ fn a_condition_is_written_and_tested_from_the_command_line() {
     assert_eq!(codeseal(&["test", "--condition", &codelab, "--claims", &other]).status.code(), Some(1));
 }
 
-/// 0: notes at most. 1: a warning or an error. 2: what was given cannot be read, or not be told.
+/// 0: notes at most. 1: a warning or an error. 2: what was given cannot be read, or not be determined.
 #[test]
 fn lint_exits_as_its_verdict_says() {
     let scratch = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ pub(super) fn findings(image: &Image, other: &Other, of: impl Fn(&Image) -> Vec<
     let find = |level, code: &str, line, message| Finding { level, code: code.to_owned(), line, message };
     match &other.reading {
         Err(ImageError::Unknown { line, problem }) => {
-            let message = format!("what {builder} makes of this cannot be told from here: {problem}");
+            let message = format!("what {builder} makes of this cannot be determined: {problem}");
             vec![find(Level::Warning, "builders-differ", Some(*line), message)]
         }
         Err(ImageError::Dockerfile { line, problem }) => {
@@ -25,8 +25,9 @@ pub(super) fn findings(image: &Image, other: &Other, of: impl Fn(&Image) -> Vec<
         Err(error) => vec![find(Level::Warning, "builders-differ", None, format!("{builder}: {error}"))],
         Ok(reading) => {
             let what = image.differing(reading).join(", ");
-            let message =
-                format!("{builder} makes another image of this than BuildKit ({what}): the worse is told");
+            let message = format!(
+                "{builder} makes another image of this than BuildKit ({what}): the findings of both are listed"
+            );
             let known = of(image);
             let own = of(reading).into_iter().filter(|finding| !known.contains(finding)).map(|finding| {
                 Finding { message: format!("built with {builder}: {}", finding.message), ..finding }

@@ -25,7 +25,7 @@ pub(super) fn opened(port: &str) -> Result<(u16, &str), String> {
     }
 }
 
-/// Whether a Dockerfile exposes `port`, whoever builds it.
+/// Whether a Dockerfile exposes `port`, by any builder.
 pub(super) fn are_set(file: &Image, port: &str) -> bool {
     let others = file.others.iter().filter_map(|other| other.reading.as_deref().ok());
     std::iter::once(file).chain(others).any(|image| image.ports.iter().any(|set| set.value == port))

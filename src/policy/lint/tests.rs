@@ -139,7 +139,7 @@ fn an_image_with_a_port_that_the_launcher_does_not_read_is_refused() {
 }
 
 #[test]
-fn a_dirty_image_of_a_clean_dockerfile_is_told() {
+fn a_dirty_image_of_a_clean_dockerfile_is_found() {
     for (lines, code) in [
         ("ONBUILD LABEL tee.launch_policy.log_redirect=always\nFROM base", "log-redirect-always"),
         ("ARG A=1 B=always\nLABEL tee.launch_policy.log_redirect=$B", "log-redirect-always"),

@@ -15,7 +15,7 @@ pub struct Known {
     names: &'static str,
 }
 
-/// Variables that give a person who sets them a way in; docs/policy.md has the same list.
+/// Variables that give the operator access if they may set them; docs/policy.md has the same list.
 pub const KNOWN: &[Known] = &[
     Known { reader: "codeseal", danger: Danger::Product, names: "CODESEAL_*" },
     Known {
