@@ -26,6 +26,9 @@ const OF_THE_TARGET: &[(&str, &str)] = &[
     ("TARGETARCH", "amd64"),
     ("TARGETVARIANT", ""),
 ];
+/// The names of an ARG with their defaults.
+type Arguments = Vec<(String, Option<String>)>;
+
 pub(super) type Variables = BTreeMap<String, Value>;
 
 /// A stage as it is written.
@@ -129,11 +132,7 @@ impl<'a> Build<'a> {
     }
 
     /// ARG before the first FROM.
-    fn globals(
-        &mut self,
-        global: &[(usize, Vec<(String, Option<String>)>)],
-        last: Option<&Stage>,
-    ) -> Located<()> {
+    fn globals(&mut self, global: &[(usize, Arguments)], last: Option<&Stage>) -> Located<()> {
         for &(name, value) in OF_THE_TARGET {
             self.global.insert(name.to_owned(), Value::Known(value.to_owned()));
         }
