@@ -82,7 +82,13 @@ pub fn lint(image: &Image, dockerfile: Option<&Image>, launcher: Launcher) -> Re
         from: image.kind,
         launcher,
         labels: explained(image),
-        ports: image.ports.iter().map(|port| port.value.clone()).collect(),
+        ports: image
+            .ports
+            .iter()
+            .map(|port| &port.value)
+            .filter(|port| ports::opened(port).is_ok())
+            .cloned()
+            .collect(),
         findings,
     }
 }
