@@ -138,8 +138,7 @@ fn policy(args: PolicyArgs) -> ExitCode {
         Err(error) => return fail(USAGE, &error),
     };
     match command.run(&mut std::io::stdout()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(error) => fail(INTERNAL, &error),
     }
 }

@@ -4,10 +4,53 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::condition::{Condition, Verdict};
+use super::annotate::{Severity, annotation};
+use super::condition::{Condition, ConditionError, Place};
 use super::image::Image;
-use super::lint::{Launcher, lint};
-use super::what_if::{Answer, ask};
+use super::lint::{Launcher, Level, Report, lint};
+use super::report::{Judged, explain_to, print};
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON value.
+    Json,
+    /// GitHub's workflow commands: a line per finding, which becomes an annotation of the file.
+    Github,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyOutcome {
+    /// All is well.
+    Good,
+    /// The image is not clean, or the condition is not met.
+    Bad,
+    /// There is no verdict, or the condition cannot be used.
+    Undecided,
+}
+
+impl PolicyOutcome {
+    /// The exit code.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Good => 0,
+            Self::Bad => 1,
+            Self::Undecided => 2,
+        }
+    }
+}
+
+/// A condition, as read from a file.
+pub struct ConditionFile {
+    /// The file's name as it was given.
+    pub name: String,
+    /// The condition.
+    pub condition: Condition,
+}
 
 /// A subcommand of `codeseal policy`, with its files read.
 pub enum PolicyCommand {
@@ -15,23 +58,43 @@ pub enum PolicyCommand {
     Lint {
         /// The image.
         image: Box<Image>,
+        /// The image's file, for annotations.
+        file: String,
         /// Its Dockerfile, to tell what it sets from what it inherits.
         dockerfile: Option<Box<Image>>,
         /// Whose rules.
         launcher: Launcher,
-        /// For programs.
-        json: bool,
+        /// How it is printed.
+        format: Format,
     },
     /// Holds claims against a condition.
     Test {
         /// The condition.
-        condition: Condition,
+        condition: Box<ConditionFile>,
         /// The claims.
         claims: Value,
         /// Whether no what-if may get the key either.
         strict: bool,
-        /// For programs.
-        json: bool,
+        /// How it is printed.
+        format: Format,
+    },
+    /// Says in words what a condition demands.
+    Explain {
+        /// The condition.
+        condition: Box<ConditionFile>,
+        /// Claims to hold against it.
+        claims: Option<Value>,
+        /// How it is printed.
+        format: Format,
+    },
+    /// Reports a condition that cannot be used, where a program reads the report.
+    Refused {
+        /// The condition's file.
+        file: String,
+        /// What is wrong.
+        error: ConditionError,
+        /// How it is printed.
+        format: Format,
     },
     /// Prints a condition.
     Condition(String),
@@ -39,107 +102,163 @@ pub enum PolicyCommand {
 
 /// A file holds no claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be the name of a file with the claims of a token as a JSON object, or with a token")]
-pub struct ClaimsError;
+pub enum ClaimsError {
+    /// Neither JSON nor a token.
+    #[error("must be the name of a file with the claims of a token as a JSON object, or with a token")]
+    Malformed,
+    /// The text starts with U+FEFF.
+    #[error("the claims start with a byte-order mark (U+FEFF): save the file as UTF-8 without one")]
+    ByteOrderMark,
+}
 
 /// Claims as JSON, or those of a token, whose signature is **not** verified.
 ///
 /// # Errors
 /// [`ClaimsError`].
 pub fn claims_of(text: &str) -> Result<Value, ClaimsError> {
+    if text.starts_with('\u{feff}') {
+        return Err(ClaimsError::ByteOrderMark);
+    }
     let text = text.trim();
     let claims: Value = if text.starts_with('{') {
-        serde_json::from_str(text).map_err(|_| ClaimsError)?
+        serde_json::from_str(text).map_err(|_| ClaimsError::Malformed)?
     } else {
-        jsonwebtoken::dangerous::insecure_decode_claims(text).map_err(|_| ClaimsError)?
+        jsonwebtoken::dangerous::insecure_decode_claims(text).map_err(|_| ClaimsError::Malformed)?
     };
-    claims.is_object().then_some(claims).ok_or(ClaimsError)
+    claims.is_object().then_some(claims).ok_or(ClaimsError::Malformed)
 }
 
 impl PolicyCommand {
-    /// Does it and says whether all is well.
+    /// Does it and says how it ended.
     ///
     /// # Errors
     /// If `out` cannot be written to.
-    pub fn run(self, out: &mut dyn Write) -> io::Result<bool> {
+    pub fn run(self, out: &mut dyn Write) -> io::Result<PolicyOutcome> {
         match self {
-            Self::Lint { image, dockerfile, launcher, json } => {
+            Self::Lint { image, file, dockerfile, launcher, format } => {
                 let report = lint(&image, dockerfile.as_deref(), launcher);
-                if json {
-                    print(out, &serde_json::to_value(&report)?)?;
-                } else {
-                    write!(out, "{report}")?;
+                match format {
+                    Format::Text => write!(out, "{report}")?,
+                    Format::Json => print(out, &serde_json::to_value(&report)?)?,
+                    Format::Github => annotate_lint(&report, &file, out)?,
                 }
-                Ok(report.is_clean())
+                Ok(if report.is_clean() { PolicyOutcome::Good } else { PolicyOutcome::Bad })
             }
-            Self::Test { condition, claims, strict, json } => test(&condition, &claims, strict, json, out),
-            Self::Condition(text) => writeln!(out, "{text}").map(|()| true),
+            Self::Test { condition, claims, strict, format } => {
+                Judged::new(&condition.condition, &claims).print_test(&condition.name, strict, format, out)
+            }
+            Self::Explain { condition, claims, format } => {
+                explain_to(&condition, claims.as_ref(), format, out)
+            }
+            Self::Refused { file, error, format } => {
+                let Place { line, column } = error.place();
+                match format {
+                    Format::Json => {
+                        print(
+                            out,
+                            &json!({"error": {"line": line, "column": column, "message": error.message()}}),
+                        )?;
+                    }
+                    _ => {
+                        let title = "attribute condition";
+                        writeln!(
+                            out,
+                            "{}",
+                            annotation(Severity::Error, &file, error.place(), title, &error.message())
+                        )?;
+                    }
+                }
+                Ok(PolicyOutcome::Undecided)
+            }
+            Self::Condition(text) => writeln!(out, "{text}").map(|()| PolicyOutcome::Good),
         }
     }
 }
 
-fn test(
-    condition: &Condition,
-    claims: &Value,
-    strict: bool,
-    json: bool,
-    out: &mut dyn Write,
-) -> io::Result<bool> {
-    let (met, clauses, answers) =
-        (condition.check(claims).is_ok(), condition.clause_by_clause(claims), ask(condition, claims));
-    let well = met && !(strict && answers.iter().any(|answer| answer.released));
-    if json {
-        print(out, &json!({"met": met, "clauses": clauses, "what_if": answers}))?;
-        return Ok(well);
-    }
-    for clause in &clauses {
-        let verdict = match clause.verdict {
-            Verdict::True => "true",
-            Verdict::False => "FALSE",
-            Verdict::NotEvaluable => "ERROR",
+fn annotate_lint(report: &Report, file: &str, out: &mut dyn Write) -> io::Result<()> {
+    for finding in &report.findings {
+        let severity = match finding.level {
+            Level::Error => Severity::Error,
+            Level::Warning => Severity::Warning,
+            Level::Note => Severity::Notice,
         };
-        writeln!(out, "{verdict:<6}{}", clause.clause)?;
-        if clause.verdict == Verdict::NotEvaluable {
-            writeln!(out, "      a claim is missing or has the wrong type")?;
-        }
-    }
-    writeln!(out, "{}", if met { "met: the key is released" } else { "not met: the key is not released" })?;
-    if met {
-        what_if(&answers, out)?;
-    }
-    Ok(well)
-}
-
-/// Only for claims that get the key: if those do not, neither do others, and that says nothing.
-fn what_if(answers: &[Answer], out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "\nwhat if it were")?;
-    for answer in answers {
-        let verdict = if answer.released { "RELEASED" } else { "refused" };
-        let why = answer.failed.join("; ");
-        writeln!(out, "{verdict:<9} {:<44} {why}", answer.what).map(|()| ())?;
+        let place = Place { line: finding.line.unwrap_or(1), column: 1 };
+        writeln!(out, "{}", annotation(severity, file, place, &finding.code, &finding.message))?;
     }
     Ok(())
-}
-
-fn print(out: &mut dyn Write, value: &Value) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, value)?;
-    writeln!(out)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn run(command: PolicyCommand) -> (bool, String) {
+    fn run(command: PolicyCommand) -> (PolicyOutcome, String) {
         let mut out = Vec::new();
-        let well = command.run(&mut out).unwrap();
-        (well, String::from_utf8(out).unwrap())
+        let outcome = command.run(&mut out).unwrap();
+        (outcome, String::from_utf8(out).unwrap())
+    }
+
+    fn file(condition: &str) -> Box<ConditionFile> {
+        Box::new(ConditionFile {
+            name: "condition.cel".into(),
+            condition: Condition::parse(condition).unwrap(),
+        })
     }
 
     fn tested(condition: &str, strict: bool, json: bool) -> (bool, String) {
-        let condition = Condition::parse(condition).unwrap();
         let claims = json!({"secboot": true, "dbgstat": "disabled-since-boot"});
-        run(PolicyCommand::Test { condition, claims, strict, json })
+        let format = if json { Format::Json } else { Format::Text };
+        let (outcome, text) = run(PolicyCommand::Test { condition: file(condition), claims, strict, format });
+        (outcome == PolicyOutcome::Good, text)
+    }
+
+    #[test]
+    fn annotations_point_at_the_clause_that_fails() {
+        let claims = json!({"secboot": true, "n": 1});
+        let test = |condition: &str| {
+            let claims = claims.clone();
+            run(PolicyCommand::Test {
+                condition: file(condition),
+                claims,
+                strict: true,
+                format: Format::Github,
+            })
+        };
+        let (outcome, text) = test("assertion.secboot &&\n  assertion.none == 'x'");
+        assert_eq!(outcome, PolicyOutcome::Bad);
+        assert!(
+            text.starts_with("::error file=condition.cel,line=2,col=3,title=attribute condition::ERROR: "),
+            "{text}"
+        );
+        let (outcome, text) = test("assertion.n + 1 == 2");
+        assert_eq!(outcome, PolicyOutcome::Undecided);
+        assert!(text.contains("UNDECIDED"), "{text}");
+        let (outcome, text) = test("assertion.secboot");
+        assert_eq!(outcome, PolicyOutcome::Bad);
+        assert!(text.contains("::RELEASED: a debug image of the VM"), "{text}");
+    }
+
+    #[test]
+    fn an_explanation_holds_claims_against_each_clause() {
+        let claims = Some(json!({"secboot": true, "dbgstat": "enabled"}));
+        let condition = "assertion.secboot && assertion.dbgstat == 'disabled-since-boot'";
+        let explain = |claims: Option<Value>, format| {
+            run(PolicyCommand::Explain { condition: file(condition), claims, format })
+        };
+        let (outcome, text) = explain(None, Format::Text);
+        assert_eq!(outcome, PolicyOutcome::Good);
+        assert!(
+            text.contains(
+                "  1. secure boot is on (`secboot`)\n     line 1, column 1: assertion.secboot\n  2. "
+            ),
+            "{text}"
+        );
+        let (outcome, text) = explain(claims.clone(), Format::Text);
+        assert_eq!(outcome, PolicyOutcome::Bad);
+        assert!(text.contains("on these claims: FALSE\n\nnot met"), "{text}");
+        let value: Value = serde_json::from_str(&explain(claims, Format::Json).1).unwrap();
+        assert_eq!(value["explained"][1]["line"], 1);
+        assert_eq!(value["test"]["clauses"][1]["verdict"], "false");
     }
 
     #[test]
@@ -173,7 +292,7 @@ mod tests {
         assert_eq!(claims_of(" {\"a\": 1} "), Ok(json!({"a": 1})));
         assert_eq!(claims_of("eyJhbGciOiJSUzI1NiJ9.eyJhIjoxfQ.AA\n"), Ok(json!({"a": 1})));
         for wrong in ["", "[]", "{", "7", "a.b.c"] {
-            assert_eq!(claims_of(wrong), Err(ClaimsError), "{wrong}");
+            assert_eq!(claims_of(wrong), Err(ClaimsError::Malformed), "{wrong}");
         }
     }
 }

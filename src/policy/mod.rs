@@ -8,17 +8,29 @@
 //! Forbidden: axum, google_cloud_*, hyper, reqwest, std::env, std::fs, std::net, std::process, tokio.
 
 #[cfg(feature = "client")]
+mod annotate;
+mod cel;
+#[cfg(feature = "client")]
 mod command;
 mod condition;
 pub mod conditions;
+mod decide;
 mod dockerfile;
+pub mod explain;
 mod image;
 mod labels;
 pub mod lint;
+mod mapping;
 mod names;
+mod paths;
+#[cfg(feature = "client")]
+mod report;
 pub mod what_if;
 
 #[cfg(feature = "client")]
-pub use self::command::{ClaimsError, PolicyCommand, claims_of};
-pub use self::condition::{ClauseVerdict, Condition, ConditionError, LookedAt, Unmet, Verdict};
-pub use self::image::{Command, Image, ImageError, Set};
+pub use self::command::{ClaimsError, ConditionFile, Format, PolicyCommand, PolicyOutcome, claims_of};
+pub use self::cel::{Reason, Undecided};
+pub use self::condition::{ClauseVerdict, Condition, ConditionError, LookedAt, Place, Unmet};
+pub use self::decide::{Decision, Verdict};
+pub use self::image::{Image, ImageError};
+pub use self::mapping::{AttributeMapping, MappingError};

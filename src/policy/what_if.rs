@@ -3,7 +3,9 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::condition::{Condition, Verdict};
+use super::condition::Condition;
+use super::decide::Verdict;
+use super::paths::dotted;
 
 /// A workload that differs in one respect, and what becomes of it.
 #[derive(Clone, Debug, Serialize)]
@@ -12,8 +14,21 @@ pub struct Answer {
     pub what: &'static str,
     /// Whether it gets the key.
     pub released: bool,
+    /// Whether it is not known if it does.
+    pub undecided: bool,
     /// The clauses that it fails.
     pub failed: Vec<String>,
+}
+
+/// What becomes of a token without one of the claims that the condition reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    /// The claim, for example `submods.container.image_digest`.
+    pub claim: String,
+    /// Whether the token gets the key nevertheless.
+    pub released: bool,
+    /// Whether it is not known if it does.
+    pub undecided: bool,
 }
 
 /// A change to claims; `None` where it would change nothing.
@@ -74,13 +89,32 @@ pub fn ask(condition: &Condition, claims: &Value) -> Vec<Answer> {
         let changed = (change.to)(claims).filter(|changed| changed != claims)?;
         let clauses = condition.clause_by_clause(&changed);
         let failed = clauses.into_iter().filter(|clause| clause.verdict != Verdict::True);
+        let verdict = condition.decide(&changed).verdict;
         Some(Answer {
             what: change.what,
-            released: condition.check(&changed).is_ok(),
+            released: verdict == Verdict::True,
+            undecided: verdict == Verdict::Undecided,
             failed: failed.map(|clause| clause.clause).collect(),
         })
     };
     CHANGES.iter().filter_map(answer).collect()
+}
+
+/// Asks `condition` about tokens without one of the claims that it reads.
+pub fn ask_without(condition: &Condition, claims: &Value) -> Vec<Missing> {
+    let without = |path: &[String]| {
+        let (name, parents) = path.split_last()?;
+        let mut changed = claims.clone();
+        let parent = parents.iter().try_fold(&mut changed, |value, name| value.get_mut(name))?;
+        parent.as_object_mut()?.remove(name)?;
+        let verdict = condition.decide(&changed).verdict;
+        Some(Missing {
+            claim: dotted(path),
+            released: verdict == Verdict::True,
+            undecided: verdict == Verdict::Undecided,
+        })
+    };
+    condition.paths().iter().filter_map(|path| without(path)).collect()
 }
 
 /// Debug images say so, and Google makes no statement about their support.
@@ -147,6 +181,16 @@ mod tests {
         let answers = ask(&Condition::parse("assertion.dbgstat != 'enabled'").unwrap(), &claims);
         assert!(!answers[0].released);
         assert_eq!(answers[0].failed, ["assertion.dbgstat != 'enabled'"]);
+    }
+
+    #[test]
+    fn a_missing_claim_is_asked_about_if_it_is_read() {
+        let claims = json!({"a": {"b": true}, "c": 1, "d": 2});
+        let condition = Condition::parse("assertion.a.b && (!has(assertion.c) || assertion.c == 1)").unwrap();
+        let missing = ask_without(&condition, &claims);
+        let found: Vec<_> =
+            missing.iter().map(|missing| (missing.claim.as_str(), missing.released)).collect();
+        assert_eq!(found, [("a.b", false), ("c", true)]);
     }
 
     #[test]
