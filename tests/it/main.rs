@@ -17,6 +17,7 @@ mod bench;
 mod canary;
 mod choices;
 mod client;
+mod conditions;
 mod cuda_build;
 mod demo;
 mod docs;

@@ -175,6 +175,32 @@ async fn a_condition_of_ones_own_replaces_the_codelabs() {
     assert_eq!(refused(&world, &world.token()).await.1, "unauthorized_client");
 }
 
+/// The exchange decides as `codeseal policy test` does: no key for an error or where there is no verdict.
+#[tokio::test]
+async fn a_condition_that_is_an_error_or_undecided_denies() {
+    let denied = async |condition: &str| {
+        let world = World::with(|config| config.condition = Some(condition.to_owned())).await;
+        assert_eq!(refused(&world, &world.token()).await.1, "unauthorized_client");
+        let Verdict::ConditionNotMet(unmet) = last_verdict(&world.sandbox) else {
+            panic!("not the condition")
+        };
+        unmet
+    };
+    assert!(denied("assertion.oemid - 1u == 11128u").await.not_evaluable);
+    let unmet = denied("assertion.iat + 60 < assertion.exp || assertion.iat + 60 >= assertion.exp").await;
+    assert!(
+        unmet.to_string().contains("undecided") && unmet.to_string().contains("(number-reading)"),
+        "{unmet}"
+    );
+    let world = World::with(|config| {
+        config.condition = Some(
+            "int(assertion.iat) < int(assertion.exp) && assertion.hwmodel.matches('^\\\\w+$')".to_owned(),
+        );
+    })
+    .await;
+    world.federated().await;
+}
+
 #[tokio::test]
 async fn what_cannot_work_is_refused_at_the_start() {
     let dir = tempfile::TempDir::new().unwrap();
@@ -185,6 +211,8 @@ async fn what_cannot_work_is_refused_at_the_start() {
     };
     let error = start(|config| config.condition = Some("assertion.".to_owned())).await;
     assert!(matches!(error, SandboxError::Condition(_)), "{error}");
+    let error = start(|config| config.condition = Some("asserton.secboot".to_owned())).await;
+    assert!(error.to_string().contains("did you mean `assertion`?"), "{error}");
     let error = start(|config| config.claims = Some(json!([]))).await;
     assert!(matches!(error, SandboxError::Claims), "{error}");
     let error = start(|config| config.dir.push("long".repeat(30))).await;
