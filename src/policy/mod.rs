@@ -32,5 +32,5 @@ pub use self::command::{ClaimsError, ConditionFile, Format, PolicyCommand, Polic
 pub use self::cel::{Reason, Undecided};
 pub use self::condition::{ClauseVerdict, Condition, ConditionError, LookedAt, Place, Unmet};
 pub use self::decide::{Decision, Verdict};
-pub use self::image::{Image, ImageError};
+pub use self::image::{Command, Image, ImageError, Set};
 pub use self::mapping::{AttributeMapping, MappingError};
