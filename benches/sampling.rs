@@ -7,7 +7,7 @@
 
 use std::hint::black_box;
 
-use codeseal_kernels::sampling::{Choice, SamplingParams, Scratch, choose};
+use codeseal_kernels::sampling::{RowSampler, SamplingParams, Scratch, sample_row};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 /// The server's.
@@ -40,11 +40,11 @@ fn choices(criterion: &mut Criterion) {
             ("top_p 0.95", SamplingParams { top_p: 0.95, ..warm }),
             ("top_k 40, top_p 0.95", SamplingParams { top_k: 40, top_p: 0.95, ..warm }),
         ] {
-            let choice = Choice::new(&params, 7);
+            let sampler = RowSampler::new(&params, 7);
             group.bench_function(BenchmarkId::new(name, row), |bencher| {
                 bencher.iter(|| {
                     counter += 1;
-                    choose(black_box(&logits), &choice, counter, &mut scratch).unwrap()
+                    sample_row(black_box(&logits), &sampler, counter, &mut scratch).unwrap()
                 });
             });
         }

@@ -13,6 +13,7 @@
 //! | [`hub`] | model sources (`hf://`, `gs://`, a directory), verified against the manifest |
 //! | [`machine`] | how much memory the machine and its control groups leave this process |
 //! | [`model`] | the Gemma architecture: weights and forward pass |
+//! | [`token`] | token ids |
 //! | [`tokenizer`] | text to token ids and back, UTF-8 safe while streaming |
 //! | [`prompt`] | CodeGemma's templates as token ids, budgets, stop matcher |
 //! | [`engine`] | the one model thread and its async handle |
@@ -74,5 +75,7 @@ pub mod secret;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod telemetry;
+#[cfg(feature = "server")]
+pub mod token;
 #[cfg(feature = "server")]
 pub mod tokenizer;

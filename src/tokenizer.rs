@@ -14,18 +14,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokenizers::models::ModelWrapper;
-use zeroize::{DefaultIsZeroes, Zeroize};
+use zeroize::Zeroize;
 
 pub use self::decoder::Decoder;
 use self::decoder::Pieces;
 use crate::model::{FilesError, ModelFiles};
 use crate::secret::Secret;
-
-/// A row of the model's vocabulary.
-#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
-pub struct TokenId(pub u32);
-
-impl DefaultIsZeroes for TokenId {}
+pub use crate::token::TokenId;
 
 /// What Gemma's templates are made of: pad, eos, bos, the four fill-in-the-middle markers, the two turn markers; and unk,
 /// which stands for no text either.

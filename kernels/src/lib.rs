@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`cpu`] | SIMD kernels; the instruction set is chosen at run time |
 //! | [`cuda`] | CUDA kernels (`.cu`), the code that launches them, device memory |
+//! | [`kv`] | KV blocks, the same on CPU and GPU |
 //! | [`sampling`] | the choice of a token, the same on CPU and GPU |
 //!
 //! This crate is the only place with `unsafe` code, each block with its `SAFETY` comment. It knows no model, no request and
@@ -11,4 +12,5 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod kv;
 pub mod sampling;

@@ -1,9 +1,9 @@
-//! Chooses a token among logits, by chance or not, the same on every processor.
+//! Samples a token from logits, with bitwise the same result on all CPUs and GPUs.
 //!
-//! `cuda/sample.cu` takes the same steps on a GPU, and for the same logits chooses the same token. So nothing may depend
-//! on an order of additions or on a library's exponential: probabilities are whole numbers, 2^40 for the likeliest
-//! token, made by f32 operations that are rounded alike everywhere; sums of them are exact. Chance is a counter-based
-//! generator: what is drawn depends on the seed and the place in the text, not on what was drawn before.
+//! `cuda/sample.cu` does the same steps on a GPU: for the same logits and seed it samples the same token. So nothing may
+//! depend on the order of additions or on a library's exponential: probabilities are integers, 2^40 for the most likely
+//! token, made by f32 operations that are rounded alike everywhere, and their sums are exact. Random numbers come from a
+//! counter-based generator: they depend on the seed and the position, not on earlier draws.
 //!
 //! Must not touch: where logits come from.
 
@@ -18,31 +18,31 @@ use super::cpu::Level;
 
 /// Below this temperature every probability but one rounds to nothing, and dividing by it overflows.
 const MIN_TEMPERATURE: f32 = 1e-5;
-/// The weight of the likeliest token.
+/// The weight of the most likely token.
 const ONE: f32 = 1_099_511_627_776.0;
 
-/// How a token is chosen among the model's probabilities.
+/// Sampling parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingParams {
-    /// Divides the logits; 0 always takes the likeliest token, the first of several.
+    /// Divides the logits; 0 is greedy: the most likely token, the first of several.
     pub temperature: f32,
-    /// Considers only so many of the likeliest tokens, and those as likely as the last of them; 0 considers all.
+    /// Keeps only the `top_k` most likely tokens, and those as likely as the last of them; 0 keeps all.
     pub top_k: u32,
-    /// Of those, considers only the likeliest that together have this probability; 1 considers all.
+    /// Of those, keeps only the most likely that together have this probability; 1 keeps all.
     pub top_p: f32,
-    /// Of those, considers only what has at least this share of the likeliest token's probability; 0 considers all.
+    /// Of those, keeps only tokens of at least this probability relative to the most likely one; 0 keeps all.
     pub min_p: f32,
 }
 
 impl SamplingParams {
-    /// Always the likeliest token.
+    /// Greedy sampling.
     pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
 }
 
-/// [`SamplingParams`] and a seed, as the steps want them.
+/// How one row of logits is sampled: [`SamplingParams`] and a seed, in the form that the kernels read.
 #[derive(Clone, Copy, Debug)]
-pub struct Choice {
-    /// 0 for the likeliest token.
+pub struct RowSampler {
+    /// 0 is greedy.
     inverse_temperature: f32,
     top_k: u32,
     /// A fraction of 2^64; all ones for all.
@@ -51,8 +51,8 @@ pub struct Choice {
     seed: u64,
 }
 
-impl Choice {
-    /// How to choose by `params`, with chance from `seed`.
+impl RowSampler {
+    /// Sampling by `params`, with random numbers from `seed`.
     pub fn new(params: &SamplingParams, seed: u64) -> Self {
         let SamplingParams { temperature, top_k, top_p, min_p } = *params;
         let inverse_temperature = if temperature >= MIN_TEMPERATURE { temperature.recip() } else { 0.0 };
@@ -68,7 +68,7 @@ impl Choice {
         }
     }
 
-    /// As the kernel reads it.
+    /// The words that the CUDA kernel reads.
     pub fn words(self) -> [u32; 8] {
         let wide = |number: u64| [number as u32, (number >> 32) as u32];
         let [[a, b], [c, d], [e, f]] = [self.top_p, self.least_weight, self.seed].map(wide);
@@ -76,7 +76,7 @@ impl Choice {
     }
 }
 
-/// Memory that is kept from one choice to the next.
+/// Memory that is reused from one row to the next.
 pub struct Scratch {
     level: Level,
     peaks: Vec<f32>,
@@ -100,32 +100,32 @@ impl Default for Scratch {
 /// A token's logit and what it weighs.
 type Token = (f32, f32);
 
-/// [`choose`] once.
+/// [`sample_row`] with memory of its own.
 pub fn sample(logits: &[f32], params: &SamplingParams, seed: u64, counter: u64) -> Option<u32> {
-    choose(logits, &Choice::new(params, seed), counter, &mut Scratch::default())
+    sample_row(logits, &RowSampler::new(params, seed), counter, &mut Scratch::default())
 }
 
-/// The token that follows, or none if the logits are not all finite. `counter` is the place in the text of the token
-/// before it: with the same seed, another place draws anew.
-pub fn choose(logits: &[f32], choice: &Choice, counter: u64, scratch: &mut Scratch) -> Option<u32> {
-    let likeliest = likeliest(logits, scratch)?;
-    if choice.inverse_temperature == 0.0 {
-        return Some(likeliest);
+/// Samples a token; none if the logits are not all finite. `counter` is the position of the token before it: each position
+/// has a random number of its own.
+pub fn sample_row(logits: &[f32], sampler: &RowSampler, counter: u64, scratch: &mut Scratch) -> Option<u32> {
+    let best = argmax(logits, scratch)?;
+    if sampler.inverse_temperature == 0.0 {
+        return Some(best);
     }
     let Scratch { level, peaks, weights, some, tokens } = scratch;
     let mut scale = Scale {
-        largest: *logits.get(likeliest as usize)?,
-        inverse_temperature: choice.inverse_temperature,
+        largest: *logits.get(best as usize)?,
+        inverse_temperature: sampler.inverse_temperature,
         least: f32::NEG_INFINITY,
         least_weight: 0.0,
     };
-    if let Some(rank) = (choice.top_k as usize).checked_sub(1).filter(|&rank| rank < logits.len()) {
+    if let Some(rank) = (sampler.top_k as usize).checked_sub(1).filter(|&rank| rank < logits.len()) {
         scale.least = ranked(logits, peaks, rank, some);
     }
-    if choice.top_p != u64::MAX {
+    if sampler.top_p != u64::MAX {
         weights.weigh(*level, logits, peaks, scale);
-        let target = share(weights.blocks.iter().sum(), choice.top_p).max(1);
-        // Mostly a few tokens have nearly all.
+        let target = share(weights.blocks.iter().sum(), sampler.top_p).max(1);
+        // Mostly a few tokens have nearly all of the weight.
         let bound = nth(peaks.len() / 16, peaks, some);
         gather(logits, peaks, weights, bound, tokens);
         if total(tokens) < target {
@@ -133,17 +133,17 @@ pub fn choose(logits: &[f32], choice: &Choice, counter: u64, scratch: &mut Scrat
         }
         scale.least = nucleus(tokens, target);
     }
-    scale.least_weight = not_below(choice.least_weight);
+    scale.least_weight = not_below(sampler.least_weight);
     weights.weigh(*level, logits, peaks, scale);
-    let mut rest = share(philox(choice.seed, counter), weights.blocks.iter().sum());
-    // What is drawn is less than the total, and the likeliest token is never left out: there is a block, and a token.
+    let mut rest = share(philox(sampler.seed, counter), weights.blocks.iter().sum());
+    // What is drawn is less than the total, and the most likely token is never left out: there is a block, and a token.
     let start = BLOCK * find(weights.blocks.iter().copied(), &mut rest)?;
     let tokens = weights.tokens.get(start..)?.iter();
     find(tokens.map(|&weight| weight as u64), &mut rest).map(|place| (start + place) as u32)
 }
 
 /// The token of the largest logit, the first of several; none if one of them is not a finite number.
-pub fn likeliest(logits: &[f32], scratch: &mut Scratch) -> Option<u32> {
+pub fn argmax(logits: &[f32], scratch: &mut Scratch) -> Option<u32> {
     find_peaks(scratch.level, logits, &mut scratch.peaks);
     let (mut block, mut largest) = (0, f32::NEG_INFINITY);
     for (number, &peak) in scratch.peaks.iter().enumerate() {

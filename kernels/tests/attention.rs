@@ -1,8 +1,6 @@
 //! Attention of one token and of many, over pages, against the textbook.
 
-use codeseal_kernels::cuda::{
-    HEAD, KvLayout, Narrow, PAGE_TOKENS, Partial, Texts as Parts, attend_decode, attend_prefill,
-};
+use codeseal_kernels::cuda::{HEAD, KvLayout, Narrow, Partial, Prompts, attend_decode, attend_prefill};
 use half::{bf16, f16};
 
 use codeseal_emulator::device::Emulator;
@@ -11,7 +9,7 @@ use codeseal_emulator::pages::{From32, Rows, Texts};
 
 /// A length up to `longest`, often at the edge of a page.
 fn length(numbers: &mut Numbers, longest: usize) -> usize {
-    let edge = PAGE_TOKENS * numbers.between(1, longest.div_ceil(PAGE_TOKENS)) + numbers.between(0, 2) - 1;
+    let edge = BLOCK_TOKENS * numbers.between(1, longest.div_ceil(BLOCK_TOKENS)) + numbers.between(0, 2) - 1;
     let any = numbers.between(1, longest);
     numbers.pick(&[edge.min(longest), any])
 }
@@ -138,7 +136,7 @@ fn prefill<T: Narrow + From32>(
     attend_prefill(
         device,
         &rows.layer(0),
-        &Parts { starts: begin.view(), longest },
+        &Prompts { starts: begin.view(), longest },
         activations,
         pool,
         &mut out.view_mut(),
@@ -184,7 +182,7 @@ fn a_prompt_in_pieces_gives_the_bits_of_the_whole() {
         let (starts, part) =
             (device.put(&[0, (to - from) as i32]), device.put(&queries[from * width..to * width]));
         let mut out = device.room::<bf16>((to - from) * layout.heads * HEAD);
-        let texts = Parts { starts: starts.view(), longest: to - from };
+        let texts = Prompts { starts: starts.view(), longest: to - from };
         attend_prefill(device, &rows.layer(0), &texts, part.view(), pool.view(), &mut out.view_mut())
             .unwrap();
         out.read(device).unwrap()

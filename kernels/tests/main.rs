@@ -16,4 +16,5 @@ mod elementwise;
 mod norm;
 mod planted;
 mod products;
+mod recording;
 mod sampling;

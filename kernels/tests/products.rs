@@ -1,6 +1,6 @@
 //! Products against the textbook, and with each other: a batch must give the bits of its members.
 
-use codeseal_kernels::cuda::{Blocks, DeviceError, Matrix, Narrow, quantise};
+use codeseal_kernels::cuda::{Blocks, DeviceError, Matrix, Narrow, quantize_q8_0};
 use half::{bf16, f16};
 
 use codeseal_emulator::device::{Emulator, Traits};
@@ -65,7 +65,7 @@ fn check<T: Narrow + From32>(device: &Emulator, numbers: &mut Numbers, way: Way,
     let columns = numbers.pick(&[8, 32, 72, 96, 200, 256, 288, 768]);
     let (x, size): (Vec<T>, _) = (vectors(numbers, count * columns), (columns as f64).sqrt());
     for (index, (matrix, weights)) in matrices(device, numbers, 2 * ups, columns).into_iter().enumerate() {
-        // Prompts meet quantised weights that are rounded.
+        // Prompts meet quantized weights that are rounded.
         let tolerance = if index > 0 && way.prompt { coarse } else { 2e-5 };
         let (matrix, read) = on_its_way(way, matrix, count);
         let expected = textbook(&weights, &x, columns);
@@ -196,7 +196,7 @@ fn large_numbers_stay_numbers_in_f16() {
 #[test]
 fn a_scale_that_is_no_number_shows_in_the_result() {
     let weights = [[0.5; 32], [f32::NAN; 32]].concat();
-    let blocks = quantise(&weights);
+    let blocks = quantize_q8_0(&weights);
     for way in WAYS {
         let (matrix, read) = on_its_way(way, q8_0(&Emulator, &blocks, 64), 1);
         assert!(!multiply(&Emulator, &matrix, read, &[bf16::ONE; 64])[0].is_finite());

@@ -1,7 +1,7 @@
 //! The choice of tokens on the device against the one on the host, which must be the same.
 
-use codeseal_kernels::cuda::{Chooser, Feedback, NO_TOKEN, choose, feed_back};
-use codeseal_kernels::sampling::{Choice, SamplingParams, sample};
+use codeseal_kernels::cuda::{Feedback, NO_TOKEN, SamplingBuffers, feed_back, sample_rows};
+use codeseal_kernels::sampling::{RowSampler, SamplingParams, sample};
 
 use codeseal_emulator::device::Emulator;
 use codeseal_emulator::numbers::Numbers;
@@ -10,12 +10,13 @@ use codeseal_emulator::numbers::Numbers;
 type Row = (SamplingParams, u64);
 
 fn chosen(device: &Emulator, logits: &[f32], positions: &[i32], rows: &[Row]) -> Vec<u32> {
-    let words: Vec<u32> = rows.iter().flat_map(|(params, seed)| Choice::new(params, *seed).words()).collect();
+    let words: Vec<u32> =
+        rows.iter().flat_map(|(params, seed)| RowSampler::new(params, *seed).words()).collect();
     let (logits, positions, words) = (device.put(logits), device.put(positions), device.put(&words));
-    let mut partial = device.room(Chooser::partial_numbers(rows.len()));
-    let mut chooser = Chooser { choices: words.view(), partial: partial.view_mut() };
+    let mut partial = device.room(SamplingBuffers::partial_numbers(rows.len()));
+    let mut buffers = SamplingBuffers { samplers: words.view(), partial: partial.view_mut() };
     let mut chosen = device.room(rows.len());
-    choose(device, logits.view(), positions.view(), &mut chooser, &mut chosen.view_mut()).unwrap();
+    sample_rows(device, logits.view(), positions.view(), &mut buffers, &mut chosen.view_mut()).unwrap();
     chosen.read(device).unwrap()
 }
 

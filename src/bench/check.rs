@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use super::BenchError;
 use crate::model::{DeviceModel, DeviceSession, Model, ModelError, ModelFiles, Quantize, Slice, StepRoom};
-use crate::tokenizer::TokenId;
-use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
+use crate::token::TokenId;
 use codeseal_kernels::cuda::{Device, DeviceError, NO_TOKEN};
-use codeseal_kernels::sampling::{Choice, SamplingParams, sample};
+use codeseal_kernels::kv::{BLOCK_TOKENS, BlockId};
+use codeseal_kernels::sampling::{RowSampler, SamplingParams, sample};
 
 /// How large the models and how long the texts are.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +122,7 @@ pub fn check<D: Device + 'static>(
                     note("a prompt is the same in pieces", rig.pieces());
                     note("tokens together are the same as one by one", rig.batch());
                     note("a replayed step is the same as one that is launched", rig.replay());
-                    note("tokens are chosen as the processors choose them", rig.choices());
+                    note("tokens are chosen as the processors choose them", rig.sampling());
                 }
             }
         }
@@ -167,7 +167,7 @@ impl Rig {
         let tables: Vec<_> = tables.collect();
         let rows = texts.iter().map(Vec::len).sum();
         let together = count * FOLLOW;
-        let room = StepRoom { rows, wanted: together, batch: together };
+        let room = StepRoom { rows, num_logits: together, batch: together };
         Ok(Self { session: model.session(block, room)?, texts, tables })
     }
 
@@ -176,20 +176,20 @@ impl Rig {
         self.texts[text].len() - FOLLOW
     }
 
-    /// Reads tokens of texts, and returns the logits after the `wanted` last of each.
+    /// Reads tokens of texts, and returns the logits after as many of the last tokens of each.
     fn read(&mut self, pieces: &[(usize, Range<usize>, usize)]) -> Result<Vec<f32>, ModelError> {
         let slices: Vec<_> = pieces
             .iter()
-            .map(|(text, range, wanted)| Slice {
+            .map(|(text, range, num_logits)| Slice {
                 tokens: &self.texts[*text][range.clone()],
                 position: range.start,
                 blocks: &self.tables[*text],
-                wanted: *wanted,
+                num_logits: *num_logits,
                 prompt: self.texts[*text].len() - FOLLOW,
             })
             .collect();
-        let wanted = pieces.iter().map(|(_, _, wanted)| wanted).sum();
-        Ok(self.session.step(&slices, &vec![None; wanted])?.logits.to_vec())
+        let num_logits = pieces.iter().map(|(_, _, num_logits)| num_logits).sum();
+        Ok(self.session.step(&slices, &vec![None; num_logits])?.logits.to_vec())
     }
 
     /// Reads other tokens in these places, so that nothing right is there before a step is looked at.
@@ -202,7 +202,7 @@ impl Rig {
             tokens,
             position: range.start,
             blocks: &self.tables[*text],
-            wanted: 0,
+            num_logits: 0,
             prompt: range.end,
         });
         let slices: Vec<_> = slices.collect();
@@ -297,8 +297,8 @@ impl Rig {
         Ok((first != again).then(|| "the logits differ".to_owned()))
     }
 
-    /// The argmax token, and tokens by chance.
-    fn choices(&mut self) -> Found {
+    /// The likeliest token, and tokens by chance.
+    fn sampling(&mut self) -> Found {
         let text = self.longest();
         let prompt = self.prompt(text);
         let warm = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
@@ -318,11 +318,11 @@ impl Rig {
                 tokens: &self.texts[text][prompt..prompt + 1],
                 position: prompt,
                 blocks: &self.tables[text],
-                wanted: 1,
+                num_logits: 1,
                 prompt,
             };
-            let outcome = self.session.step(&[slice], &[Some(Choice::new(&params, seed))])?;
-            let chosen = outcome.chosen.first().copied().filter(|token| *token != NO_TOKEN);
+            let output = self.session.step(&[slice], &[Some(RowSampler::new(&params, seed))])?;
+            let chosen = output.chosen.first().copied().filter(|token| *token != NO_TOKEN);
             if chosen.is_none() || chosen != sample(&logits, &params, seed, prompt as u64) {
                 return Ok(Some(format!("another token is chosen with {params:?}")));
             }

@@ -23,11 +23,11 @@ use self::report::{BenchReport, Decode};
 use self::subject::{Facts, OnCpu, OnDevice, Room, Subject};
 use crate::files;
 use crate::machine::Available;
-use crate::model::{Model, ModelError, ModelFiles, Needs, NotEnoughMemory, Slice};
+use crate::model::{Checkpoint, MemoryNeeds, Model, ModelError, ModelFiles, NotEnoughMemory, Slice};
 use crate::telemetry;
-use crate::tokenizer::TokenId;
-use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
+use crate::token::TokenId;
 use codeseal_kernels::cuda::{CudaDevice, Device, DeviceError};
+use codeseal_kernels::kv::{BLOCK_TOKENS, BlockId};
 
 /// What to change if memory does not suffice.
 const ADVICE: &str = "lower --batch, --prompt-tokens or --new-tokens, choose a smaller type with --quantize, or raise the limit";
@@ -143,11 +143,12 @@ fn measure<D: Device + 'static>(
     let room = Room { blocks: batch * blocks, rows: PREFILL_TOKENS, batch };
     match config.device {
         None => {
-            let needs = Needs::of(&files, config.quantize)?;
+            let mut checkpoint = Checkpoint::open(&files)?;
+            let needs = MemoryNeeds::of(&checkpoint, config.quantize);
             let kv = needs.kv_block.saturating_mul(room.blocks as u64);
             let scratch = needs.scratch(PREFILL_TOKENS.max(batch), batch).saturating_add(memory::READ_BYTES);
             needs.check(kv, scratch, Available::now(), ADVICE)?;
-            let model = Model::from_files(&files, &name, config.quantize, |_, _| {})?;
+            let model = Model::from_checkpoint(&mut checkpoint, &name, config.quantize, |_, _| {})?;
             let load_seconds = began.elapsed().as_secs_f64();
             check_length(config, model.context_length())?;
             let facts = OnCpu::facts(&model);
@@ -156,8 +157,8 @@ fn measure<D: Device + 'static>(
         }
         Some(number) => {
             let device = open(number).map_err(ModelError::from)?;
-            let by_chance = matches!(config.weights, BenchWeights::Random(_));
-            let (model, facts) = OnDevice::load(device, &files, &name, config.quantize, by_chance)?;
+            let random = matches!(config.weights, BenchWeights::Random(_));
+            let (model, facts) = OnDevice::load(device, &files, &name, config.quantize, random)?;
             let load_seconds = began.elapsed().as_secs_f64();
             check_length(config, model.config().context_length)?;
             figures(config, name, load_seconds, &facts, &mut OnDevice::new(model, room)?)
@@ -278,7 +279,7 @@ impl<'a> Texts<'a> {
             let tokens: Vec<TokenId> = (0..length).map(token).collect();
             for (chunk, tokens) in tokens.chunks(PREFILL_TOKENS).enumerate() {
                 let position = chunk * PREFILL_TOKENS;
-                let slice = Slice { tokens, position, blocks, wanted: 1, prompt: length };
+                let slice = Slice { tokens, position, blocks, num_logits: 1, prompt: length };
                 *last = self.subject.step(&[slice])?.first().copied().unwrap_or(*last);
             }
         }
@@ -293,7 +294,7 @@ impl<'a> Texts<'a> {
             tokens: std::slice::from_ref(last),
             position: self.position,
             blocks,
-            wanted: 1,
+            num_logits: 1,
             prompt: 0,
         });
         let slices: Vec<_> = slices.collect();

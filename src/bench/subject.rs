@@ -4,10 +4,11 @@ use super::memory;
 use crate::model::{
     DeviceModel, DeviceSession, Model, ModelError, ModelFiles, Quantize, Slice, StepRoom, Workspace,
 };
-use crate::tokenizer::TokenId;
-use codeseal_kernels::cpu::{BLOCK_TOKENS, KvPool};
+use crate::token::TokenId;
+use codeseal_kernels::cpu::KvPool;
 use codeseal_kernels::cuda::Device;
-use codeseal_kernels::sampling::{Choice, SamplingParams};
+use codeseal_kernels::kv::BLOCK_TOKENS;
+use codeseal_kernels::sampling::{RowSampler, SamplingParams};
 
 /// For how much there must be room.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +32,7 @@ pub(super) struct Facts {
     pub(super) bytes_per_second: Option<f64>,
 }
 
-/// A model that takes steps, and always chooses the argmax token.
+/// A model that takes steps and samples greedily.
 pub(super) trait Subject {
     /// A step: the token after each slice.
     fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError>;
@@ -81,17 +82,17 @@ impl Subject for OnCpu {
 pub(super) struct OnDevice(DeviceSession);
 
 impl OnDevice {
-    /// The model in `files` on `device`, and what moves there. Weights by chance are made on the device.
+    /// The model in `files` on `device`, and what moves there. Random weights are made on the device.
     pub(super) fn load<D: Device + 'static>(
         device: D,
         files: &ModelFiles,
         name: &str,
         quantize: Quantize,
-        by_chance: bool,
+        random: bool,
     ) -> Result<(DeviceModel<D>, Facts), ModelError> {
         let bytes_per_second = memory::device_bandwidth(&device)?;
-        let model = if by_chance {
-            DeviceModel::draw(device, files, name, quantize)?
+        let model = if random {
+            DeviceModel::random(device, files, name, quantize)?
         } else {
             DeviceModel::load(device, files, name, quantize, |_, _| {})?
         };
@@ -105,7 +106,7 @@ impl OnDevice {
     }
 
     pub(super) fn new<D: Device + 'static>(model: DeviceModel<D>, room: Room) -> Result<Self, ModelError> {
-        let steps = StepRoom { rows: room.rows.max(room.batch), wanted: room.batch, batch: room.batch };
+        let steps = StepRoom { rows: room.rows.max(room.batch), num_logits: room.batch, batch: room.batch };
         let mut session = model.session(room.blocks, steps)?;
         session.record()?;
         Ok(Self(session))
@@ -114,7 +115,7 @@ impl OnDevice {
 
 impl Subject for OnDevice {
     fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError> {
-        let greedy = vec![Some(Choice::new(&SamplingParams::GREEDY, 0)); batch.len()];
+        let greedy = vec![Some(RowSampler::new(&SamplingParams::GREEDY, 0)); batch.len()];
         Ok(self.0.step(batch, &greedy)?.chosen.iter().copied().map(TokenId).collect())
     }
 
@@ -127,7 +128,7 @@ impl Subject for OnDevice {
     }
 }
 
-/// The first token of the highest score.
+/// The token of the largest logit, the first of several.
 pub(super) fn argmax(logits: &[f32]) -> TokenId {
     let best = logits
         .iter()

@@ -1,20 +1,21 @@
-//! What the engine needs of a model.
+//! The model as the engine uses it: on CPUs or on a device.
 
 use super::Platform;
-use crate::model::{DeviceModel, DeviceSession, Model, ModelError, Slice, StepRoom, Workspace};
-use crate::tokenizer::TokenId;
-use codeseal_kernels::cpu::{BlockId, KvPool, Level};
+use crate::model::{Assumption, DeviceModel, DeviceSession, Model, ModelError, Slice, StepRoom, Workspace};
+use crate::token::TokenId;
+use codeseal_kernels::cpu::{KvPool, Level};
 use codeseal_kernels::cuda::{Device, NO_TOKEN};
-use codeseal_kernels::sampling::Choice;
+use codeseal_kernels::kv::BlockId;
+use codeseal_kernels::sampling::RowSampler;
 
-/// A model as the engine sees it: blocks for keys and values, and steps over a batch. It belongs to one thread.
+/// A model with a KV cache, which takes steps over a batch. It belongs to one thread.
 pub(super) trait Backend {
-    /// Reads what `batch` adds to its sequences. For each wanted token, slice by slice, token by token, `choices` says
-    /// how the one that follows may be chosen; where that is none, its logits are wanted.
+    /// Takes a step: appends the keys and values of `batch`. For each row that gets logits, slice by slice, `samplers` says
+    /// how the backend may sample the next token; where it is none, logits are returned.
     ///
     /// # Errors
     /// A token is outside the vocabulary, a sequence does not fit its blocks, or the device failed.
-    fn step(&mut self, batch: &[Slice<'_>], choices: &[Option<Choice>]) -> Result<Rows<'_>, ModelError>;
+    fn step(&mut self, batch: &[Slice<'_>], samplers: &[Option<RowSampler>]) -> Result<Rows<'_>, ModelError>;
 
     /// Overwrites a block with zeros.
     ///
@@ -22,7 +23,7 @@ pub(super) trait Backend {
     /// The device failed.
     fn clear(&mut self, block: BlockId) -> Result<(), ModelError>;
 
-    /// Makes ready what would otherwise be made while somebody waits.
+    /// Prepares what would otherwise delay the first requests.
     ///
     /// # Errors
     /// The device failed.
@@ -30,7 +31,7 @@ pub(super) trait Backend {
         Ok(())
     }
 
-    /// How many blocks there are.
+    /// The number of KV blocks.
     fn blocks(&self) -> usize;
 
     /// The longest sequence, in tokens.
@@ -42,53 +43,58 @@ pub(super) trait Backend {
     /// What computes its steps.
     fn platform(&self) -> Platform;
 
-    /// Whether a token leaves the same keys and values when it is read with a prompt and when it was generated. If not,
-    /// what was generated is not kept for later prompts: these would get other answers than without.
+    /// A member of the configuration that is in no file, so that the default is used.
+    fn assumption(&self) -> Option<Assumption> {
+        None
+    }
+
+    /// Whether prefill and decode give the same keys and values. If not, generated tokens are not cached for later prompts:
+    /// these would get other results than without the cache.
     fn reads_as_it_generates(&self) -> bool {
         true
     }
 }
 
-/// What a step says of the wanted tokens.
+/// The result of a step.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
-    /// The logits of all wanted tokens, or of those for which nothing was chosen.
+    /// The logits of all rows that get them, or of those for which nothing was sampled.
     logits: &'a [f32],
     vocabulary: usize,
-    /// What was chosen; empty if only logits are returned.
+    /// The sampled tokens; empty if only logits are returned.
     chosen: &'a [u32],
 }
 
-/// What a step says of a wanted token. Not to be printed: token ids are text.
+/// The result of a step for one row that gets logits. Not to be printed: token ids are text.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Row<'a> {
-    /// One logit for each of the vocabulary.
+    /// `[vocabulary]` logits.
     Logits(&'a [f32]),
-    /// The token that follows; none if the logits were not numbers.
-    Chosen(Option<TokenId>),
+    /// The token that was sampled; none if the logits were not all finite.
+    Sampled(Option<TokenId>),
 }
 
 impl<'a> Rows<'a> {
-    /// Logits, `vocabulary` for each wanted token.
+    /// `[rows, vocabulary]` logits.
     pub(super) fn logits(logits: &'a [f32], vocabulary: usize) -> Self {
         Self { logits, vocabulary, chosen: &[] }
     }
 
-    /// What is said of each wanted token, where `choices` are those that the step was given.
-    pub(super) fn each(self, choices: &[Option<Choice>]) -> impl Iterator<Item = Row<'a>> {
+    /// The result for each row, where `samplers` are those that the step was given.
+    pub(super) fn each(self, samplers: &[Option<RowSampler>]) -> impl Iterator<Item = Row<'a>> {
         let mut logits = self.logits.chunks_exact(self.vocabulary.max(1));
         let chosen = self.chosen;
-        choices.iter().enumerate().map_while(move |(number, choice)| {
-            let token = chosen.get(number).filter(|_| choice.is_some());
+        samplers.iter().enumerate().map_while(move |(number, sampler)| {
+            let token = chosen.get(number).filter(|_| sampler.is_some());
             match token {
-                Some(&token) => Some(Row::Chosen((token != NO_TOKEN).then_some(TokenId(token)))),
+                Some(&token) => Some(Row::Sampled((token != NO_TOKEN).then_some(TokenId(token)))),
                 None => logits.next().map(Row::Logits),
             }
         })
     }
 }
 
-/// A model on the CPU, and its blocks. It chooses nothing: whoever has the logits does.
+/// A model on CPUs, and its KV cache. It samples nothing: the caller does, with the logits.
 pub(super) struct Cpu {
     model: Model,
     pool: KvPool,
@@ -96,14 +102,18 @@ pub(super) struct Cpu {
 }
 
 impl Cpu {
-    /// `model` with so many blocks.
+    /// `model` with `blocks` KV blocks.
     pub(super) fn new(model: Model, blocks: usize) -> Self {
         Self { pool: model.kv_pool(blocks), model, workspace: Workspace::default() }
     }
 }
 
 impl Backend for Cpu {
-    fn step(&mut self, batch: &[Slice<'_>], _choices: &[Option<Choice>]) -> Result<Rows<'_>, ModelError> {
+    fn step(
+        &mut self,
+        batch: &[Slice<'_>],
+        _samplers: &[Option<RowSampler>],
+    ) -> Result<Rows<'_>, ModelError> {
         let vocabulary = self.model.config().vocab_size;
         let logits = self.model.step(&mut self.pool, batch, &mut self.workspace)?;
         Ok(Rows::logits(logits, vocabulary))
@@ -133,13 +143,17 @@ impl Backend for Cpu {
             weights: self.model.weights_types(),
         }
     }
+
+    fn assumption(&self) -> Option<Assumption> {
+        self.model.assumption()
+    }
 }
 
-/// A model on a device, and its blocks.
+/// A model on a device, and its KV cache.
 pub(super) struct OnDevice(DeviceSession);
 
 impl OnDevice {
-    /// `model` with so many blocks, and room for steps of so much.
+    /// `model` with `blocks` KV blocks, and memory for steps as large as `room`.
     ///
     /// # Errors
     /// The device has too little memory.
@@ -153,10 +167,10 @@ impl OnDevice {
 }
 
 impl Backend for OnDevice {
-    fn step(&mut self, batch: &[Slice<'_>], choices: &[Option<Choice>]) -> Result<Rows<'_>, ModelError> {
+    fn step(&mut self, batch: &[Slice<'_>], samplers: &[Option<RowSampler>]) -> Result<Rows<'_>, ModelError> {
         let vocabulary = self.0.config().vocab_size;
-        let outcome = self.0.step(batch, choices)?;
-        Ok(Rows { logits: outcome.logits, vocabulary, chosen: outcome.chosen })
+        let output = self.0.step(batch, samplers)?;
+        Ok(Rows { logits: output.logits, vocabulary, chosen: output.chosen })
     }
 
     fn clear(&mut self, block: BlockId) -> Result<(), ModelError> {
@@ -189,6 +203,10 @@ impl Backend for OnDevice {
             kernels: self.0.kernels().to_owned(),
             weights: self.0.weights_types().to_owned(),
         }
+    }
+
+    fn assumption(&self) -> Option<Assumption> {
+        self.0.assumption()
     }
 
     fn reads_as_it_generates(&self) -> bool {

@@ -1,49 +1,49 @@
-//! Who has which block of keys and values, and which blocks may be used again: the prefix cache.
+//! The allocator of KV blocks, and the prefix cache.
 //!
-//! A block is free, or held by tables, or idle: held by nobody but known by its name, so that a text that begins
-//! in the same way need not be read again. The last block of a text, which is filled in part, is known by the name of the
-//! block before it and its tokens; a text that begins with some of these takes it over and goes on in it, so it is never
-//! shared. When no block is free, the one that has been idle longest is given up.
-//! What one namespace has left in a block is cleared before another is given it.
+//! A block is free, or held by block tables, or idle: held by none but cached by its hash, so that a sequence that begins the
+//! same need not be computed again. The last block of a sequence, which is partially filled (its tail), is cached by the hash
+//! of the block before it and its tokens; a sequence that begins with some of these takes it over and continues in it, so it
+//! is never shared. When no block is free, the least recently used idle one is evicted. A block is cleared before another
+//! namespace gets it.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
+use codeseal_kernels::kv::{BLOCK_TOKENS, BlockId};
 use zeroize::Zeroizing;
 
 use super::chain::{Chain, Link, Root};
-use crate::tokenizer::TokenId;
+use crate::token::TokenId;
 
-/// The fewest tokens for which a block that is filled in part is kept, and taken over: taking it over for one or two
-/// tokens would cost another text all the others.
-const LEAST_REST: usize = 4;
+/// The fewest tokens for which a tail is cached, and taken over: taking it over for one or two tokens would cost another
+/// sequence all the others.
+const MIN_TAIL: usize = 4;
 
-/// All blocks. Clones are the same pool.
+/// The state of all blocks. Clones are the same pool.
 #[derive(Clone)]
 pub(super) struct BlockPool(Rc<RefCell<State>>);
 
-/// The blocks of one sequence, given back when dropped.
+/// The block table of one sequence; its blocks are released on drop.
 pub(super) struct Table {
     blocks: Vec<BlockId>,
-    /// How many of them, from the first on, hold what the chain says already.
+    /// How many of them, from the first on, were found in the cache.
     filled: usize,
-    /// How many tokens the block behind those holds already.
-    rest: usize,
+    /// How many tokens of the block behind those were found in the cache.
+    tail: usize,
     pool: BlockPool,
 }
 
 struct State {
     entries: Vec<Entry>,
     free: Vec<BlockId>,
-    /// All blocks that have a name.
+    /// The cached full blocks, by hash.
     named: HashMap<Link, BlockId>,
-    /// The blocks that are filled in part, by the name of the block before; of several that follow one block the latest.
-    rests: HashMap<Link, BlockId>,
-    /// Those of them that nobody holds, the longest idle first.
+    /// The cached tails, by the hash of the block before; of several that follow one block the latest.
+    tails: HashMap<Link, BlockId>,
+    /// Cached blocks that no table holds, the least recently used first.
     idle: BTreeMap<u64, BlockId>,
-    /// Counts the blocks that have become idle.
+    /// Counts releases to the cache, for the LRU order.
     clock: u64,
     /// Blocks that must be cleared before they are written.
     uncleared: Vec<BlockId>,
@@ -53,17 +53,17 @@ struct State {
 struct Entry {
     holders: u32,
     name: Option<Link>,
-    /// Never beside a name.
-    rest: Option<Rest>,
-    /// Whose keys and values were last written here.
+    /// Never beside a hash.
+    tail: Option<Tail>,
+    /// The namespace that wrote the block last.
     owner: Option<Root>,
     /// The key in [`State::idle`].
     idle_since: u64,
 }
 
-/// What a block holds that is filled in part.
+/// The tokens of a partially filled block.
 #[derive(Clone)]
-struct Rest {
+struct Tail {
     after: Link,
     tokens: Zeroizing<Vec<TokenId>>,
 }
@@ -75,16 +75,16 @@ impl BlockPool {
             entries: vec![Entry::default(); blocks],
             free: ids.collect(),
             named: HashMap::new(),
-            rests: HashMap::new(),
+            tails: HashMap::new(),
             idle: BTreeMap::new(),
             clock: 0,
             uncleared: Vec::new(),
         })))
     }
 
-    /// So many blocks for a text of `chain`'s namespace; none if there are not so many. Blocks of the text's beginning that
-    /// are known by the first `reusable` links of `chain` are among them, and then one that is filled in part with what
-    /// `tokens`, the text from its beginning on, goes on with.
+    /// A table of `blocks` blocks for a sequence in `chain`'s namespace; none if there are too few. It begins with the cached
+    /// blocks of the first `reusable` links of `chain`, and then a cached tail that agrees with `tokens`, the sequence from
+    /// its beginning.
     pub(super) fn acquire(
         &self,
         chain: &Chain,
@@ -103,19 +103,19 @@ impl BlockPool {
         for block in &table {
             state.hold(*block);
         }
-        let mut rest = 0;
+        let mut tail = 0;
         if filled < blocks
             && let Some(after) = chain.before(filled)
             && let Some((block, length)) =
-                state.take_rest(after, tokens.get(filled * BLOCK_TOKENS..).unwrap_or_default())
+                state.take_tail(after, tokens.get(filled * BLOCK_TOKENS..).unwrap_or_default())
         {
             table.push(block);
-            rest = length;
+            tail = length;
         }
         while table.len() < blocks {
             table.push(state.fresh(chain.root())?);
         }
-        Some(Table { blocks: table, filled, rest, pool: self.clone() })
+        Some(Table { blocks: table, filled, tail, pool: self.clone() })
     }
 
     /// The blocks that must be cleared before the next step.
@@ -123,7 +123,7 @@ impl BlockPool {
         std::mem::take(&mut self.0.borrow_mut().uncleared)
     }
 
-    /// How many blocks tables hold.
+    /// The number of blocks that tables hold.
     pub(super) fn held(&self) -> usize {
         let state = self.0.borrow();
         state.entries.len() - state.free.len() - state.idle.len()
@@ -137,7 +137,7 @@ impl BlockPool {
 }
 
 impl State {
-    /// One more holder for a block that has a name.
+    /// One more holder of a cached block.
     fn hold(&mut self, block: BlockId) {
         let entry = &mut self.entries[block.0 as usize];
         entry.holders += 1;
@@ -146,34 +146,34 @@ impl State {
         }
     }
 
-    /// Takes over the block that follows `after`, if nobody holds it and `tokens` begin with enough of what it holds.
-    /// Returns with how many.
-    fn take_rest(&mut self, after: Link, tokens: &[TokenId]) -> Option<(BlockId, usize)> {
-        let block = *self.rests.get(&after)?;
+    /// Takes over the tail that follows `after`, if no table holds it and `tokens` begin with enough of its tokens. Returns
+    /// the block and the number of common tokens.
+    fn take_tail(&mut self, after: Link, tokens: &[TokenId]) -> Option<(BlockId, usize)> {
+        let block = *self.tails.get(&after)?;
         let entry = &mut self.entries[block.0 as usize];
-        let rest = entry.rest.as_ref().filter(|_| entry.holders == 0)?;
-        let same = rest.tokens.iter().zip(tokens).take_while(|(held, token)| held == token).count();
-        if same < LEAST_REST {
+        let tail = entry.tail.as_ref().filter(|_| entry.holders == 0)?;
+        let same = tail.tokens.iter().zip(tokens).take_while(|(held, token)| held == token).count();
+        if same < MIN_TAIL {
             return None;
         }
-        entry.rest = None;
+        entry.tail = None;
         entry.holders = 1;
         self.idle.remove(&entry.idle_since);
-        self.rests.remove(&after);
+        self.tails.remove(&after);
         Some((block, same))
     }
 
-    /// `block` is not known by what it holds any more.
-    fn forget_rest(&mut self, block: BlockId) {
+    /// Removes `block`, a tail, from the cache.
+    fn forget_tail(&mut self, block: BlockId) {
         let entry = &mut self.entries[block.0 as usize];
-        entry.rest = None;
+        entry.tail = None;
         if entry.holders == 0 {
             self.idle.remove(&entry.idle_since);
             self.free.push(block);
         }
     }
 
-    /// A block for new text of `owner`.
+    /// A free block for the namespace `owner`, evicting an idle one if need be.
     fn fresh(&mut self, owner: Root) -> Option<BlockId> {
         let block = match self.free.pop() {
             Some(block) => block,
@@ -183,8 +183,8 @@ impl State {
         if let Some(name) = entry.name.take() {
             self.named.remove(&name);
         }
-        if let Some(rest) = entry.rest.take() {
-            self.rests.remove(&rest.after);
+        if let Some(tail) = entry.tail.take() {
+            self.tails.remove(&tail.after);
         }
         if entry.owner.is_some_and(|before| before != owner) {
             self.uncleared.push(block);
@@ -199,7 +199,7 @@ impl State {
         if entry.holders > 0 {
             return;
         }
-        if entry.name.is_some() || entry.rest.is_some() {
+        if entry.name.is_some() || entry.tail.is_some() {
             self.clock += 1;
             entry.idle_since = self.clock;
             self.idle.insert(self.clock, block);
@@ -214,36 +214,35 @@ impl Table {
         &self.blocks
     }
 
-    /// How many of the blocks, from the first on, were found filled.
+    /// How many of the blocks, from the first on, were found in the cache.
     pub(super) fn filled(&self) -> usize {
         self.filled
     }
 
-    /// How many tokens, from the first on, need not be read.
+    /// How many tokens, from the first on, were found in the cache.
     pub(super) fn cached(&self) -> usize {
-        self.filled * BLOCK_TOKENS + self.rest
+        self.filled * BLOCK_TOKENS + self.tail
     }
 
-    /// Makes the block number `index`, which holds `tokens` and is written no more by this table, known to texts that go on
-    /// after `after`.
-    pub(super) fn leave_rest(&self, index: usize, after: Link, tokens: &[TokenId]) {
+    /// Caches block number `index`, which holds `tokens` and is not written by this table any more, as the tail after `after`.
+    pub(super) fn publish_tail(&self, index: usize, after: Link, tokens: &[TokenId]) {
         let Some(&block) = self.blocks.get(index) else { return };
-        if tokens.len() < LEAST_REST {
+        if tokens.len() < MIN_TAIL {
             return;
         }
         let mut state = self.pool.0.borrow_mut();
-        let rest = Rest { after, tokens: Zeroizing::new(tokens.to_vec()) };
-        state.entries[block.0 as usize].rest = Some(rest);
-        if let Some(before) = state.rests.insert(after, block).filter(|before| *before != block) {
-            state.forget_rest(before);
+        let tail = Tail { after, tokens: Zeroizing::new(tokens.to_vec()) };
+        state.entries[block.0 as usize].tail = Some(tail);
+        if let Some(before) = state.tails.insert(after, block).filter(|before| *before != block) {
+            state.forget_tail(before);
         }
     }
 
-    /// Makes the blocks from the `first` on known by `links`, one each: they are filled and will not change.
+    /// Caches the blocks from `first` on by `links`, one each: they are full and will not change.
     pub(super) fn publish(&self, first: usize, links: &[Link]) {
         let mut state = self.pool.0.borrow_mut();
         for (block, link) in self.blocks.iter().skip(first).zip(links) {
-            // The same text may have been read twice at once: the first one stays.
+            // Two sequences may have computed the same text at once: the first one stays.
             if !state.named.contains_key(link) {
                 state.named.insert(*link, *block);
                 state.entries[block.0 as usize].name = Some(*link);
@@ -255,7 +254,7 @@ impl Table {
 impl Drop for Table {
     fn drop(&mut self) {
         let mut state = self.pool.0.borrow_mut();
-        // The end of a text is of less use than its beginning: it is given up first.
+        // The end of a sequence is less likely to be used again than its beginning: it is evicted first.
         for block in self.blocks.iter().rev() {
             state.release(*block);
         }
@@ -266,8 +265,8 @@ impl Drop for Table {
 mod tests {
     use super::*;
     use crate::protocol::Dek;
-    use crate::tokenizer::TokenId;
-    use codeseal_kernels::cpu::BLOCK_TOKENS;
+    use crate::token::TokenId;
+    use codeseal_kernels::kv::BLOCK_TOKENS;
 
     fn root() -> Root {
         Root::new(&Dek::generate().unwrap().namespace())
@@ -363,7 +362,7 @@ mod tests {
     /// A table of one block of `chain` whose second one holds `tokens`.
     fn partly_filled(pool: &BlockPool, chain: &Chain, tokens: &[TokenId]) -> Table {
         let table = filled(pool, chain, 2);
-        table.leave_rest(1, chain.before(1).unwrap(), tokens);
+        table.publish_tail(1, chain.before(1).unwrap(), tokens);
         table
     }
 

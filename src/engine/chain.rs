@@ -1,24 +1,24 @@
-//! What a block of keys and values is known by: everything that led to it, from the namespace on.
+//! Hashes of KV blocks for the prefix cache: over the namespace and all tokens up to the end of the block.
 //!
-//! Two texts share a block only if their keys derive the same namespace and their tokens agree up to its end. An
-//! ordinary hash would let one tenant forge the name of another's block; SHA-256 does not (vLLM does the same).
+//! Two sequences share a block only if their DEKs derive the same namespace and their tokens agree up to its end. A
+//! non-cryptographic hash would let one tenant forge another's; SHA-256 does not (vLLM does the same).
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
 use crate::protocol::Namespace;
-use crate::tokenizer::TokenId;
-use codeseal_kernels::cpu::BLOCK_TOKENS;
+use crate::token::TokenId;
+use codeseal_kernels::kv::BLOCK_TOKENS;
 
 /// The start of all chains of one namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Root([u8; 32]);
 
-/// The name of a block: that of the block before it, and its tokens.
+/// The hash of a block: over that of the block before it, and its tokens.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Link([u8; 32]);
 
-/// The names of a text's blocks.
+/// The hashes of a sequence's full blocks.
 pub(super) struct Chain {
     root: Root,
     links: Vec<Link>,
@@ -30,7 +30,7 @@ impl Root {
         Self(digest.finalize().into())
     }
 
-    /// What stands before the first block.
+    /// The hash before the first block.
     pub(super) fn link(self) -> Link {
         Link(self.0)
     }
@@ -45,17 +45,17 @@ impl Chain {
         self.root
     }
 
-    /// The names so far.
+    /// The hashes so far.
     pub(super) fn links(&self) -> &[Link] {
         &self.links
     }
 
-    /// The name of the block number `block - 1`, or of what stands before the first one.
+    /// The hash of block number `block - 1`, or the root's before the first one.
     pub(super) fn before(&self, block: usize) -> Option<Link> {
         block.checked_sub(1).map_or(Some(self.root.link()), |last| self.links.get(last).copied())
     }
 
-    /// Adds the names of the blocks that `tokens`, the text from its beginning on, fills and that have none yet.
+    /// Adds the hashes of the blocks that `tokens`, the sequence from its beginning, fills and that have none yet.
     pub(super) fn extend(&mut self, tokens: &[TokenId]) {
         for block in tokens.chunks_exact(BLOCK_TOKENS).skip(self.links.len()) {
             let before = self.links.last().map_or(self.root.0, |link| link.0);

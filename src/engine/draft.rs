@@ -1,25 +1,25 @@
-//! Guesses what comes next from what came before: code repeats itself, and an infill copies from around the hole.
+//! Draft tokens for speculative decoding by prompt lookup (Saxena 2023): code repeats itself, and an infill copies from around
+//! the hole.
 //!
-//! The last tokens are looked up in the text, and what followed them there is the guess ("prompt lookup decoding",
-//! Saxena 2023). The model checks all of a guess in one step, so a wrong one costs some arithmetic and changes
-//! nothing: what is generated is, token by token, what would have been generated without.
+//! The last tokens are looked up in the text, and what followed them there is the draft. The model verifies all draft tokens
+//! in one step. A rejected one costs some arithmetic; the output is token by token the same as without.
 
-use crate::tokenizer::TokenId;
+use crate::token::TokenId;
 
-/// How many of the last tokens are looked up: rather four than three, rather three than two.
+/// How many of the last tokens are looked up: four if they occurred before, else three, else two.
 const LONGEST: usize = 4;
 const SHORTEST: usize = 2;
-/// How many steps are not guessed at after a run of wrong guesses, at most.
+/// The longest pause after rejected drafts, in steps.
 const MAX_PAUSE: u32 = 32;
 
-/// How much one sequence may guess: more while its guesses are right, and now and then while they are wrong.
+/// How many tokens one sequence may draft: more while drafts are accepted, with growing pauses while they are rejected.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
     most: usize,
     tokens: usize,
-    /// For how many steps nothing is guessed.
+    /// For how many steps nothing is drafted.
     wait: u32,
-    /// How long the next wait is.
+    /// The length of the next pause.
     pause: u32,
 }
 
@@ -28,7 +28,7 @@ impl Allowance {
         Self { most, tokens: most.div_ceil(2), wait: 0, pause: 1 }
     }
 
-    /// How many tokens may be guessed in this step.
+    /// How many tokens may be drafted in this step.
     pub(super) fn take(&mut self) -> usize {
         if self.wait > 0 {
             self.wait -= 1;
@@ -37,23 +37,23 @@ impl Allowance {
         self.tokens
     }
 
-    /// So many of the tokens that were guessed were right.
-    pub(super) fn learn(&mut self, guessed: usize, right: usize) {
-        if right == guessed {
+    /// `accepted` of the `drafted` tokens were accepted.
+    pub(super) fn learn(&mut self, drafted: usize, accepted: usize) {
+        if accepted == drafted {
             (self.tokens, self.pause) = ((2 * self.tokens).min(self.most), 1);
-        } else if right == 0 {
+        } else if accepted == 0 {
             self.tokens = (self.tokens / 2).max(1.min(self.most));
             self.wait = self.pause;
             self.pause = (2 * self.pause).min(MAX_PAUSE);
         } else {
-            (self.tokens, self.pause) = (right, 1);
+            (self.tokens, self.pause) = (accepted, 1);
         }
     }
 }
 
-/// Tokens that may follow `text`, without end; none if nothing like its end came before.
-pub(super) fn guess(text: &[TokenId]) -> impl Iterator<Item = TokenId> + '_ {
-    // What lies nearer than a guess is long is a run: it is taken to go on.
+/// Tokens that may follow `text`, an endless iterator; empty if the end of `text` did not occur before.
+pub(super) fn lookup(text: &[TokenId]) -> impl Iterator<Item = TokenId> + '_ {
+    // An occurrence nearer than a draft is long is a repetition: it is continued.
     (SHORTEST..=LONGEST)
         .rev()
         .find_map(|length| follows(text, length))
@@ -63,8 +63,7 @@ pub(super) fn guess(text: &[TokenId]) -> impl Iterator<Item = TokenId> + '_ {
         .cycle()
 }
 
-/// What came after the latest occurrence of the last `length` tokens that is not the end itself: what is near is
-/// likelier to come again.
+/// What followed the latest earlier occurrence of the last `length` tokens: the nearest is the most likely.
 fn follows(text: &[TokenId], length: usize) -> Option<&[TokenId]> {
     let last = &text[text.len().checked_sub(length)?..];
     let before = &text[..text.len() - 1];
@@ -78,7 +77,7 @@ mod tests {
 
     fn guessed(text: &[u32], limit: usize) -> Vec<u32> {
         let text: Vec<_> = text.iter().copied().map(TokenId).collect();
-        guess(&text).take(limit).map(|token| token.0).collect()
+        lookup(&text).take(limit).map(|token| token.0).collect()
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::mpsc;
 
-use super::queue::{Job, Queue};
+use super::queue::{Queue, QueuedRequest};
 use super::stats::{Load, Stats};
 use super::{EngineError, Event, GenerationRequest, Platform, SubmitError};
+use crate::model::Assumption;
 
 /// Hands requests to the model thread.
 #[derive(Clone)]
@@ -18,9 +19,10 @@ pub struct Handle {
     context_length: usize,
     model_name: Arc<str>,
     platform: Arc<Platform>,
+    assumption: Option<Assumption>,
 }
 
-/// A request on its way. Dropping it cancels the request within one step.
+/// The events of a submitted request. Dropping it cancels the request within one step.
 #[derive(Debug)]
 pub struct Generation {
     events: mpsc::Receiver<Result<Event, EngineError>>,
@@ -34,8 +36,10 @@ impl Handle {
         context_length: usize,
         model_name: &str,
         platform: Platform,
+        assumption: Option<Assumption>,
     ) -> Self {
-        Self { queue, stats, context_length, model_name: model_name.into(), platform: Arc::new(platform) }
+        let (model_name, platform) = (model_name.into(), Arc::new(platform));
+        Self { queue, stats, context_length, model_name, platform, assumption }
     }
 
     /// Hands in `request`. Never waits.
@@ -52,7 +56,7 @@ impl Handle {
         }
         // Room for the start, every token and the end, so that the model thread never waits for a slow reader.
         let (sender, events) = mpsc::channel(request.max_new_tokens + 2);
-        self.queue.push(Job { request, events: sender })?;
+        self.queue.push(QueuedRequest { request, events: sender })?;
         Ok(Generation { events, finished: false })
     }
 
@@ -71,7 +75,12 @@ impl Handle {
         &self.platform
     }
 
-    /// What there is to do, and what has been done.
+    /// A member of the model's configuration that is in no file, so that Gemma's default is used.
+    pub fn assumption(&self) -> Option<Assumption> {
+        self.assumption
+    }
+
+    /// The current load, and counters since the start.
     pub fn load(&self) -> Load {
         let (running, waiting) = self.queue.load();
         self.stats.load(running, waiting)
@@ -82,7 +91,7 @@ impl Handle {
         self.queue.is_stopped()
     }
 
-    /// What the device died of, if that is why the engine has stopped.
+    /// The device's error, if that is why the engine has stopped.
     pub fn failure(&self) -> Option<String> {
         self.queue.failure()
     }
@@ -99,7 +108,7 @@ impl Generation {
         poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// [`Generation::next`] for those who wait for several at once.
+    /// [`Generation::next`] for callers that wait for several at once.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event, EngineError>>> {
         if self.finished {
             return Poll::Ready(None);

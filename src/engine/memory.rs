@@ -1,9 +1,9 @@
-//! How many blocks of keys and values there is memory for.
+//! How many KV blocks there is memory for.
 
 use super::{EngineConfig, StartError};
 use crate::machine::Available;
-use crate::model::{Needs, StepRoom};
-use codeseal_kernels::cpu::BLOCK_TOKENS;
+use crate::model::{MemoryNeeds, StepRoom};
+use codeseal_kernels::kv::BLOCK_TOKENS;
 
 /// The least that is worth starting with, in tokens: a short prompt and an answer.
 const LEAST_TOKENS: usize = 512;
@@ -11,8 +11,8 @@ const LEAST_TOKENS: usize = 512;
 const ADVICE: &str = "lower --kv-cache-mib, --max-running or --step-tokens, choose a smaller type with --quantize, or \
     raise the limit";
 
-/// How many blocks of `block_bytes` to make for sequences of up to `context_length` tokens, if `available` bytes may be
-/// taken unless the configuration says how many.
+/// The number of KV blocks of `block_bytes` for sequences of up to `context_length` tokens, if `available` bytes may be taken
+/// and the configuration does not say how many.
 ///
 /// # Errors
 /// [`StartError::TooFewBlocks`]
@@ -25,7 +25,7 @@ pub(super) fn blocks(
     let bytes = config.kv_cache_bytes.unwrap_or(available);
     let affordable = usize::try_from(bytes / block_bytes.max(1) as u64).unwrap_or(usize::MAX);
     let useful = config.max_running.saturating_mul(whole(context_length));
-    // What was asked for by number is made, for the prefix cache; what was not stays within use.
+    // A configured size is used up, for the prefix cache; otherwise no more than running sequences can use.
     let blocks = if config.kv_cache_bytes.is_some() { affordable } else { affordable.min(useful) };
     let least = whole(LEAST_TOKENS.min(context_length));
     if blocks < least {
@@ -40,7 +40,7 @@ pub(super) fn blocks(
 /// [`StartError::NotEnoughMemory`]
 pub(super) fn check(
     config: &EngineConfig,
-    needs: &Needs,
+    needs: &MemoryNeeds,
     room: StepRoom,
     available: Available,
 ) -> Result<(), StartError> {
@@ -52,12 +52,12 @@ pub(super) fn check(
 
 /// What may be taken for keys and values unless configured, once the weights are loaded: a quarter of what is available,
 /// because others live there too, but no less than a short request needs.
-pub(super) fn automatic(needs: &Needs, available: Available) -> u64 {
+pub(super) fn automatic(needs: &MemoryNeeds, available: Available) -> u64 {
     let least = whole(LEAST_TOKENS.min(needs.context_length)) as u64 * needs.kv_block;
     (available.bytes / 4).max(least.min(available.bytes))
 }
 
-/// Blocks for so many tokens.
+/// Blocks for `tokens`.
 fn whole(tokens: usize) -> usize {
     tokens.div_ceil(BLOCK_TOKENS)
 }
@@ -66,7 +66,11 @@ fn whole(tokens: usize) -> usize {
 mod tests {
     use super::*;
     use crate::machine::Bound;
-    use crate::model::{ModelFiles, Quantize};
+    use crate::model::{Checkpoint, ModelFiles, Quantize};
+
+    fn tiny() -> MemoryNeeds {
+        MemoryNeeds::of(&Checkpoint::open(&ModelFiles::tiny()).unwrap(), Quantize::None)
+    }
 
     fn config(kv_cache_bytes: Option<u64>) -> EngineConfig {
         EngineConfig { kv_cache_bytes, ..EngineConfig::new(4, 0) }
@@ -88,8 +92,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_before_it_is_taken() {
-        let needs = Needs::of(&ModelFiles::tiny(), Quantize::None).unwrap();
-        let room = StepRoom { rows: 256, wanted: 4, batch: 4 };
+        let needs = tiny();
+        let room = StepRoom { rows: 256, num_logits: 4, batch: 4 };
         let bytes = |bytes| Available { bytes, bound: Bound::ControlGroup };
         let check = |kv, available| check(&config(kv), &needs, room, bytes(available));
         assert!(check(Some(100 << 20), 1 << 30).is_ok());
@@ -101,7 +105,7 @@ mod tests {
 
     #[test]
     fn unless_configured_it_is_a_quarter_of_what_the_control_group_leaves() {
-        let needs = Needs::of(&ModelFiles::tiny(), Quantize::None).unwrap();
+        let needs = tiny();
         let bytes = |bytes| automatic(&needs, Available { bytes, bound: Bound::ControlGroup });
         assert_eq!(bytes(4 << 30), 1 << 30);
         let least = 16 * needs.kv_block;

@@ -1,9 +1,9 @@
 //! Generation: the async handle and the one model thread behind it.
 //!
-//! [`start`] gives the model to a thread of its own. A [`Handle`] hands it requests, and each request's
-//! [`Generation`] receives what comes of it; dropping the [`Generation`] is how a request is cancelled.
+//! [`start`] moves the model to a thread of its own. A [`Handle`] submits requests, and each request's [`Generation`] receives
+//! its events; dropping the [`Generation`] cancels the request.
 //!
-//! Allowed modules: machine, model, protocol, telemetry, tokenizer.
+//! Allowed modules: machine, model, protocol, telemetry, token, tokenizer.
 //! Forbidden: axum, google_cloud_*, hyper.
 
 mod backend;
@@ -27,68 +27,68 @@ use std::time::Instant;
 use zeroize::Zeroize;
 
 pub use self::handle::{Generation, Handle};
-pub use self::open::{Open, OpenError, Opened, open};
+pub use self::open::{EngineParts, Open, OpenError, open};
 pub use self::stats::Load;
 pub use self::thread::{Engine, start, start_on};
 use crate::model::{ModelError, NotEnoughMemory};
 pub use crate::model::{ModelFiles, Quantize};
 use crate::protocol::Namespace;
-use crate::tokenizer::TokenId;
+use crate::token::TokenId;
 use codeseal_kernels::cuda::DeviceError;
 
-/// What to generate. The prompt is wiped when this is dropped.
+/// A request to generate tokens. The prompt is zeroized on drop.
 #[derive(Clone)]
 pub struct GenerationRequest {
     /// The prompt, `<bos>` and markers included.
     pub prompt: Vec<TokenId>,
-    /// How many tokens to make at most. With the prompt they must fit the context.
+    /// The maximum number of new tokens. With the prompt they must fit the context.
     pub max_new_tokens: usize,
     /// The tokens that end the generation; they are not part of it.
     pub stop_ids: &'static [TokenId],
-    /// How each token is chosen.
+    /// How each token is sampled.
     pub sampling: Sampling,
-    /// How many of the likeliest tokens come with each token, with their probabilities; none means none at all.
+    /// The number of most likely tokens to return with each token, with log probabilities; none for no log probabilities.
     pub logprobs: Option<usize>,
-    /// Whose request this is: nothing is ever shared between two namespaces.
+    /// The tenant: nothing is shared between two namespaces.
     pub namespace: Namespace,
-    /// When to give up, waiting included.
+    /// The end of the request, waiting included.
     pub deadline: Instant,
 }
 
-/// How a token is chosen among the model's probabilities.
+/// Sampling parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// Divides the logits; 0 always takes the likeliest token, the first of several.
+    /// Divides the logits; 0 is greedy: the most likely token, the first of several.
     pub temperature: f64,
-    /// Considers only so many of the likeliest tokens, and those as likely as the last of them; 0 is as good as none.
+    /// Keeps only so many of the most likely tokens, and those as likely as the last of them; 0 keeps all.
     pub top_k: Option<usize>,
-    /// Considers only the likeliest tokens that together have this probability.
+    /// Keeps only the most likely tokens that together have this probability.
     pub top_p: Option<f64>,
-    /// Considers only the tokens that are at least so likely, relative to the likeliest.
+    /// Keeps only tokens of at least this probability relative to the most likely one.
     pub min_p: Option<f64>,
-    /// Divides the logits of tokens that the text has already; 1 leaves them as they are.
+    /// Divides the logits of tokens that occurred before; 1 disables it.
     pub repetition_penalty: f64,
     /// The same seed, prompt and options give the same tokens.
     pub seed: u64,
 }
 
 impl Sampling {
-    /// Always the likeliest token.
+    /// Greedy sampling.
     pub const GREEDY: Self =
         Self { temperature: 0.0, top_k: None, top_p: None, min_p: None, repetition_penalty: 1.0, seed: 0 };
 }
 
-/// What a generation says.
+/// An event of a generation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The wait is over: the model works on it.
+    /// The request was admitted.
     Started {
-        /// How many of the prompt's tokens were found in the prefix cache.
+        /// Prompt tokens that were found in the prefix cache.
         cached: usize,
     },
     /// The next token.
     Token(Token),
-    /// Nothing follows.
+    /// The last event.
     Finished(Finish),
 }
 
@@ -97,17 +97,17 @@ pub enum Event {
 pub struct Token {
     /// Which one.
     pub id: TokenId,
-    /// How likely it was, if that was asked for.
+    /// Log probabilities, if the request asks for them.
     pub logprobs: Option<Box<Logprobs>>,
 }
 
-/// Natural logarithms of probabilities, as the model gave them: before temperature, penalty and cuts.
+/// Natural logarithms of probabilities, before temperature, penalties and filters.
 #[derive(Clone, PartialEq)]
 pub struct Logprobs {
-    /// Of the token that was chosen.
+    /// Of the sampled token.
     pub chosen: f32,
-    /// Of the likeliest tokens, in order.
-    pub likeliest: Vec<(TokenId, f32)>,
+    /// Of the most likely tokens, in order.
+    pub top: Vec<(TokenId, f32)>,
 }
 
 /// Why a generation ended.
@@ -124,10 +124,10 @@ pub enum Finish {
 /// Why a request was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// As many requests as may are running and waiting.
+    /// The queue is full.
     #[error("the engine is busy: try again later")]
     Full,
-    /// There is no prompt: not even `<bos>`.
+    /// The prompt is empty: it lacks even `<bos>`.
     #[error("the prompt has no tokens")]
     Empty,
     /// The prompt and the new tokens do not fit the context.
@@ -141,7 +141,7 @@ pub enum SubmitError {
     Stopped,
 }
 
-/// Why a generation broke off.
+/// Why a generation failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// The model failed, or the engine stopped meanwhile.
@@ -155,7 +155,7 @@ pub enum StartError {
     /// The configuration allows no request at all.
     #[error("the engine must be allowed to run at least one request")]
     NothingRunning,
-    /// There is no memory for the keys and values of a single short request.
+    /// There is no memory for the KV cache of a single short request.
     #[error("{bytes} bytes are too few for keys and values: allow at least {least} with --kv-cache-mib")]
     TooFewBlocks {
         /// How many bytes are allowed.
@@ -166,13 +166,13 @@ pub enum StartError {
     /// Weights, keys and values and a step do not fit into memory.
     #[error(transparent)]
     NotEnoughMemory(#[from] NotEnoughMemory),
-    /// There is no thread to be had.
+    /// The thread could not be started.
     #[error("cannot start the model thread: {0}")]
     Thread(#[source] std::io::Error),
-    /// There are no threads to share its work.
+    /// The thread pool could not be started.
     #[error("cannot start the threads that compute: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
-    /// The device cannot be had, has too little memory, or failed while the model was warmed up.
+    /// There is no such device, it has too little memory, or it failed while the model was warmed up.
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// The weights cannot be loaded to the device.
@@ -181,7 +181,7 @@ pub enum StartError {
     /// The model failed while it was warmed up.
     #[error("the model failed its self-test: {0}")]
     Model(#[source] ModelError),
-    /// The model gives numbers that cannot be right.
+    /// The model's results are wrong.
     #[error("the model failed its self-test: the weights or the machine's arithmetic are broken")]
     Wrong,
     /// The model thread died while the model was warmed up.
@@ -202,15 +202,15 @@ impl From<ModelError> for StartError {
     }
 }
 
-/// What a model runs on.
+/// The device that a model runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// This machine's processors.
+    /// CPUs.
     #[default]
     Cpu,
-    /// The CUDA device of this number.
+    /// The CUDA device with this number.
     Cuda(usize),
-    /// The first CUDA device, where there is one and this program knows it; the processors elsewhere.
+    /// The first CUDA device if there is one and the program was built with CUDA, else CPUs.
     Auto,
 }
 
@@ -247,30 +247,30 @@ pub struct Platform {
     pub weights: String,
 }
 
-/// How much the engine takes on at once.
+/// Limits of the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineConfig {
-    /// Requests that are worked on together.
+    /// Maximum batch size.
     pub max_running: usize,
-    /// Requests that wait for one of those to end.
+    /// Queue length.
     pub max_waiting: usize,
-    /// Tokens that are read in one step, of all requests together.
+    /// Token budget of a step, over all requests.
     pub step_tokens: usize,
-    /// Bytes for keys and values; none means a quarter of the memory that is available, or nine tenths of what is free on
-    /// a device, and no more than can be used.
+    /// Size of the KV cache in bytes; none for a quarter of the available memory, or nine tenths of what is free on a device,
+    /// and no more than can be used.
     pub kv_cache_bytes: Option<u64>,
-    /// Tokens that are guessed for a request in one step; 0 turns that off.
+    /// Draft tokens of a request per step; 0 disables speculative decoding.
     pub draft_tokens: usize,
-    /// Whether keys and values are kept for later requests of the same namespace.
+    /// Whether KV blocks are cached for later requests of the same namespace.
     pub prefix_cache: bool,
-    /// What the model runs on.
+    /// The device that the model runs on.
     pub device: DeviceChoice,
 }
 
 impl EngineConfig {
-    /// How many tokens a step reads unless configured: a prompt does not keep others from going on for long.
+    /// The default token budget of a step: a prompt does not stall decoding for long.
     pub const STEP_TOKENS: usize = 256;
-    /// How many tokens are guessed unless configured.
+    /// The default number of draft tokens.
     pub const DRAFT_TOKENS: usize = 7;
 
     /// Requests that are running or waiting at the same time; more are refused.
@@ -278,7 +278,7 @@ impl EngineConfig {
         self.max_running.saturating_add(self.max_waiting)
     }
 
-    /// So many requests at once, and everything else as it is unless configured.
+    /// These limits, and defaults for everything else.
     pub const fn new(max_running: usize, max_waiting: usize) -> Self {
         Self {
             max_running,
@@ -301,14 +301,14 @@ impl fmt::Debug for Token {
 
 impl fmt::Debug for Logprobs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The likeliest tokens say what the text is about.
+        // The most likely tokens say what the text is about.
         f.write_str("Logprobs([redacted])")
     }
 }
 
 impl Drop for Logprobs {
     fn drop(&mut self) {
-        for (id, logprob) in &mut self.likeliest {
+        for (id, logprob) in &mut self.top {
             id.zeroize();
             logprob.zeroize();
         }

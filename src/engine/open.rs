@@ -3,12 +3,12 @@
 use super::thread::step_room;
 use super::{DeviceChoice, Engine, EngineConfig, Handle, StartError, memory, start, start_on};
 use crate::machine::Available;
-use crate::model::{Model, ModelError, ModelFiles, Needs, Quantize};
+use crate::model::{Checkpoint, MemoryNeeds, Model, ModelError, ModelFiles, Quantize};
 use crate::telemetry;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use codeseal_kernels::cuda::CudaDevice;
 
-/// Why a model's files make no engine.
+/// Why no engine could be started.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The weights cannot be loaded.
@@ -23,12 +23,12 @@ pub enum OpenError {
 }
 
 /// An engine for a model, and the model's tokenizer.
-pub type Opened = (Handle, Engine, Tokenizer);
+pub type EngineParts = (Handle, Engine, Tokenizer);
 
 /// What makes an engine of a model's files, as [`open`] does.
-pub type Open = fn(&ModelFiles, &str, Quantize, EngineConfig) -> Result<Opened, OpenError>;
+pub type Open = fn(&ModelFiles, &str, Quantize, EngineConfig) -> Result<EngineParts, OpenError>;
 
-/// The number of the CUDA device that is meant, or none for the processors.
+/// The number of the CUDA device, or none for CPUs.
 fn device(choice: DeviceChoice) -> Option<usize> {
     match choice {
         DeviceChoice::Cpu => None,
@@ -47,11 +47,11 @@ fn device(choice: DeviceChoice) -> Option<usize> {
 ///
 /// # Errors
 /// [`StartError::NotEnoughMemory`]
-fn check_memory(config: &EngineConfig, needs: &Needs) -> Result<(), StartError> {
+fn check_memory(config: &EngineConfig, needs: &MemoryNeeds) -> Result<(), StartError> {
     memory::check(config, needs, step_room(config), Available::now())
 }
 
-/// Loads the model in `files`, quantised as `quantize` says, calls it `name`, and starts an engine for it. Blocks for as long as that takes.
+/// Loads the model in `files` with `quantize`, calls it `name`, and starts an engine for it. Blocks until it is ready.
 ///
 /// # Errors
 /// [`OpenError`]
@@ -60,13 +60,14 @@ pub fn open(
     name: &str,
     quantize: Quantize,
     config: EngineConfig,
-) -> Result<Opened, OpenError> {
+) -> Result<EngineParts, OpenError> {
     let tokenizer = Tokenizer::from_files(files)?;
     let (handle, engine) = match device(config.device) {
         Some(number) => start_on(move || CudaDevice::open(number), files.clone(), name, quantize, config)?,
         None => {
-            check_memory(&config, &Needs::of(files, quantize)?)?;
-            start(Model::from_files(files, name, quantize, |_, _| {})?, config)?
+            let mut checkpoint = Checkpoint::open(files)?;
+            check_memory(&config, &MemoryNeeds::of(&checkpoint, quantize))?;
+            start(Model::from_checkpoint(&mut checkpoint, name, quantize, |_, _| {})?, config)?
         }
     };
     Ok((handle, engine, tokenizer))

@@ -9,14 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{EngineConfig, EngineError, Event, Finish, GenerationRequest, SubmitError};
 
-/// A request and where its tokens go.
-pub(super) struct Job {
+/// A request and the channel that its events go to.
+pub(super) struct QueuedRequest {
     pub(super) request: GenerationRequest,
     pub(super) events: mpsc::Sender<Result<Event, EngineError>>,
 }
 
-/// First come, first served among equals, up to a bound: whoever has the fewest requests running is next, so that a
-/// client with many requests does not keep out one that has a single one.
+/// A bounded queue, fair between namespaces: the request whose namespace has the fewest running requests is next, and among
+/// equals the first. So a client with many requests does not starve one that has a single one.
 pub(super) struct Queue {
     config: EngineConfig,
     state: Mutex<State>,
@@ -26,27 +26,27 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<QueuedRequest>,
     /// How many requests run, by namespace.
     running: HashMap<[u8; 32], usize>,
     stopped: bool,
-    /// Why, if it was not asked to.
+    /// Why, if a device failed.
     failure: Option<String>,
 }
 
-/// The right to run one request; given back when dropped.
+/// A slot for a running request; released when dropped.
 pub(super) struct Slot {
     queue: Arc<Queue>,
     namespace: [u8; 32],
 }
 
-impl Job {
-    /// Whether whoever asked has left.
+impl QueuedRequest {
+    /// Whether the receiver is gone: the request is abandoned.
     pub(super) fn is_abandoned(&self) -> bool {
         self.events.is_closed()
     }
 
-    /// Whether the time for the answer has run out.
+    /// Whether the deadline has passed.
     pub(super) fn is_expired(&self) -> bool {
         self.request.deadline <= Instant::now()
     }
@@ -63,33 +63,33 @@ impl Queue {
         Self { config, state: Mutex::default(), changed: Condvar::new(), gone: CancellationToken::new() }
     }
 
-    /// Adds `job` at the end.
+    /// Appends `queued`.
     ///
     /// # Errors
     /// [`SubmitError::Full`] or [`SubmitError::Stopped`].
-    pub(super) fn push(&self, job: Job) -> Result<(), SubmitError> {
+    pub(super) fn push(&self, queued: QueuedRequest) -> Result<(), SubmitError> {
         let mut state = self.lock();
         if state.stopped {
             return Err(SubmitError::Stopped);
         }
         let limit = self.config.capacity();
         if state.running() + state.waiting.len() >= limit {
-            // Those who left while they waited must not keep others out.
-            state.waiting.retain(|job| !job.is_abandoned());
+            // Abandoned requests must not take the places of others.
+            state.waiting.retain(|queued| !queued.is_abandoned());
         }
         if state.running() + state.waiting.len() >= limit {
             return Err(SubmitError::Full);
         }
-        state.waiting.push_back(job);
+        state.waiting.push_back(queued);
         self.changed.notify_one();
         Ok(())
     }
 
-    /// Offers the jobs whose turn it is to `take`, until it refuses one, which stays next. Waits for a job if
+    /// Offers the requests whose turn it is to `take`, until it refuses one, which stays next. Waits for a request if
     /// nothing is running. Returns whether the engine still runs.
     pub(super) fn admit(
         self: &Arc<Self>,
-        mut take: impl FnMut(Job, Slot) -> Result<(), (Job, Slot)>,
+        mut take: impl FnMut(QueuedRequest, Slot) -> Result<(), (QueuedRequest, Slot)>,
     ) -> bool {
         let mut state = self.lock();
         loop {
@@ -98,18 +98,18 @@ impl Queue {
             }
             state.drop_ended();
             while state.running() < self.config.max_running {
-                let Some((place, job, namespace)) = state.take_next() else { break };
+                let Some((place, queued, namespace)) = state.take_next() else { break };
                 // The slot's end needs the lock.
                 drop(state);
-                let refused = take(job, Slot { queue: Arc::clone(self), namespace }).err();
-                let job = refused.map(|(job, slot)| {
+                let refused = take(queued, Slot { queue: Arc::clone(self), namespace }).err();
+                let queued = refused.map(|(queued, slot)| {
                     drop(slot);
-                    job
+                    queued
                 });
                 state = self.lock();
-                if let Some(job) = job {
+                if let Some(queued) = queued {
                     // Others may have come meanwhile, but only behind it.
-                    state.waiting.insert(place, job);
+                    state.waiting.insert(place, queued);
                     break;
                 }
             }
@@ -120,7 +120,7 @@ impl Queue {
         }
     }
 
-    /// Takes no more jobs and drops those that wait: their generations end with an error.
+    /// Takes no more requests and drops those that wait: their generations end with an error.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         state.stopped = true;
@@ -135,7 +135,7 @@ impl Queue {
         self.stop();
     }
 
-    /// Why it stopped, if it was not asked to.
+    /// Why it stopped, if a device failed.
     pub(super) fn failure(&self) -> Option<String> {
         self.lock().failure.clone()
     }
@@ -166,28 +166,27 @@ impl State {
         self.running.values().sum()
     }
 
-    /// Takes the job whose turn it is, and counts it as running.
-    fn take_next(&mut self) -> Option<(usize, Job, [u8; 32])> {
-        let namespace = |job: &Job| *job.request.namespace.as_bytes();
-        let (place, _) = self
-            .waiting
-            .iter()
-            .enumerate()
-            .min_by_key(|(_, job)| self.running.get(&namespace(job)).copied().unwrap_or_default())?;
-        let job = self.waiting.remove(place)?;
-        let namespace = namespace(&job);
+    /// Takes the request whose turn it is, and counts it as running.
+    fn take_next(&mut self) -> Option<(usize, QueuedRequest, [u8; 32])> {
+        let namespace = |queued: &QueuedRequest| *queued.request.namespace.as_bytes();
+        let (place, _) =
+            self.waiting.iter().enumerate().min_by_key(|(_, queued)| {
+                self.running.get(&namespace(queued)).copied().unwrap_or_default()
+            })?;
+        let queued = self.waiting.remove(place)?;
+        let namespace = namespace(&queued);
         *self.running.entry(namespace).or_default() += 1;
-        Some((place, job, namespace))
+        Some((place, queued, namespace))
     }
 
-    /// Drops the waiting jobs whose answer nobody wants or whose time has run out, and says so to the latter.
+    /// Drops waiting requests that are abandoned or past their deadline, and tells the latter.
     fn drop_ended(&mut self) {
-        self.waiting.retain(|job| {
-            let expired = job.is_expired();
+        self.waiting.retain(|queued| {
+            let expired = queued.is_expired();
             if expired {
-                job.send(Ok(Event::Finished(Finish::Deadline)));
+                queued.send(Ok(Event::Finished(Finish::Deadline)));
             }
-            !expired && !job.is_abandoned()
+            !expired && !queued.is_abandoned()
         });
     }
 }

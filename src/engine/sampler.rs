@@ -1,26 +1,25 @@
-//! Chooses a token among the model's logits, as a request wants it.
+//! Samples a token from the model's logits with the parameters of a request.
 //!
-//! Repetition penalty first; all else is [`codeseal_kernels::sampling`]'s, as on a device. What is chosen
-//! depends on the logits, the request and where in the text the token stands, on nothing else: so it does not matter in
-//! which batch a request was, or what was guessed.
+//! The repetition penalty is applied first; everything else is [`codeseal_kernels::sampling`], as on a device. The token
+//! depends on the logits, the request and the position, and on nothing else: not on the batch, nor on draft tokens.
 
 use super::{Logprobs, Sampling};
-use crate::tokenizer::TokenId;
-use codeseal_kernels::sampling::{self, Choice, SamplingParams, choose};
+use crate::token::TokenId;
+use codeseal_kernels::sampling::{self, RowSampler, SamplingParams, sample_row};
 
-/// Chooses tokens for one request.
+/// Samples the tokens of one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sampler {
-    choice: Choice,
+    row: RowSampler,
     repetition_penalty: f64,
     logprobs: Option<usize>,
 }
 
-/// Memory that is kept from one choice to the next.
+/// Memory that is reused from one token to the next.
 #[derive(Default)]
 pub(super) struct Scratch {
-    penalised: Vec<f32>,
-    choice: sampling::Scratch,
+    penalized: Vec<f32>,
+    row: sampling::Scratch,
 }
 
 impl Sampler {
@@ -32,29 +31,29 @@ impl Sampler {
             top_p: top_p.map_or(1.0, |p| p as f32),
             min_p: min_p.map_or(0.0, |p| p as f32),
         };
-        Self { choice: Choice::new(&params, seed), repetition_penalty, logprobs }
+        Self { row: RowSampler::new(&params, seed), repetition_penalty, logprobs }
     }
 
-    /// How a device may choose in this one's place. None if it cannot: it knows neither the text nor what is likely.
-    pub(super) fn choice(&self) -> Option<Choice> {
-        (self.logprobs.is_none() && self.repetition_penalty == 1.0).then_some(self.choice)
+    /// The parameters for a device to sample with. None if it cannot: it has no repetition penalty and no log probabilities.
+    pub(super) fn on_device(&self) -> Option<RowSampler> {
+        (self.logprobs.is_none() && self.repetition_penalty == 1.0).then_some(self.row)
     }
 
-    /// Chooses the token that follows `text`, or none if the logits are not numbers.
+    /// Samples the token after `text`; none if the logits are not all finite.
     pub(super) fn sample(&self, logits: &[f32], text: &[TokenId], scratch: &mut Scratch) -> Option<TokenId> {
-        let Scratch { penalised, choice } = scratch;
+        let Scratch { penalized, row } = scratch;
         let logits = if self.repetition_penalty == 1.0 {
             logits
         } else {
-            penalise(logits, text, self.repetition_penalty as f32, penalised);
-            penalised.as_slice()
+            penalize(logits, text, self.repetition_penalty as f32, penalized);
+            penalized.as_slice()
         };
-        // A device counts by where the last token stands.
+        // As on a device: the position of the last token.
         let counter = text.len().saturating_sub(1) as u64;
-        choose(logits, &self.choice, counter, choice).map(TokenId)
+        sample_row(logits, &self.row, counter, row).map(TokenId)
     }
 
-    /// How likely `token` was, and the likeliest ones, if the request wants to know. Of the logits as the model gave them.
+    /// The log probabilities of `token` and of the most likely tokens, if the request asks for them; before penalties.
     pub(super) fn logprobs(&self, logits: &[f32], token: TokenId) -> Option<Box<Logprobs>> {
         let count = self.logprobs?;
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -69,17 +68,17 @@ impl Sampler {
         order.sort_unstable_by(by_likelihood);
         Some(Box::new(Logprobs {
             chosen: logits.get(token.0 as usize).copied().map(logprob)?,
-            likeliest: order.into_iter().map(|(id, logit)| (TokenId(id), logprob(logit))).collect(),
+            top: order.into_iter().map(|(id, logit)| (TokenId(id), logprob(logit))).collect(),
         }))
     }
 }
 
-/// Makes the tokens of `text` less likely: CTRL (Keskar et al. 2019), section 4.1.
-fn penalise(logits: &[f32], text: &[TokenId], penalty: f32, to: &mut Vec<f32>) {
+/// The repetition penalty of CTRL (Keskar et al. 2019), section 4.1, for the tokens of `text`.
+fn penalize(logits: &[f32], text: &[TokenId], penalty: f32, to: &mut Vec<f32>) {
     to.clear();
     to.extend_from_slice(logits);
     for token in text {
-        // From the unpenalised logit: a token counts once however often it occurred.
+        // From the unpenalized logit: a token counts once however often it occurred.
         if let (Some(to), Some(&logit)) = (to.get_mut(token.0 as usize), logits.get(token.0 as usize)) {
             *to = if logit > 0.0 { logit / penalty } else { logit * penalty };
         }
@@ -178,9 +177,9 @@ mod tests {
         {
             let sampler = Sampler::new(sampling, None);
             for length in 1..40 {
-                let expected = choose(
+                let expected = sample_row(
                     &logits,
-                    &sampler.choice().unwrap(),
+                    &sampler.on_device().unwrap(),
                     length as u64 - 1,
                     &mut sampling::Scratch::default(),
                 );
@@ -188,9 +187,9 @@ mod tests {
                 assert_eq!(chosen.map(|token| token.0), expected, "{sampling:?}");
             }
         }
-        assert!(Sampler::new(hot(None, None), Some(0)).choice().is_none());
+        assert!(Sampler::new(hot(None, None), Some(0)).on_device().is_none());
         assert!(
-            Sampler::new(Sampling { repetition_penalty: 1.1, ..hot(None, None) }, None).choice().is_none()
+            Sampler::new(Sampling { repetition_penalty: 1.1, ..hot(None, None) }, None).on_device().is_none()
         );
     }
 
@@ -214,10 +213,10 @@ mod tests {
         let logprobs = Sampler::new(Sampling::GREEDY, Some(2)).logprobs(&logits, TokenId(0)).unwrap();
         let close = |a: f32, b: f32| (a - b.ln()).abs() < 1e-6;
         assert!(close(logprobs.chosen, 0.125));
-        assert_eq!(logprobs.likeliest.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [2, 1]);
-        assert!(close(logprobs.likeliest[0].1, 0.625) && close(logprobs.likeliest[1].1, 0.25));
+        assert_eq!(logprobs.top.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [2, 1]);
+        assert!(close(logprobs.top[0].1, 0.625) && close(logprobs.top[1].1, 0.25));
         assert!(Sampler::new(Sampling::GREEDY, None).logprobs(&logits, TokenId(0)).is_none());
         let all = Sampler::new(Sampling::GREEDY, Some(20)).logprobs(&logits, TokenId(0)).unwrap();
-        assert_eq!(all.likeliest.len(), 3);
+        assert_eq!(all.top.len(), 3);
     }
 }

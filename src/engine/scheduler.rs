@@ -1,8 +1,8 @@
-//! Which tokens of which requests the model reads in the next step: a state machine without a model.
+//! Continuous batching: which tokens of which sequences the model reads in the next step. A state machine without a model.
 //!
-//! A request is admitted once there are blocks for all that it may come to, so none is ever thrown out again. Each
-//! step, every sequence that generates reads its last token, and what is left of the step goes to prompts, in the
-//! order in which they came, so that a long prompt neither keeps others from going on nor is kept waiting by them.
+//! A request is admitted once there are KV blocks for its prompt and all new tokens, so no sequence is preempted. In each
+//! step, every sequence that generates decodes one token, with draft tokens, and the rest of the token budget goes to
+//! prompts in the order of admission (chunked prefill). So a long prompt does not stall decoding.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -14,145 +14,145 @@ use super::chain::{Chain, Root};
 use super::draft::{self, Allowance};
 use super::{Finish, GenerationRequest};
 use crate::model::Slice;
-use crate::tokenizer::TokenId;
-use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
+use crate::token::TokenId;
+use codeseal_kernels::kv::{BLOCK_TOKENS, BlockId};
 
-/// Rows of a step that cost next to nothing beside the first, because reading the weights takes longer than
-/// multiplying them: guesses are made up to here.
+/// Rows of a step that cost little beside the first, because reading the weights takes longer than multiplying them: draft
+/// tokens are added up to here.
 pub(super) const FREE_ROWS: usize = 8;
 
-/// What a step may come to.
+/// How steps are made up.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    /// Tokens that are read in a step.
+pub(super) struct SchedulerConfig {
+    /// Token budget of a step.
     pub(super) step_tokens: usize,
-    /// Tokens that are guessed for a sequence in a step; 0 means never.
+    /// Draft tokens of a sequence in a step; 0 disables speculative decoding.
     pub(super) draft_tokens: usize,
-    /// Whether what was read is kept for texts that begin the same.
+    /// Whether blocks are kept for sequences that begin the same (prefix cache).
     pub(super) prefix_cache: bool,
-    /// Whether what was generated is kept too.
+    /// Whether blocks of generated tokens are kept too.
     pub(super) keep_generated: bool,
 }
 
-/// What has been done since the start. Only ever grows.
+/// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counters {
     /// Tokens of prompts that were admitted.
     pub(super) prefix_queries: u64,
     /// Those of them that need not be read.
     pub(super) prefix_hits: u64,
-    /// Tokens that were guessed.
+    /// Draft tokens.
     pub(super) drafted: u64,
-    /// Those of them that were right.
+    /// Draft tokens that were accepted.
     pub(super) accepted: u64,
 }
 
-/// The sequences that are worked on. `J` is what each of them is for.
-pub(super) struct Scheduler<J> {
-    limits: Limits,
+/// The running sequences. `T` is what the engine keeps for each of them.
+pub(super) struct Scheduler<T> {
+    config: SchedulerConfig,
     pool: BlockPool,
-    running: Vec<Running<J>>,
+    running: Vec<Running<T>>,
     counters: Counters,
 }
 
 /// A sequence. Its text is wiped when it is dropped.
-pub(super) struct Running<J> {
-    pub(super) job: J,
+pub(super) struct Running<T> {
+    pub(super) task: T,
     text: Text,
     stop_ids: &'static [TokenId],
     /// How long the prompt is.
     prompt: usize,
     /// How many tokens there may be in the end.
     end: usize,
-    /// How many of the tokens the model has read.
+    /// How many of the tokens have keys and values.
     read: usize,
     /// How many tokens it reads in this step.
     planned: usize,
     allowance: Allowance,
     table: Table,
     chain: Chain,
-    /// How many of the blocks others may know of.
+    /// How many of the blocks are in the prefix cache.
     published: usize,
 }
 
-/// The prompt, what was generated, and during a step what is guessed to follow.
+/// The prompt, the generated tokens, and during a step the draft tokens behind them.
 struct Text {
     tokens: Vec<TokenId>,
-    /// How many of the tokens are not guessed.
-    settled: usize,
-    /// How many were guessed in this step.
-    guessed: usize,
-    /// How many of those turned out right.
-    right: usize,
+    /// How many of the tokens are not draft tokens.
+    verified: usize,
+    /// Draft tokens of this step.
+    drafted: usize,
+    /// How many of those were accepted.
+    accepted: usize,
 }
 
-/// What becomes of a sequence now that a token has been chosen.
+/// How a sequence continues after a token has been sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// It goes on in the next row of this step: the token had been guessed.
+    /// With the next row of this step: the draft token was accepted.
     Row,
-    /// It goes on in the next step.
+    /// In the next step.
     Step,
-    /// It does not go on.
+    /// It is finished.
     Finished(Finish),
 }
 
-impl<J> Scheduler<J> {
-    pub(super) fn new(limits: Limits, blocks: usize) -> Self {
+impl<T> Scheduler<T> {
+    pub(super) fn new(config: SchedulerConfig, blocks: usize) -> Self {
         let pool = BlockPool::new(blocks);
-        Self { limits, pool, running: Vec::new(), counters: Counters::default() }
+        Self { config, pool, running: Vec::new(), counters: Counters::default() }
     }
 
-    /// Takes on the request that `request` finds in `job`, and its prompt with it.
+    /// Takes on the request that `request` finds in `task`, and its prompt with it.
     ///
     /// # Errors
-    /// There is no room for it now: `job` comes back as it was.
+    /// There is no room for it now: `task` comes back as it was.
     pub(super) fn admit(
         &mut self,
-        mut job: J,
-        request: impl FnOnce(&mut J) -> &mut GenerationRequest,
-    ) -> Result<&mut Running<J>, J> {
-        let request = request(&mut job);
+        mut task: T,
+        request: impl FnOnce(&mut T) -> &mut GenerationRequest,
+    ) -> Result<&mut Running<T>, T> {
+        let request = request(&mut task);
         let end = request.prompt.len().saturating_add(request.max_new_tokens);
         let mut chain = Chain::new(Root::new(&request.namespace));
-        if self.limits.prefix_cache {
+        if self.config.prefix_cache {
             chain.extend(&request.prompt);
         }
-        // The last token is read in any case: what the model says after it is not kept.
+        // The last token is always read: its logits are needed, and only keys and values are cached.
         let reusable = request.prompt.len().saturating_sub(1) / BLOCK_TOKENS;
         let known = request.prompt.len().saturating_sub(1);
-        let known = if self.limits.prefix_cache { request.prompt.get(..known) } else { None };
+        let known = if self.config.prefix_cache { request.prompt.get(..known) } else { None };
         let blocks = end.div_ceil(BLOCK_TOKENS);
         let Some(table) = self.pool.acquire(&chain, reusable, known.unwrap_or_default(), blocks) else {
-            return Err(job);
+            return Err(task);
         };
         let (tokens, stop_ids) = (std::mem::take(&mut request.prompt), request.stop_ids);
         let read = table.cached();
         self.counters.prefix_queries += tokens.len() as u64;
         self.counters.prefix_hits += read as u64;
         Ok(self.running.push_mut(Running {
-            job,
+            task,
             stop_ids,
             prompt: tokens.len(),
             end,
             read,
             planned: 0,
-            allowance: Allowance::new(self.limits.draft_tokens),
+            allowance: Allowance::new(self.config.draft_tokens),
             published: table.filled(),
             table,
             chain,
-            text: Text { settled: tokens.len(), tokens, guessed: 0, right: 0 },
+            text: Text { verified: tokens.len(), tokens, drafted: 0, accepted: 0 },
         }))
     }
 
     /// Decides what each sequence reads in the next step.
     pub(super) fn plan(&mut self) {
         let generating = self.running.iter().filter(|sequence| sequence.unread() == 1).count();
-        let guesses = FREE_ROWS.saturating_sub(generating) / generating.max(1);
-        let mut left = self.limits.step_tokens.saturating_sub(generating).max(1);
+        let drafts = FREE_ROWS.saturating_sub(generating) / generating.max(1);
+        let mut left = self.config.step_tokens.saturating_sub(generating).max(1);
         for sequence in &mut self.running {
             if sequence.unread() == 1 {
-                sequence.guess(guesses);
+                sequence.draft(drafts);
                 sequence.planned = sequence.unread();
             } else {
                 sequence.planned = sequence.unread().min(left);
@@ -166,10 +166,10 @@ impl<J> Scheduler<J> {
         self.running.iter().filter(|sequence| sequence.planned > 0).map(Running::slice).collect()
     }
 
-    /// What `of` says of the job of each wanted token of that step.
-    pub(super) fn for_each_wanted<T: Clone>(&self, of: impl Fn(&J) -> T) -> Vec<T> {
+    /// `of` the task of each row of that step that gets logits.
+    pub(super) fn for_each_logit_row<R: Clone>(&self, of: impl Fn(&T) -> R) -> Vec<R> {
         let sequences = self.running.iter().filter(|sequence| sequence.planned > 0);
-        sequences.flat_map(|sequence| vec![of(&sequence.job); sequence.wanted()]).collect()
+        sequences.flat_map(|sequence| vec![of(&sequence.task); sequence.num_logits()]).collect()
     }
 
     /// The blocks that must be cleared before the next step.
@@ -177,32 +177,32 @@ impl<J> Scheduler<J> {
         self.pool.take_uncleared()
     }
 
-    /// The step was taken. `settle` is given each sequence and which of the batch's wanted rows are its own, and says
-    /// whether it has ended; those that have come back when their blocks are free.
+    /// The step was taken. `settle` gets each sequence and the range of its rows among those that get logits, and
+    /// returns how it has ended, if it has; those tasks are returned once their blocks have been released.
     pub(super) fn stepped<E>(
         &mut self,
-        mut settle: impl FnMut(&mut Running<J>, Range<usize>) -> Option<E>,
-    ) -> Vec<(J, E)> {
+        mut settle: impl FnMut(&mut Running<T>, Range<usize>) -> Option<E>,
+    ) -> Vec<(T, E)> {
         let mut row = 0;
-        let (limits, counters) = (self.limits, &mut self.counters);
-        extract(&mut self.running, Some(limits), |sequence| {
-            let rows = row..row + sequence.wanted();
+        let (config, counters) = (self.config, &mut self.counters);
+        extract(&mut self.running, Some(config), |sequence| {
+            let rows = row..row + sequence.num_logits();
             row = rows.end;
             let end = settle(sequence, rows);
-            counters.drafted += sequence.text.guessed as u64;
-            counters.accepted += sequence.text.right as u64;
-            sequence.close(limits);
+            counters.drafted += sequence.text.drafted as u64;
+            counters.accepted += sequence.text.accepted as u64;
+            sequence.close(config);
             end
         })
     }
 
     /// Ends the sequences for which `ended` gives a reason, between two steps.
-    pub(super) fn end<E>(&mut self, mut ended: impl FnMut(&J) -> Option<E>) -> Vec<(J, E)> {
-        extract(&mut self.running, Some(self.limits), |sequence| ended(&sequence.job))
+    pub(super) fn end<E>(&mut self, mut ended: impl FnMut(&T) -> Option<E>) -> Vec<(T, E)> {
+        extract(&mut self.running, Some(self.config), |sequence| ended(&sequence.task))
     }
 
-    /// Ends all sequences after a step that failed: what it has written is of no use.
-    pub(super) fn fail<E>(&mut self, mut end: impl FnMut() -> E) -> Vec<(J, E)> {
+    /// Ends all sequences after a step that failed: its keys and values are invalid.
+    pub(super) fn fail<E>(&mut self, mut end: impl FnMut() -> E) -> Vec<(T, E)> {
         extract(&mut self.running, None, |_| Some(end()))
     }
 
@@ -223,13 +223,13 @@ impl<J> Scheduler<J> {
     }
 }
 
-/// Takes out the sequences for which `ended` gives a reason, and drops all of them but the job. With `limits` their last
-/// blocks can be found by others.
-fn extract<J, E>(
-    running: &mut Vec<Running<J>>,
-    limits: Option<Limits>,
-    mut ended: impl FnMut(&mut Running<J>) -> Option<E>,
-) -> Vec<(J, E)> {
+/// Removes the sequences for which `ended` gives a reason, and returns their tasks. With `config` their last, partially
+/// filled blocks go to the prefix cache.
+fn extract<T, E>(
+    running: &mut Vec<Running<T>>,
+    config: Option<SchedulerConfig>,
+    mut ended: impl FnMut(&mut Running<T>) -> Option<E>,
+) -> Vec<(T, E)> {
     let mut reasons = VecDeque::new();
     let out: Vec<_> = running
         .extract_if(.., |sequence| match ended(sequence) {
@@ -240,51 +240,51 @@ fn extract<J, E>(
             None => false,
         })
         .map(|sequence| {
-            limits.iter().for_each(|limits| sequence.leave_rest(*limits));
-            sequence.job
+            config.iter().for_each(|config| sequence.publish_tail(*config));
+            sequence.task
         })
         .collect();
     out.into_iter().zip(reasons).collect()
 }
 
-impl<J> Running<J> {
+impl<T> Running<T> {
     /// The prompt and what was generated.
     pub(super) fn text(&self) -> &[TokenId] {
-        &self.text.tokens[..self.text.settled]
+        &self.text.tokens[..self.text.verified]
     }
 
-    /// How many of the tokens need not be read; asked before the first step, those that were found in the cache.
+    /// How many of the tokens have keys and values; before the first step, those from the prefix cache.
     pub(super) fn cached(&self) -> usize {
         self.read
     }
 
-    /// After how many of the tokens of this step it matters what follows.
-    fn wanted(&self) -> usize {
-        let all = self.planned > 0 && self.planned == self.unread() && self.text.settled < self.end;
-        if all { 1 + self.text.guessed } else { 0 }
+    /// After how many of the tokens of this step logits are needed.
+    fn num_logits(&self) -> usize {
+        let all = self.planned > 0 && self.planned == self.unread() && self.text.verified < self.end;
+        if all { 1 + self.text.drafted } else { 0 }
     }
 
-    /// Whether nothing was to be generated, and the prompt has been read.
+    /// Whether no tokens were requested, and the prompt has been read.
     pub(super) fn only_read(&self) -> bool {
-        self.text.settled == self.end && self.read + self.planned == self.end
+        self.text.verified == self.end && self.read + self.planned == self.end
     }
 
-    /// `token` follows the text.
-    pub(super) fn settle(&mut self, token: TokenId) -> Next {
+    /// Appends `token`, which the model has sampled, or accepts it if it was drafted.
+    pub(super) fn accept(&mut self, token: TokenId) -> Next {
         let text = &mut self.text;
         if self.stop_ids.contains(&token) {
-            text.tokens.truncate(text.settled);
+            text.tokens.truncate(text.verified);
             return Next::Finished(Finish::Stop);
         }
-        let guessed = text.tokens.get(text.settled) == Some(&token);
-        if guessed {
-            text.right += 1;
+        let drafted = text.tokens.get(text.verified) == Some(&token);
+        if drafted {
+            text.accepted += 1;
         } else {
-            text.tokens.truncate(text.settled);
+            text.tokens.truncate(text.verified);
             text.tokens.push(token);
         }
-        text.settled += 1;
-        match (text.settled == self.end, guessed) {
+        text.verified += 1;
+        match (text.verified == self.end, drafted) {
             (true, _) => Next::Finished(Finish::Length),
             (false, true) => Next::Row,
             (false, false) => Next::Step,
@@ -300,36 +300,36 @@ impl<J> Running<J> {
             tokens: &self.text.tokens[self.read..self.read + self.planned],
             position: self.read,
             blocks: self.table.blocks(),
-            wanted: self.wanted(),
+            num_logits: self.num_logits(),
             prompt: self.prompt,
         }
     }
 
-    /// Appends up to `limit` tokens that may follow; a token after them must still have room.
-    fn guess(&mut self, limit: usize) {
-        let room = (self.end - self.text.settled).saturating_sub(1);
+    /// Appends up to `limit` draft tokens; the token after them must still have room.
+    fn draft(&mut self, limit: usize) {
+        let room = (self.end - self.text.verified).saturating_sub(1);
         let limit = self.allowance.take().min(limit).min(room);
         if limit > 0 {
-            let guesses: Vec<_> = draft::guess(&self.text.tokens).take(limit).collect();
-            self.text.guessed = guesses.len();
-            self.text.tokens.extend(guesses);
+            let drafts: Vec<_> = draft::lookup(&self.text.tokens).take(limit).collect();
+            self.text.drafted = drafts.len();
+            self.text.tokens.extend(drafts);
         }
     }
 
-    /// Ends the step: what was guessed wrong is forgotten, and what is filled may be found by others.
-    fn close(&mut self, limits: Limits) {
-        let Text { tokens, settled, guessed, right } = &mut self.text;
-        // A token that was not guessed has not been read, whatever the model has read in its place.
-        let valid = if *right == *guessed { self.read + self.planned } else { *settled - 1 };
-        self.read = valid.min(*settled);
+    /// Ends the step: rejected draft tokens are dropped, and filled blocks go to the prefix cache.
+    fn close(&mut self, config: SchedulerConfig) {
+        let Text { tokens, verified, drafted, accepted } = &mut self.text;
+        // After a rejection, the last token was sampled in place of a draft token and has not been read.
+        let valid = if *accepted == *drafted { self.read + self.planned } else { *verified - 1 };
+        self.read = valid.min(*verified);
         self.planned = 0;
-        tokens.truncate(*settled);
-        if *guessed > 0 {
-            self.allowance.learn(*guessed, *right);
+        tokens.truncate(*verified);
+        if *drafted > 0 {
+            self.allowance.learn(*drafted, *accepted);
         }
-        (*guessed, *right) = (0, 0);
-        if limits.prefix_cache {
-            let kept = if limits.keep_generated { self.read } else { self.read.min(self.prompt) };
+        (*drafted, *accepted) = (0, 0);
+        if config.prefix_cache {
+            let kept = if config.keep_generated { self.read } else { self.read.min(self.prompt) };
             self.chain.extend(&tokens[..kept]);
             let filled = (kept / BLOCK_TOKENS).min(self.chain.links().len());
             if filled > self.published {
@@ -339,21 +339,21 @@ impl<J> Running<J> {
         }
     }
 
-    /// How many tokens, from the first on, others may find.
-    fn kept(&self, limits: Limits) -> usize {
-        if limits.keep_generated { self.read } else { self.read.min(self.prompt) }
+    /// How many tokens, from the first on, may be cached.
+    fn kept(&self, config: SchedulerConfig) -> usize {
+        if config.keep_generated { self.read } else { self.read.min(self.prompt) }
     }
 
-    /// Lets others find what is in the last block, which is filled in part.
-    fn leave_rest(&self, limits: Limits) {
-        if !limits.prefix_cache {
+    /// Adds the last, partially filled block to the prefix cache.
+    fn publish_tail(&self, config: SchedulerConfig) {
+        if !config.prefix_cache {
             return;
         }
-        let kept = self.kept(limits);
+        let kept = self.kept(config);
         let full = kept / BLOCK_TOKENS;
         let rest = self.text.tokens.get(full * BLOCK_TOKENS..kept);
         if let (Some(after), Some(rest)) = (self.chain.before(full), rest) {
-            self.table.leave_rest(full, after, rest);
+            self.table.publish_tail(full, after, rest);
         }
     }
 }

@@ -1,27 +1,27 @@
-//! What the engine has to do and has done, for metrics: written by the model thread, read by anyone.
+//! Counters and gauges of the engine, for metrics: written by the model thread, read by any thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::scheduler::Counters;
 
-/// How much an engine has to do, and what it has done since it started.
+/// The load of an engine, and counters since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Requests that are worked on.
+    /// Running requests.
     pub running: usize,
-    /// Requests that wait.
+    /// Waiting requests.
     pub waiting: usize,
-    /// Blocks of keys and values that running requests hold.
+    /// KV blocks that running requests hold.
     pub kv_blocks_used: u64,
-    /// Blocks of keys and values that there are.
+    /// KV blocks of the pool.
     pub kv_blocks: u64,
     /// Tokens of the prompts that were admitted.
     pub prefix_queries: u64,
     /// Those of them that were found in the prefix cache.
     pub prefix_hits: u64,
-    /// Tokens that were guessed.
+    /// Draft tokens.
     pub draft_tokens: u64,
-    /// Those of them that the model would have made.
+    /// Draft tokens that were accepted.
     pub accepted_tokens: u64,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Stats {
 
 impl Stats {
     pub(super) fn record(&self, counters: Counters, used: usize, blocks: usize) {
-        // Each number is by itself: nobody reads one to learn about another.
+        // The numbers are independent: no reader derives one from another.
         for (to, value) in [
             (&self.kv_blocks_used, used as u64),
             (&self.kv_blocks, blocks as u64),

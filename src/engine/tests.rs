@@ -11,9 +11,9 @@ use super::thread::spawn;
 use super::*;
 use crate::model::{ModelError, Slice};
 use crate::protocol::Dek;
-use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId};
 use codeseal_kernels::cuda::DeviceError;
-use codeseal_kernels::sampling::Choice;
+use codeseal_kernels::kv::{BLOCK_TOKENS, BlockId};
+use codeseal_kernels::sampling::RowSampler;
 
 const VOCAB: u32 = 200;
 const CONTEXT: usize = 2048;
@@ -88,7 +88,7 @@ impl Watch {
 }
 
 impl Backend for Fake {
-    fn step(&mut self, batch: &[Slice<'_>], _: &[Option<Choice>]) -> Result<Rows<'_>, ModelError> {
+    fn step(&mut self, batch: &[Slice<'_>], _: &[Option<RowSampler>]) -> Result<Rows<'_>, ModelError> {
         let mut step = Step::new();
         self.logits.clear();
         for slice in batch {
@@ -100,7 +100,7 @@ impl Backend for Fake {
         }
         self.watch.step(step);
         for slice in batch {
-            for last in &slice.tokens[slice.tokens.len() - slice.wanted..] {
+            for last in &slice.tokens[slice.tokens.len() - slice.num_logits..] {
                 let mut logits = vec![0.0; VOCAB as usize];
                 match self.broken.unwrap_or(*last) {
                     PANICS => panic!("as told"),
@@ -459,7 +459,7 @@ fn a_request_shows_nothing_of_its_prompt() {
 
 #[test]
 fn what_was_generated_is_not_printed() {
-    let logprobs = Logprobs { chosen: -4.25, likeliest: vec![(TokenId(31_337), -4.25)] };
+    let logprobs = Logprobs { chosen: -4.25, top: vec![(TokenId(31_337), -4.25)] };
     let token = Token { id: TokenId(31_337), logprobs: Some(Box::new(logprobs)) };
     let printed = format!("{:?} {token:?} {:?}", Event::Token(token.clone()), token.logprobs);
     assert!(!printed.contains("31337") && !printed.contains("4.25"), "{printed}");

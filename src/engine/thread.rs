@@ -1,57 +1,58 @@
-//! The one thread that owns the model: admits requests, takes a step for all of them together, chooses their tokens.
+//! The thread that owns the model: admits requests, takes a step for all of them together, samples their tokens.
 
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use super::backend::{Backend, Cpu, OnDevice, Row};
 use super::handle::Handle;
-use super::queue::{Job, Queue, Slot};
+use super::queue::{Queue, QueuedRequest, Slot};
 use super::sampler::{Sampler, Scratch};
-use super::scheduler::{FREE_ROWS, Limits, Next, Running, Scheduler};
+use super::scheduler::{FREE_ROWS, Next, Running, Scheduler, SchedulerConfig};
 use super::stats::Stats;
 use super::{EngineConfig, EngineError, Event, Finish, Platform, StartError, Token, memory, warmup};
 use crate::machine::Available;
-use crate::model::{DeviceModel, Model, ModelError, ModelFiles, Quantize, StepRoom};
+use crate::model::{Assumption, DeviceModel, Model, ModelError, ModelFiles, Quantize, StepRoom};
 use crate::telemetry;
-use codeseal_kernels::cpu::BLOCK_TOKENS;
 use codeseal_kernels::cuda::{Device, DeviceError};
+use codeseal_kernels::kv::BLOCK_TOKENS;
 
-/// The model thread. Stops when this is dropped, within one step.
+/// The model thread. Dropping this stops it within one step.
 pub struct Engine {
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a sequence is worked on for.
+/// The request of a sequence, and what belongs to it.
 struct Task {
-    job: Job,
+    queued: QueuedRequest,
     sampler: Sampler,
     slot: Slot,
 }
 
 /// How a sequence ended.
 enum End {
-    /// As whoever asked is told.
-    Told(Result<Finish, EngineError>),
-    /// Whoever asked has left.
-    Left,
+    /// With an event to the client.
+    Finished(Result<Finish, EngineError>),
+    /// The client has cancelled it.
+    Abandoned,
 }
 
-/// Stops the queue however the thread ends: no request may wait for a thread that is gone.
+/// Stops the queue however the thread ends, so that no request waits for a thread that is gone.
 struct StopOnExit(Arc<Queue>);
 
-/// A backend that is ready, as whoever waits for it hears.
+/// What the caller of [`spawn`] learns of a backend that is ready.
 struct Ready {
     /// The longest text, in tokens.
     limit: usize,
     name: String,
     platform: Platform,
+    assumption: Option<Assumption>,
 }
 
 /// Gives `model` to a thread of its own, warms it up and tests it, which takes some steps' time; blocks meanwhile.
 ///
 /// # Errors
-/// The model fails its self-test, there is too little memory for keys and values, or no thread can be had.
+/// The model fails its self-test, there is too little memory for keys and values, or a thread cannot be started.
 pub fn start(model: Model, config: EngineConfig) -> Result<(Handle, Engine), StartError> {
     let (bytes, length) = (model.kv_block_bytes(), model.context_length());
     let (needs, available) = (model.needs(), Available::now());
@@ -92,11 +93,11 @@ pub fn start_on<D: Device + 'static>(
     spawn(make, config)
 }
 
-/// What a step comes to at most: everyone who generates, with guesses, and at least one token of a prompt.
+/// The largest step: all sequences that generate, with draft tokens, and at least one token of a prompt.
 pub(super) fn step_room(config: &EngineConfig) -> StepRoom {
     let batch = config.max_running.max(FREE_ROWS);
     let rows = config.step_tokens.max(config.max_running) + FREE_ROWS + 1;
-    StepRoom { rows, wanted: config.max_running + FREE_ROWS, batch }
+    StepRoom { rows, num_logits: config.max_running + FREE_ROWS, batch }
 }
 
 pub(super) fn spawn<B: Backend>(
@@ -110,7 +111,7 @@ pub(super) fn spawn<B: Backend>(
     let stats = Arc::new(Stats::default());
     let (tested, verdict) = mpsc::sync_channel(1);
     let (worker, record) = (Arc::clone(&queue), Arc::clone(&stats));
-    // The model's own, and it works on one of its threads: a step begins without waking another to begin it.
+    // The model thread is one of the pool's threads, so a step starts without waking another.
     let pool = rayon::ThreadPoolBuilder::new().thread_name(|index| format!("model {index}")).build()?;
     let thread = std::thread::Builder::new()
         .name(String::from("model"))
@@ -124,12 +125,17 @@ pub(super) fn spawn<B: Backend>(
                 match made {
                     Ok(mut backend) => {
                         let limit = backend.context_length().min(backend.blocks() * BLOCK_TOKENS);
-                        let (name, platform) = (backend.name().to_owned(), backend.platform());
-                        if tested.send(Ok(Ready { limit, name, platform })).is_ok() {
+                        let ready = Ready {
+                            limit,
+                            name: backend.name().to_owned(),
+                            platform: backend.platform(),
+                            assumption: backend.assumption(),
+                        };
+                        if tested.send(Ok(ready)).is_ok() {
                             serve(&mut backend, &worker, &config, &record);
                         }
                     }
-                    // Whoever started it has panicked if nobody hears.
+                    // The receiver is gone only if the caller has panicked.
                     Err(error) => drop(tested.send(Err(error))),
                 }
             });
@@ -137,8 +143,8 @@ pub(super) fn spawn<B: Backend>(
         .map_err(StartError::Thread)?;
     let engine = Engine { queue: Arc::clone(&queue), thread: Some(thread) };
     match verdict.recv() {
-        Ok(Ok(Ready { limit, name, platform })) => {
-            Ok((Handle::new(queue, stats, limit, &name, platform), engine))
+        Ok(Ok(Ready { limit, name, platform, assumption })) => {
+            Ok((Handle::new(queue, stats, limit, &name, platform, assumption), engine))
         }
         Ok(Err(error)) => Err(error),
         Err(mpsc::RecvError) => Err(StartError::Panicked),
@@ -171,48 +177,48 @@ impl Drop for StopOnExit {
 
 /// Works until the queue stops, or the device fails.
 fn serve<B: Backend>(backend: &mut B, queue: &Arc<Queue>, config: &EngineConfig, stats: &Stats) {
-    let limits = Limits {
+    let scheduling = SchedulerConfig {
         step_tokens: config.step_tokens,
         draft_tokens: config.draft_tokens,
         prefix_cache: config.prefix_cache,
         keep_generated: backend.reads_as_it_generates(),
     };
-    let (mut scheduler, mut scratch) = (Scheduler::new(limits, backend.blocks()), Scratch::default());
+    let (mut scheduler, mut scratch) = (Scheduler::new(scheduling, backend.blocks()), Scratch::default());
     loop {
-        let runs = queue.admit(|job, slot| {
-            let sampler = Sampler::new(job.request.sampling, job.request.logprobs);
-            let task = Task { job, sampler, slot };
-            match scheduler.admit(task, |task| &mut task.job.request) {
+        let runs = queue.admit(|queued, slot| {
+            let sampler = Sampler::new(queued.request.sampling, queued.request.logprobs);
+            let task = Task { queued, sampler, slot };
+            match scheduler.admit(task, |task| &mut task.queued.request) {
                 Ok(sequence) => {
-                    sequence.job.job.send(Ok(Event::Started { cached: sequence.cached() }));
+                    sequence.task.queued.send(Ok(Event::Started { cached: sequence.cached() }));
                     Ok(())
                 }
-                Err(task) => Err((task.job, task.slot)),
+                Err(task) => Err((task.queued, task.slot)),
             }
         });
         if !runs {
             return;
         }
-        let mut left = scheduler.end(ended);
+        let mut finished = scheduler.end(ended);
         let failure = match step(backend, &mut scheduler, &mut scratch) {
             Ok(ended) => {
-                left.extend(ended);
+                finished.extend(ended);
                 None
             }
             Err(error) => {
-                // Who caused it cannot be told: whatever happened, no sequence can rely on its keys and values.
-                left.extend(scheduler.fail(|| End::Told(Err(EngineError::Failed))));
+                // The cause is not known, so no sequence can rely on its keys and values.
+                finished.extend(scheduler.fail(|| End::Finished(Err(EngineError::Failed))));
                 if let ModelError::Device(error) = error { Some(error) } else { None }
             }
         };
-        // First the numbers: who hears that a request has ended may count on them.
+        // First the counters: a client whose request has ended may read them.
         stats.record(scheduler.counters(), scheduler.held_blocks(), backend.blocks());
         if let Some(error) = &failure {
-            // A device that has failed answers nothing any more.
+            // A device that has failed stays unusable.
             telemetry::emit(telemetry::Event::DeviceFailed);
             queue.fail(error.to_string());
         }
-        left.into_iter().for_each(finish);
+        finished.into_iter().for_each(finish);
         if failure.is_some() {
             return;
         }
@@ -221,10 +227,10 @@ fn serve<B: Backend>(backend: &mut B, queue: &Arc<Queue>, config: &EngineConfig,
 
 /// Whether a sequence ends before the next step, and how.
 fn ended(task: &Task) -> Option<End> {
-    if task.job.is_abandoned() {
-        return Some(End::Left);
+    if task.queued.is_abandoned() {
+        return Some(End::Abandoned);
     }
-    task.job.is_expired().then_some(End::Told(Ok(Finish::Deadline)))
+    task.queued.is_expired().then_some(End::Finished(Ok(Finish::Deadline)))
 }
 
 /// Takes one step for every sequence that there is, and returns those that it ended.
@@ -241,51 +247,51 @@ fn step<B: Backend>(
     if batch.is_empty() {
         return Ok(Vec::new());
     }
-    let choices = scheduler.for_each_wanted(|task| task.sampler.choice());
-    let rows: Vec<_> = backend.step(&batch, &choices)?.each(&choices).collect();
+    let samplers = scheduler.for_each_logit_row(|task| task.sampler.on_device());
+    let rows: Vec<_> = backend.step(&batch, &samplers)?.each(&samplers).collect();
     drop(batch);
-    Ok(scheduler.stepped(|sequence, wanted| choose(sequence, rows.get(wanted).unwrap_or_default(), scratch)))
+    Ok(scheduler.stepped(|sequence, own| sample(sequence, rows.get(own).unwrap_or_default(), scratch)))
 }
 
-/// Takes the tokens that follow, one for each row as long as the rows hold.
-fn choose(sequence: &mut Running<Task>, rows: &[Row<'_>], scratch: &mut Scratch) -> Option<End> {
+/// Samples the next tokens: one for each row, as long as draft tokens are accepted.
+fn sample(sequence: &mut Running<Task>, rows: &[Row<'_>], scratch: &mut Scratch) -> Option<End> {
     if sequence.only_read() {
-        return Some(End::Told(Ok(Finish::Length)));
+        return Some(End::Finished(Ok(Finish::Length)));
     }
     for row in rows {
-        let sampler = sequence.job.sampler;
-        let chosen = match row {
+        let sampler = sequence.task.sampler;
+        let sampled = match row {
             Row::Logits(logits) => sampler.sample(logits, sequence.text(), scratch),
-            Row::Chosen(token) => *token,
+            Row::Sampled(token) => *token,
         };
-        let Some(id) = chosen else {
-            return Some(End::Told(Err(EngineError::Failed)));
+        let Some(id) = sampled else {
+            return Some(End::Finished(Err(EngineError::Failed)));
         };
-        let next = sequence.settle(id);
+        let next = sequence.accept(id);
         if next != Next::Finished(Finish::Stop) {
             let logprobs = match row {
                 Row::Logits(logits) => sampler.logprobs(logits, id),
-                Row::Chosen(_) => None,
+                Row::Sampled(_) => None,
             };
-            sequence.job.job.send(Ok(Event::Token(Token { id, logprobs })));
+            sequence.task.queued.send(Ok(Event::Token(Token { id, logprobs })));
         }
         match next {
             Next::Row => {}
             Next::Step => return None,
-            Next::Finished(finish) => return Some(End::Told(Ok(finish))),
+            Next::Finished(finish) => return Some(End::Finished(Ok(finish))),
         }
     }
     None
 }
 
-/// Says how a sequence ended, whose blocks have been given back.
+/// Sends the last event of a sequence, whose blocks have been released.
 fn finish((task, end): (Task, End)) {
-    let Task { job, slot, .. } = task;
-    // First the slot: who hears that a request has ended may count on its place.
+    let Task { queued, slot, .. } = task;
+    // First the slot: a client whose request has ended may use its place.
     drop(slot);
-    let End::Told(end) = end else { return };
+    let End::Finished(end) = end else { return };
     if end.is_err() {
         telemetry::emit(telemetry::Event::GenerationFailed);
     }
-    job.send(end.map(Event::Finished));
+    queued.send(end.map(Event::Finished));
 }

@@ -124,12 +124,11 @@ pub async fn fim(
         // First the cases: what is wrong with them is known at once.
         let cases = cases::read(&cases, limit)?;
         let subject = Subject::load(&model, &name, quantize, device, max_new_tokens)?;
-        let assumed = model.assumption().ok().flatten();
         let prompts = cases.iter().map(|case| subject.prompt(case)).collect::<Result<Vec<_>, _>>()?;
-        Ok::<_, EvalError>((subject, cases, prompts, assumed))
+        Ok::<_, EvalError>((subject, cases, prompts))
     });
-    let (subject, cases, prompts, assumed) = loaded.await.map_err(|_| EvalError::Panicked)??;
-    if let Some(member) = assumed.map(Assumption::as_str) {
+    let (subject, cases, prompts) = loaded.await.map_err(|_| EvalError::Panicked)??;
+    if let Some(member) = subject.handle.assumption().map(Assumption::as_str) {
         writeln!(
             stderr,
             "the model's files do not say its `{member}`: put its config.json beside the gguf file"

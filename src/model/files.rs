@@ -5,6 +5,7 @@
 
 mod content;
 mod place;
+mod random;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -19,10 +20,8 @@ use sha2::{Digest as _, Sha256};
 pub use self::content::FileProblem;
 pub use self::place::PlaceProblem;
 
-use super::ModelError;
-use super::config::Config;
-use super::layout::{CONFIG, FileName, Layout, LayoutError, SINGLE, TOKENIZER};
-use super::random::RandomWeights;
+pub(super) use self::random::RandomWeights;
+use super::layout::{CONFIG, FileName, Layout, LayoutError, SINGLE, TOKENIZER, WeightFiles};
 
 /// How much of a file is hashed at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -34,7 +33,7 @@ const DIGEST_LABEL: &[u8] = b"codeseal weights v2";
 pub struct ModelFiles {
     place: Place,
     /// Shared by all copies, so that all of them read the same files.
-    opened: Arc<Opened>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Clone, Debug)]
@@ -49,7 +48,7 @@ enum Place {
 
 /// What was found and opened so far.
 #[derive(Debug, Default)]
-struct Opened {
+struct Shared {
     found: OnceLock<place::Found>,
     files: Mutex<BTreeMap<FileName, Handle>>,
 }
@@ -122,13 +121,9 @@ impl ModelFiles {
         name.parse().map_or_else(|_| name.into_owned(), |name: FileName| name.title().to_owned())
     }
 
-    /// Random weights in the shape that `config`, the content of a `config.json`, describes. There is no tokenizer.
-    ///
-    /// # Errors
-    /// It describes no Gemma.
-    pub fn random(config: Vec<u8>) -> Result<Self, ModelError> {
-        let weights = RandomWeights::new(&Config::parse(&config)?)?;
-        Ok(Self::of(Place::Random(config.into(), weights)))
+    /// `weights` that are generated as they are read, and `config` as `config.json`.
+    pub(super) fn generated(config: Vec<u8>, weights: RandomWeights) -> Self {
+        Self::of(Place::Random(config.into(), weights))
     }
 
     /// Files that are part of the binary.
@@ -138,7 +133,7 @@ impl ModelFiles {
     }
 
     fn of(place: Place) -> Self {
-        Self { place, opened: Arc::default() }
+        Self { place, shared: Arc::default() }
     }
 
     /// Which files there are. They are looked for once.
@@ -168,7 +163,7 @@ impl ModelFiles {
     }
 
     fn found(&self) -> Result<&place::Found, FilesError> {
-        if let Some(found) = self.opened.found.get() {
+        if let Some(found) = self.shared.found.get() {
             return Ok(found);
         }
         let of = |names: &[&str]| -> Result<place::Found, FilesError> {
@@ -182,7 +177,7 @@ impl ModelFiles {
             #[cfg(any(test, feature = "sandbox"))]
             Place::Embedded(files) => of(&files.iter().map(|(name, _)| *name).collect::<Vec<_>>())?,
         };
-        Ok(self.opened.found.get_or_init(|| found))
+        Ok(self.shared.found.get_or_init(|| found))
     }
 
     /// The name of a file of the layout.
@@ -235,7 +230,7 @@ impl ModelFiles {
     /// The file `name`, opened now or before.
     fn handle(&self, name: &FileName) -> Result<Handle, FilesError> {
         let found = self.found()?;
-        let mut files = self.opened.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.shared.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(handle) = files.get(name) {
             return Ok(handle.clone());
         }
@@ -293,7 +288,7 @@ impl ModelFiles {
     /// # Errors
     /// One was.
     pub fn check_unchanged(&self) -> Result<(), FilesError> {
-        let files = self.opened.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = self.shared.files.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, handle) in &*files {
             let wrong = |problem| file_error(name.as_str(), problem);
             if Version::of(&handle.file).map_err(wrong)? != handle.version {
@@ -301,6 +296,14 @@ impl ModelFiles {
             }
         }
         Ok(())
+    }
+
+    /// Whether the weights are in GGUF files.
+    ///
+    /// # Errors
+    /// There is no model.
+    pub(super) fn is_gguf(&self) -> Result<bool, FilesError> {
+        Ok(matches!(self.layout()?.weights(), WeightFiles::Gguf(_)))
     }
 
     /// Whether the model has the file `name`.
@@ -314,7 +317,7 @@ impl ModelFiles {
     /// The names of the files that were opened so far.
     #[cfg(test)]
     fn opened(&self) -> std::collections::BTreeSet<FileName> {
-        self.opened.files.lock().unwrap().keys().cloned().collect()
+        self.shared.files.lock().unwrap().keys().cloned().collect()
     }
 }
 

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use super::PromptError;
 use super::control::{BOS, END_OF_TURN, START_OF_TURN};
 use crate::protocol::openai::{Message, Role};
-use crate::tokenizer::TokenId;
+use crate::token::TokenId;
 
 /// Why a conversation cannot become a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

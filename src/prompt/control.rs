@@ -1,6 +1,6 @@
 //! The control tokens of CodeGemma's vocabulary.
 
-use crate::tokenizer::TokenId;
+use crate::token::TokenId;
 
 /// Fills unused places; never generated.
 pub const PAD: TokenId = TokenId(0);

@@ -1,7 +1,7 @@
 //! Plain continuation and fill-in-the-middle.
 
 use super::control::{BOS, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX};
-use crate::tokenizer::TokenId;
+use crate::token::TokenId;
 
 /// What an empty suffix is replaced by: the model was trained on gaps with something behind them, and a file ends
 /// in a newline.

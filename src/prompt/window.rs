@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::control::{BOS, FILE_SEPARATOR, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX};
 use super::fim::END_OF_FILE;
 use crate::protocol::openai::ContextFile;
-use crate::tokenizer::TokenId;
+use crate::token::TokenId;
 
 /// The suffix gets at least one part in this many of the room.
 const SUFFIX_SHARE: usize = 4;

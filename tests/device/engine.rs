@@ -9,7 +9,8 @@ use codeseal::engine::{
 use codeseal::model::{ModelFiles, Quantize, TINY_MODEL_NAME};
 use codeseal::protocol::{Dek, Namespace};
 use codeseal::tokenizer::TokenId;
-use codeseal_kernels::cuda::{DeviceError, PAGE_TOKENS};
+use codeseal_kernels::cuda::DeviceError;
+use codeseal_kernels::kv::BLOCK_TOKENS;
 use serde::Deserialize;
 
 use crate::toy::{CONTEXT, LAYOUT, Weights};
@@ -268,8 +269,8 @@ fn a_device_that_cannot_serve_is_refused_with_the_reason() {
 #[test]
 fn memory_is_what_the_device_has_free_or_what_was_asked_for() {
     let (_dir, files) = Weights::random(14).files();
-    let block_bytes = 2 * LAYOUT.page_numbers() as u64;
-    let context_blocks = (CONTEXT / PAGE_TOKENS) as u64;
+    let block_bytes = 2 * LAYOUT.block_numbers() as u64;
+    let context_blocks = (CONTEXT / BLOCK_TOKENS) as u64;
     for (free_bytes, kv_cache_bytes, least, most) in [
         // No more than is of use.
         (1 << 40, None, 2 * context_blocks, 2 * context_blocks),

@@ -1,10 +1,10 @@
 //! The whole forward pass of a small model, launch by launch, against the CPU's.
 
-use codeseal::model::{Model, Quantize};
+use codeseal::model::device::{Activations, Input, Room, Runner, RunnerRoom};
+use codeseal::model::{Model, Quantize, Slice};
 use codeseal::tokenizer::TokenId;
-use codeseal_kernels::cuda::{
-    Activations, Input, NO_TOKEN, Narrow, Places, Room, Runner, RunnerRoom, Text, Texts,
-};
+use codeseal_kernels::cuda::{NO_TOKEN, Narrow, Places, Prompts};
+use codeseal_kernels::kv::BlockId;
 use half::{bf16, f16};
 
 use crate::toy::{LAYOUT, TABLE_WIDTH, VOCABULARY, Weights};
@@ -45,7 +45,7 @@ fn check<T: Narrow + From32>(device: &Emulator, quantize: Quantize, tolerance: f
     let mut numbers = Numbers::new(6);
     let prompts = [tokens(&mut numbers, 33), tokens(&mut numbers, 5)];
     let next = tokens(&mut numbers, 2);
-    let mut pool = device.room::<T>(2 * TABLE_WIDTH * LAYOUT.page_numbers());
+    let mut pool = device.room::<T>(2 * TABLE_WIDTH * LAYOUT.block_numbers());
     let tables = device.put(&tables(2));
 
     let ids = device.put(&prompts.concat());
@@ -58,17 +58,20 @@ fn check<T: Narrow + From32>(device: &Emulator, quantize: Quantize, tolerance: f
         tables: tables.view(),
         table_width: TABLE_WIDTH,
     };
-    let texts = Some(Texts { starts: starts.view(), longest: 33 });
-    let mut rows = Activations::new(device, &network, Room { rows: 38, decoded: 2, scored: 2 }).unwrap();
+    let reading = Some(Prompts { starts: starts.view(), longest: 33 });
+    let mut rows =
+        Activations::new(device, &network, Room { rows: 38, decode_rows: 2, logit_rows: 2 }).unwrap();
     let scored = device.put(&[32, 37]);
-    let input = Input { ids: ids.view(), places, texts, read: 38, scored: Some(scored.view()) };
+    let logit_rows = Some(scored.view());
+    let input = Input { ids: ids.view(), places, prompts: reading, prompt_rows: 38, logit_rows };
     network.forward(device, &input, &mut pool, &mut rows).unwrap();
     let after_prompts = rows.logits().read(device).unwrap();
 
     let (ids, slots, positions) = (device.put(&next), device.put(&[0, 1]), device.put(&[33, 5]));
     let places = Places { slots: slots.view(), positions: positions.view(), ..places };
-    let mut rows = Activations::new(device, &network, Room { rows: 2, decoded: 2, scored: 2 }).unwrap();
-    let input = Input { ids: ids.view(), places, texts: None, read: 0, scored: None };
+    let mut rows =
+        Activations::new(device, &network, Room { rows: 2, decode_rows: 2, logit_rows: 2 }).unwrap();
+    let input = Input { ids: ids.view(), places, prompts: None, prompt_rows: 0, logit_rows: None };
     network.forward(device, &input, &mut pool, &mut rows).unwrap();
     let after_next = rows.logits().read(device).unwrap();
 
@@ -102,11 +105,12 @@ fn f16_weights_that_make_large_activations_make_no_nan() {
         }
     }
     let network = weights.on::<f16>(device, Quantize::None);
-    let room = RunnerRoom { pages: 1, table_width: 1, rows: 1, scored: 1, batch: 1 };
+    let room = RunnerRoom { blocks: 1, table_width: 1, rows: 1, logit_rows: 1, batch: 1 };
     let mut runner = Runner::new(Emulator, network, room).unwrap();
-    let text = Text { ids: &[7], position: 0, generated: 1, pages: &[0], wanted: 1 };
-    let outcome = runner.step(&[text], &[None]).unwrap();
-    assert_eq!(outcome.logits.len(), VOCABULARY);
-    assert!(outcome.logits.iter().all(|logit| logit.is_finite()));
-    assert_ne!(outcome.chosen, [NO_TOKEN]);
+    let (tokens, blocks) = ([TokenId(7)], [BlockId(0)]);
+    let text = Slice { tokens: &tokens, position: 0, blocks: &blocks, num_logits: 1, prompt: 0 };
+    let output = runner.step(&[text], &[None]).unwrap();
+    assert_eq!(output.logits.len(), VOCABULARY);
+    assert!(output.logits.iter().all(|logit| logit.is_finite()));
+    assert_ne!(output.chosen, [NO_TOKEN]);
 }

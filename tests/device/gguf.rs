@@ -36,7 +36,7 @@ async fn likelihoods_are_those_that_numpy_computes() {
             let mut likeliest = Vec::new();
             while let Some(event) = generation.next().await {
                 if let Event::Token(token) = event.unwrap() {
-                    likeliest = token.logprobs.unwrap().likeliest.clone();
+                    likeliest = token.logprobs.unwrap().top.clone();
                 }
             }
             let total = expected.logits.iter().map(|logit| logit.exp()).sum::<f64>().ln();

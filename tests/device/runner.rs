@@ -2,10 +2,12 @@
 //!
 //! Whether it does is looked at by checks of a device; a test holds them against devices with faults, too.
 
-use codeseal::model::Quantize;
+use codeseal::model::device::{Runner, RunnerRoom};
+use codeseal::model::{Quantize, Slice};
 use codeseal::tokenizer::TokenId;
-use codeseal_kernels::cuda::{NO_TOKEN, Narrow, Runner, RunnerRoom, Text};
-use codeseal_kernels::sampling::{Choice, SamplingParams, sample};
+use codeseal_kernels::cuda::{NO_TOKEN, Narrow};
+use codeseal_kernels::kv::BlockId;
+use codeseal_kernels::sampling::{RowSampler, SamplingParams, sample};
 use half::{bf16, f16};
 
 use crate::forward::assert_near;
@@ -15,41 +17,62 @@ use codeseal_emulator::pages::From32;
 
 const WARM: SamplingParams = SamplingParams { temperature: 1.0, top_k: 20, top_p: 0.9, min_p: 0.02 };
 
-/// A text that goes on by itself, in pages of its own.
+/// A sequence that is decoded, in KV blocks of its own.
 #[derive(Clone)]
 struct Going {
-    ids: Vec<u32>,
-    pages: Vec<u32>,
-    choice: Choice,
+    ids: Vec<TokenId>,
+    blocks: Vec<BlockId>,
+    sampler: RowSampler,
 }
 
 impl Going {
     fn new(first: u32, number: usize, params: &SamplingParams) -> Self {
-        let pages = (0..TABLE_WIDTH).rev().map(|page| (number * TABLE_WIDTH + page) as u32);
-        Self { ids: vec![first], pages: pages.collect(), choice: Choice::new(params, u64::from(first)) }
+        let blocks = (0..TABLE_WIDTH).rev().map(|block| BlockId((number * TABLE_WIDTH + block) as u32));
+        let sampler = RowSampler::new(params, u64::from(first));
+        Self { ids: vec![TokenId(first)], blocks: blocks.collect(), sampler }
     }
 
     /// Its last token.
-    fn text(&self) -> Text<'_> {
+    fn text(&self) -> Slice<'_> {
         let position = self.ids.len() - 1;
-        Text { ids: &self.ids[position..], position, generated: 1, pages: &self.pages, wanted: 1 }
+        decoded(&self.ids[position..], position, &self.blocks, 1)
     }
+}
+
+/// A slice of generated tokens.
+fn decoded<'a>(
+    tokens: &'a [TokenId],
+    position: usize,
+    blocks: &'a [BlockId],
+    num_logits: usize,
+) -> Slice<'a> {
+    Slice { tokens, position, blocks, num_logits, prompt: position }
+}
+
+/// A slice of a prompt.
+fn prompt<'a>(tokens: &'a [TokenId], position: usize, blocks: &'a [BlockId], num_logits: usize) -> Slice<'a> {
+    Slice { tokens, position, blocks, num_logits, prompt: position + tokens.len() }
+}
+
+fn tokens<const N: usize>(ids: [u32; N]) -> [TokenId; N] {
+    ids.map(TokenId)
 }
 
 fn runner<T: Narrow + From32>(weights: &Weights, traits: Traits) -> Runner<Emulator, T> {
     let network = weights.on(&Emulator, Quantize::None);
-    let room = RunnerRoom { pages: 5 * TABLE_WIDTH, table_width: TABLE_WIDTH, rows: 40, scored: 5, batch: 5 };
+    let room =
+        RunnerRoom { blocks: 5 * TABLE_WIDTH, table_width: TABLE_WIDTH, rows: 40, logit_rows: 5, batch: 5 };
     Runner::new(Emulator::with(traits), network, room).unwrap()
 }
 
 /// A step of all `texts`.
 fn step<T: Narrow>(runner: &mut Runner<Emulator, T>, texts: &mut [Going]) {
-    let choices: Vec<_> = texts.iter().map(|text| Some(text.choice)).collect();
+    let samplers: Vec<_> = texts.iter().map(|text| Some(text.sampler)).collect();
     let views: Vec<_> = texts.iter().map(Going::text).collect();
-    let chosen = runner.step(&views, &choices).unwrap().chosen.to_vec();
+    let chosen = runner.step(&views, &samplers).unwrap().chosen.to_vec();
     for (text, token) in texts.iter_mut().zip(chosen) {
         assert!(token != NO_TOKEN, "a step chooses nothing");
-        text.ids.push(token);
+        text.ids.push(TokenId(token));
     }
 }
 
@@ -79,17 +102,20 @@ pub(crate) fn batches_are_their_members(traits: Traits) {
     (0..4).for_each(|_| step(&mut batch, &mut together));
     for (alone, expected) in all.into_iter().zip(&together) {
         let mut runner = runner::<f16>(&weights, traits);
-        let params = if alone.ids[0] == 7 { SamplingParams::GREEDY } else { WARM };
+        let params = if alone.ids[0] == TokenId(7) { SamplingParams::GREEDY } else { WARM };
         let mut sequence = model.sequence();
         let mut alone = [alone];
         for position in 0..4 {
             let token = alone[0].ids[position];
             let logits = runner.step(&[alone[0].text()], &[None]).unwrap().logits.to_vec();
-            assert_near(&logits, &sequence.forward(&[TokenId(token)]).unwrap(), 4e-3);
+            assert_near(&logits, &sequence.forward(&[token]).unwrap(), 4e-3);
             // The same step once more, chosen on the device.
             step(&mut runner, &mut alone);
-            let chosen = sample(&logits, &params, u64::from(expected.ids[0]), position as u64);
-            assert!(chosen == alone[0].ids.last().copied(), "the device does not choose by its logits");
+            let chosen = sample(&logits, &params, u64::from(expected.ids[0].0), position as u64);
+            assert!(
+                chosen.map(TokenId) == alone[0].ids.last().copied(),
+                "the device does not choose by its logits"
+            );
         }
         assert!(alone[0].ids == expected.ids, "a batch is not what its members are");
     }
@@ -116,12 +142,12 @@ pub(crate) fn steps_feed_themselves(traits: Traits) {
     texts.pop();
     assert_eq!(done(|| step(&mut runner, &mut texts)), Done { replays: 1, writes: 1, ..nothing });
     // A prompt comes: nothing of it is a batch's.
-    let prompt: Vec<u32> = (30..50).collect();
-    let reads = Text { ids: &prompt, position: 0, generated: 0, pages: &[19], wanted: 1 };
-    let choices = [None, Some(texts[0].choice), Some(texts[1].choice)];
+    let ids: Vec<_> = (30..50).map(TokenId).collect();
+    let reads = prompt(&ids, 0, &[BlockId(19)], 1);
+    let samplers = [None, Some(texts[0].sampler), Some(texts[1].sampler)];
     let mixed = done(|| {
-        let outcome = runner.step(&[reads, texts[0].text(), texts[1].text()], &choices).unwrap();
-        assert_eq!((outcome.chosen.len(), outcome.logits.len()), (3, VOCABULARY));
+        let output = runner.step(&[reads, texts[0].text(), texts[1].text()], &samplers).unwrap();
+        assert_eq!((output.chosen.len(), output.logits.len()), (3, VOCABULARY));
     });
     assert_eq!((mixed.replays, mixed.writes, mixed.recordings), (0, 1, 0));
 }
@@ -140,7 +166,7 @@ pub(crate) fn what_is_not_wanted_does_no_harm(traits: Traits) {
             }
             if disturb && round == 8 {
                 // A page that nobody has is cleared meanwhile.
-                runner.clear(4 * TABLE_WIDTH).unwrap();
+                runner.clear(BlockId(4 * TABLE_WIDTH as u32)).unwrap();
             }
         }
         texts.into_iter().map(|text| text.ids).collect::<Vec<_>>()
@@ -152,22 +178,22 @@ pub(crate) fn what_is_not_wanted_does_no_harm(traits: Traits) {
 pub(crate) fn guesses_are_what_comes_one_by_one(traits: Traits) {
     let weights = Weights::random(5);
     let mut runner = runner::<bf16>(&weights, traits);
-    let ids = [3, 8, 21, 34];
+    let ids = tokens([3, 8, 21, 34]);
     // Each time in pages that do not hold it already.
-    let pages = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]];
+    let blocks = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]].map(|table: [u32; 4]| table.map(BlockId));
     let one_by_one: Vec<Vec<f32>> = (0..4)
         .map(|position| {
-            let ids = &ids[position..=position];
-            let text = Text { ids, position, generated: 1, pages: &pages[0], wanted: 1 };
+            let text = decoded(&ids[position..=position], position, &blocks[0], 1);
             runner.step(&[text], &[None]).unwrap().logits.to_vec()
         })
         .collect();
-    let text = Text { ids: &ids, position: 0, generated: 4, pages: &pages[1], wanted: 4 };
+    let text = decoded(&ids, 0, &blocks[1], 4);
     let mut same = runner.step(&[text], &[None; 4]).unwrap().logits == one_by_one.concat();
     // And beside a prompt that is read in the same step.
-    let prompt = Text { ids: &[5, 6, 7], position: 0, generated: 0, pages: &[12], wanted: 0 };
-    let text = Text { pages: &pages[2], ..text };
-    same &= runner.step(&[prompt, text], &[None; 4]).unwrap().logits == one_by_one.concat();
+    let ids = tokens([5, 6, 7]);
+    let reads = prompt(&ids, 0, &[BlockId(12)], 0);
+    let text = Slice { blocks: &blocks[2], ..text };
+    same &= runner.step(&[reads, text], &[None; 4]).unwrap().logits == one_by_one.concat();
     assert!(same, "guessed rows are not what comes one by one");
 }
 
@@ -175,24 +201,24 @@ pub(crate) fn guesses_are_what_comes_one_by_one(traits: Traits) {
 pub(crate) fn prompts_may_be_cut(traits: Traits) {
     let weights = Weights::random(6);
     let mut runner = runner::<bf16>(&weights, traits);
-    let ids: Vec<u32> = (0..39).map(|number| number * 3 + 1).collect();
-    let mut read = |pieces: &[usize], pages: &[u32]| {
+    let ids: Vec<_> = (0..39).map(|number| TokenId(number * 3 + 1)).collect();
+    let mut read = |pieces: &[usize], blocks: [u32; 2]| {
+        let blocks = blocks.map(BlockId);
         let (mut position, mut last) = (0, Vec::new());
         for piece in pieces {
-            let ids = &ids[position..position + piece];
-            let text = Text { ids, position, generated: 0, pages, wanted: 1 };
+            let text = prompt(&ids[position..position + piece], position, &blocks, 1);
             last = runner.step(&[text], &[None]).unwrap().logits.to_vec();
             position += piece;
         }
         assert_eq!(position, 39);
         last
     };
-    let whole = read(&[39], &[0, 1]);
+    let whole = read(&[39], [0, 1]);
     let cuts = [&[38, 1][..], &[1, 38], &[32, 7], &[7, 7, 7, 7, 7, 4]];
     for (number, pieces) in (1..).zip(cuts) {
         // In pages that do not hold it already.
         assert!(
-            read(pieces, &[2 * number, 2 * number + 1]) == whole,
+            read(pieces, [2 * number, 2 * number + 1]) == whole,
             "a prompt is not the same in pieces of {pieces:?}"
         );
     }
@@ -220,17 +246,16 @@ pub(crate) fn replays_are_launches(traits: Traits) {
 pub(crate) fn cleared_pages_hold_nothing(traits: Traits) {
     let mut runner = runner::<bf16>(&Weights::random(9), traits);
     // Attends to all of its page, of which it writes the last place only.
-    let look = |runner: &mut Runner<Emulator, bf16>, page: u32| {
-        let text = Text { ids: &[17], position: 31, generated: 1, pages: &[page], wanted: 1 };
-        runner.step(&[text], &[None]).unwrap().logits.to_vec()
+    let look = |runner: &mut Runner<Emulator, bf16>, block: u32| {
+        let (ids, blocks) = (tokens([17]), [BlockId(block)]);
+        runner.step(&[decoded(&ids, 31, &blocks, 1)], &[None]).unwrap().logits.to_vec()
     };
-    let ids: Vec<u32> = (50..81).collect();
-    let prompt = Text { ids: &ids, position: 0, generated: 0, pages: &[2], wanted: 0 };
-    runner.step(&[prompt], &[]).unwrap();
+    let ids: Vec<_> = (50..81).map(TokenId).collect();
+    runner.step(&[prompt(&ids, 0, &[BlockId(2)], 0)], &[]).unwrap();
     let (new, read) = (look(&mut runner, 3), look(&mut runner, 2));
     assert!(new.iter().all(|logit| logit.is_finite()), "pages do not begin with zeros");
     assert!(new != read, "nothing was read");
-    runner.clear(2).unwrap();
+    runner.clear(BlockId(2)).unwrap();
     assert!(look(&mut runner, 2) == new, "something is left of a page");
 }
 
@@ -272,18 +297,19 @@ fn nothing_is_left_of_a_cleared_page() {
 #[test]
 fn steps_that_do_not_fit_are_refused() {
     let mut runner = runner::<bf16>(&Weights::random(8), Traits::SOUND);
-    let text = Text { ids: &[5, 6], position: 31, generated: 0, pages: &[0, 1], wanted: 1 };
+    let (ids, many, blocks) = (tokens([5, 6]), tokens([5; 41]), [0, 1, 2, 3].map(BlockId));
+    let text = prompt(&ids, 31, &blocks[..2], 1);
     assert!(runner.step(&[text], &[None]).is_ok());
     for bad in [
-        Text { pages: &[0], ..text },
-        Text { wanted: 3, ..text },
-        Text { position: TABLE_WIDTH * 32 - 1, ..text },
-        Text { ids: &[5; 41], position: 0, pages: &[0, 1, 2, 3], ..text },
+        Slice { blocks: &blocks[..1], ..text },
+        Slice { num_logits: 3, ..text },
+        prompt(&ids, TABLE_WIDTH * 32 - 1, &blocks[..2], 1),
+        prompt(&many, 0, &blocks, 1),
     ] {
-        let choices = vec![None; bad.wanted];
-        assert!(runner.step(&[bad], &choices).is_err(), "{} tokens at {}", bad.ids.len(), bad.position);
+        let samplers = vec![None; bad.num_logits];
+        assert!(runner.step(&[bad], &samplers).is_err(), "{} tokens at {}", bad.tokens.len(), bad.position);
     }
     assert!(runner.step(&[text], &[]).is_err(), "nothing is chosen for the wanted row");
     assert!(runner.step(&[text; 6], &[None; 6]).is_err());
-    assert!(runner.clear(5 * TABLE_WIDTH).is_err());
+    assert!(runner.clear(BlockId(5 * TABLE_WIDTH as u32)).is_err());
 }

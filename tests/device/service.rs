@@ -3,10 +3,9 @@
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use codeseal::server::ModelOrigin;
-use codeseal::engine::{EngineConfig, OpenError, Opened, start_on};
+use codeseal::engine::{EngineConfig, EngineParts, OpenError, start_on};
 use codeseal::model::{ModelFiles, Quantize, TINY_MODEL_NAME};
-use codeseal::server::Service;
+use codeseal::server::{ModelOrigin, Service};
 use codeseal::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
@@ -22,7 +21,7 @@ fn open(
     name: &str,
     quantize: Quantize,
     config: EngineConfig,
-) -> Result<Opened, OpenError> {
+) -> Result<EngineParts, OpenError> {
     let shape = json!({
         "model_type": "gemma", "vocab_size": 4096, "hidden_size": 64, "intermediate_size": 64,
         "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256,

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use codeseal::model::{Model, ModelFiles, Quantize};
-use codeseal_kernels::cuda::{HEAD, KvLayout, LayerWeights, Narrow, Network, PAGE_TOKENS, angles, quantise};
+use codeseal::model::device::Network;
+use codeseal::model::{self, LayerWeights, Model, ModelFiles, Quantize};
+use codeseal_kernels::cuda::{HEAD, KvLayout, Narrow, angles, quantize_q8_0};
+use codeseal_kernels::kv::BLOCK_TOKENS;
 use half::bf16;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
@@ -19,7 +21,7 @@ pub(crate) const WIDTH: usize = 64;
 pub(crate) const INNER: usize = 96;
 pub(crate) const LAYOUT: KvLayout = KvLayout { layers: 2, heads: 2, kv_heads: 1 };
 pub(crate) const CONTEXT: usize = 128;
-pub(crate) const TABLE_WIDTH: usize = CONTEXT / PAGE_TOKENS;
+pub(crate) const TABLE_WIDTH: usize = CONTEXT / BLOCK_TOKENS;
 
 /// A model's weights as its file has them.
 pub(crate) struct Weights(pub(crate) BTreeMap<String, (Vec<usize>, Vec<bf16>)>);
@@ -88,7 +90,7 @@ impl Weights {
         self.0[name].1.iter().map(|weight| weight.to_f32()).collect()
     }
 
-    /// The device's model of them; as they are unless they are to be quantised.
+    /// The device's model of them; as they are unless they are to be quantized.
     pub(crate) fn on<T: Narrow + From32>(
         &self,
         device: &Emulator,
@@ -97,7 +99,7 @@ impl Weights {
         let matrix = |names: &[String], columns| {
             let weights: Vec<f32> = names.iter().flat_map(|name| self.numbers(name)).collect();
             match quantize {
-                Quantize::Q8_0 => q8_0(device, &quantise(&weights), columns),
+                Quantize::Q8_0 => q8_0(device, &quantize_q8_0(&weights), columns),
                 _ => plain(device, &weights, columns),
             }
         };
@@ -110,7 +112,9 @@ impl Weights {
                     &[name("self_attn.q_proj"), name("self_attn.k_proj"), name("self_attn.v_proj")],
                     WIDTH,
                 ),
+                queries_keys_values_bias: None,
                 output: matrix(&[name("self_attn.o_proj")], LAYOUT.heads * HEAD),
+                output_bias: None,
                 feed_forward_norm: vector("post_attention_layernorm"),
                 gate_up: matrix(&[name("mlp.gate_proj"), name("mlp.up_proj")], WIDTH),
                 down: matrix(&[name("mlp.down_proj")], INNER),
@@ -119,9 +123,11 @@ impl Weights {
         Network {
             layout: LAYOUT,
             epsilon: 1e-6,
-            embedding: matrix(&["model.embed_tokens.weight".to_owned()], WIDTH),
-            layers: layers.collect(),
-            norm: device.put(&self.numbers("model.norm.weight")),
+            weights: model::Weights {
+                embedding: matrix(&["model.embed_tokens.weight".to_owned()], WIDTH),
+                layers: layers.collect(),
+                norm: device.put(&self.numbers("model.norm.weight")),
+            },
             angles: device.put(&angles(10_000.0, CONTEXT)),
         }
     }

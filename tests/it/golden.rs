@@ -216,9 +216,9 @@ async fn likelihoods_come_with_the_tokens_when_they_are_asked_for() {
     while let Some(event) = generation.next().await {
         let Event::Token(token) = event.unwrap() else { continue };
         let logprobs = token.logprobs.unwrap();
-        assert_eq!(logprobs.likeliest.len(), 3);
-        assert_eq!(logprobs.likeliest[0], (token.id, logprobs.chosen), "greedy takes the likeliest");
-        assert!(logprobs.likeliest.is_sorted_by(|a, b| a.1 >= b.1) && logprobs.chosen <= 0.0);
+        assert_eq!(logprobs.top.len(), 3);
+        assert_eq!(logprobs.top[0], (token.id, logprobs.chosen), "greedy takes the likeliest");
+        assert!(logprobs.top.is_sorted_by(|a, b| a.1 >= b.1) && logprobs.chosen <= 0.0);
         seen += 1;
     }
     assert_eq!(seen, 8);

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Schedule;
-use codeseal_kernels::cuda::{Arg, Buffer, Device, DeviceError, Element, Launch, Shape};
+use codeseal_kernels::cuda::{Arg, Buffer, Device, DeviceError, Element, Launch, Retention, Shape};
 
 /// What every byte is that nobody has written: NaN in every float, and an index that faults.
 const POISON: u8 = 0xff;
@@ -48,7 +48,7 @@ pub enum Fault {
     RunsWhatItRecords,
     /// Nothing is overwritten with zeros any more, after so many times.
     StopsZeroing(u64),
-    /// What is read at a mark is what was read at the mark before.
+    /// What is read after an event is what was read after the event before.
     ReadsLastStep,
 }
 
@@ -88,7 +88,7 @@ struct Thread {
     done: Done,
     /// What is being recorded.
     recording: Option<Vec<Recorded>>,
-    /// What was read at the last mark.
+    /// What was read after the last event.
     last_read: Vec<u8>,
 }
 
@@ -117,6 +117,7 @@ struct Recorded {
 pub struct Recording(Vec<Recorded>);
 
 thread_local! {
+    static RETENTION: Retention<Memory> = Retention::default();
     static THREAD: RefCell<Thread> =
         const { RefCell::new(Thread {
             traits: Traits::SOUND,
@@ -217,7 +218,7 @@ impl Launch for Emulator {
 
 impl Device for Emulator {
     type Memory = Memory;
-    type Mark = ();
+    type Event = ();
     type Recording = Recording;
 
     fn name(&self) -> String {
@@ -285,7 +286,7 @@ impl Device for Emulator {
 
     /// All that was launched has run already, what was launched later too: whoever reads what a later launch has
     /// overwritten finds out.
-    fn read_at(&self, _: &(), memory: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+    fn read_after(&self, _: &(), memory: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
         self.read(memory, at, bytes)?;
         with(|thread| {
             let last = std::mem::replace(&mut thread.last_read, bytes.to_vec());
@@ -327,8 +328,12 @@ impl Device for Emulator {
         Ok(())
     }
 
-    fn mark(&self) -> Result<(), DeviceError> {
+    fn record_event(&self) -> Result<(), DeviceError> {
         Ok(())
+    }
+
+    fn retention(&self) -> Retention<Memory> {
+        RETENTION.with(Clone::clone)
     }
 
     fn record(

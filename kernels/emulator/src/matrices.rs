@@ -1,6 +1,6 @@
 //! Matrices of every type, and their weights as the textbook has them.
 
-use codeseal_kernels::cuda::{BLOCK, GROUP, Matrix, Narrow, arrange_q4k, arrange_q8_0, quantise};
+use codeseal_kernels::cuda::{BLOCK, GROUP, Matrix, Narrow, arrange_q4k, arrange_q8_0, quantize_q8_0};
 use half::f16;
 
 use crate::device::Emulator;
@@ -44,7 +44,7 @@ pub fn matrices<T: Narrow + From32>(
     let narrow = weights.iter().map(|&weight| T::from32(weight).to32()).collect();
     let mut all = vec![(plain(device, &weights, columns), narrow)];
     if columns.is_multiple_of(GROUP) {
-        let blocks = quantise(&weights);
+        let blocks = quantize_q8_0(&weights);
         all.push((q8_0(device, &blocks, columns), read_q8_0(&blocks)));
     }
     if columns.is_multiple_of(BLOCK) {

@@ -1,6 +1,7 @@
 //! A pool of pages whose unused numbers are NaN, and texts in it, in pages drawn at random.
 
-use codeseal_kernels::cuda::{Buffer, HEAD, KvLayout, Layer, Narrow, PAGE_TOKENS, Places};
+use codeseal_kernels::cuda::{Buffer, HEAD, KvLayout, Layer, Narrow, Places};
+use codeseal_kernels::kv::BLOCK_TOKENS;
 
 use crate::device::Emulator;
 use crate::numbers::Numbers;
@@ -20,8 +21,8 @@ pub struct Texts<T> {
 impl<T: Narrow + From32> Texts<T> {
     /// As many texts as `lengths`, whose keys and values are drawn for one layer, up to their lengths.
     pub fn new(layout: KvLayout, layer: usize, lengths: &[usize], numbers: &mut Numbers) -> Self {
-        let table_width = lengths.iter().max().unwrap().div_ceil(PAGE_TOKENS).max(1);
-        let used: usize = lengths.iter().map(|length| length.div_ceil(PAGE_TOKENS)).sum();
+        let table_width = lengths.iter().max().unwrap().div_ceil(BLOCK_TOKENS).max(1);
+        let used: usize = lengths.iter().map(|length| length.div_ceil(BLOCK_TOKENS)).sum();
         let mut free: Vec<i32> = (0..used as i32 + 2).collect();
         for last in (1..free.len()).rev() {
             free.swap(last, numbers.between(0, last));
@@ -32,10 +33,10 @@ impl<T: Narrow + From32> Texts<T> {
             table_width,
             // What is behind a text's last page is never looked at.
             tables: vec![-1; lengths.len() * table_width],
-            pool: vec![nan; free.len() * layout.page_numbers()],
+            pool: vec![nan; free.len() * layout.block_numbers()],
         };
         for (slot, &length) in lengths.iter().enumerate() {
-            for page in 0..length.div_ceil(PAGE_TOKENS) {
+            for page in 0..length.div_ceil(BLOCK_TOKENS) {
                 texts.tables[slot * table_width + page] = free.pop().unwrap();
             }
             for position in 0..length {
@@ -52,9 +53,9 @@ impl<T: Narrow + From32> Texts<T> {
 
     /// Where a head's key begins; values follow, as if they were more heads.
     pub fn offset(&self, layer: usize, slot: usize, position: usize, head: usize) -> usize {
-        let page = self.tables[slot * self.table_width + position / PAGE_TOKENS] as usize;
-        let row = ((layer * 2 * self.layout.kv_heads + head) * PAGE_TOKENS + position % PAGE_TOKENS) * HEAD;
-        page * self.layout.page_numbers() + row
+        let page = self.tables[slot * self.table_width + position / BLOCK_TOKENS] as usize;
+        let row = ((layer * 2 * self.layout.kv_heads + head) * BLOCK_TOKENS + position % BLOCK_TOKENS) * HEAD;
+        page * self.layout.block_numbers() + row
     }
 
     /// What a query sees of the positions up to `last`, in f64.

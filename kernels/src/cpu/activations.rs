@@ -1,4 +1,4 @@
-//! Activations as the kernels read them: in tiles of a few tokens, and in the type that the weights are multiplied in.
+//! Activations packed as the kernels read them: in tiles of a few tokens, in the type that is multiplied with the weights.
 //!
 //! A token is rounded by itself, so what becomes of it does not depend on its neighbours.
 //! Must not touch: weights.
@@ -15,11 +15,6 @@ const BLOCK: usize = 32;
 pub(super) const STEP: usize = 4;
 /// Numbers below which other threads are not worth waking.
 const SERIAL: usize = 1 << 16;
-
-/// Widths of a tile, the largest first: whatever is left of a batch is made of these.
-pub(super) fn widths<S: Simd>() -> &'static [usize] {
-    if S::WIDE { &[12, 8, 6, 4, 3, 2, 1] } else { &[6, 4, 3, 2, 1] }
-}
 
 /// How `count` tokens are cut into tiles: the first of each, and how many it has.
 pub(super) fn tiles(widths: &'static [usize], count: usize) -> impl Iterator<Item = (usize, usize)> {
@@ -147,7 +142,7 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// Cuts off so many blocks.
+    /// Splits off `blocks` blocks.
     fn split_at(self, blocks: usize) -> (Self, Self) {
         let (quants, more_quants) = self.quants.split_at_mut(blocks * (BLOCK / STEP));
         let (scales, more_scales) = self.scales.split_at_mut(blocks);

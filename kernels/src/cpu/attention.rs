@@ -10,8 +10,9 @@ use rayon::prelude::*;
 
 use super::Level;
 use super::elementwise::{LEAST, exp};
-use super::kv::{BLOCK_TOKENS, BlockId, KvPool};
+use super::kv::KvPool;
 use super::simd::{Kernel, LANES, Lane, Simd};
+use crate::kv::{BLOCK_TOKENS, BlockId};
 
 /// Heads that share a key and are worked on together.
 const TOGETHER: usize = 4;

@@ -1,4 +1,4 @@
-//! Numbers as files hold them: floats, and ggml's blocks of 32 or 256 quantized ones. Little endian.
+//! Types of numbers in files: floats, and ggml's blocks of 32 or 256 quantized ones. Little endian.
 //!
 //! Must not touch: how weights lie in memory.
 
@@ -20,7 +20,7 @@ pub(super) const LARGE: usize = 256;
 /// Bytes of a block of [`Source::Q8_0`].
 const Q8_0_BYTES: usize = 2 + SMALL;
 
-/// How weights are written in a file.
+/// The type of a tensor in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// IEEE single precision.
@@ -80,13 +80,13 @@ impl Source {
         }
     }
 
-    /// How many bytes `count` numbers take, if whole blocks make so many.
+    /// The bytes of `count` numbers, if these are whole blocks.
     pub fn bytes(self, count: usize) -> Option<usize> {
         let (numbers, bytes) = self.block();
         if count.is_multiple_of(numbers) { (count / numbers).checked_mul(bytes) } else { None }
     }
 
-    /// How many numbers so many `bytes` are.
+    /// The count of numbers in `bytes`.
     pub fn numbers(self, bytes: usize) -> usize {
         let (numbers, length) = self.block();
         bytes / length * numbers
@@ -111,6 +111,13 @@ impl Source {
             Self::Iq4Nl => self.blocks(bytes, to, small::read_iq4_nl),
             Self::Iq4Xs => self.blocks(bytes, to, large::read_iq4_xs),
         }
+    }
+
+    /// The numbers that `bytes` are, as [`Source::read`].
+    pub fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
+        let mut numbers = vec![0.0; self.numbers(bytes.len())];
+        self.read(bytes, &mut numbers);
+        numbers
     }
 
     /// `bytes` as blocks of [`Source::Q8_0`], if every 32 numbers are whole multiples of one scale and fit into 8 bits:

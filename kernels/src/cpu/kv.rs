@@ -1,17 +1,11 @@
-//! Keys and values in blocks of tokens, which any sequence may be given: what is written never moves.
+//! The KV cache of CPUs: a pool of KV blocks in f32.
 //!
 //! Must not touch: who owns which block.
 
 use super::simd::{LANES, Lane};
+use crate::kv::{BLOCK_TOKENS, BlockId};
 
-/// Tokens of a block.
-pub const BLOCK_TOKENS: usize = 32;
-
-/// A block of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BlockId(pub u32);
-
-/// What a model keeps of a token.
+/// The shape of the keys and values of a token.
 #[derive(Clone, Copy, Debug)]
 pub struct KvShape {
     /// Transformer layers.
@@ -22,7 +16,7 @@ pub struct KvShape {
     pub head_dim: usize,
 }
 
-/// The keys and values of all sequences.
+/// The keys and values of all sequences, block by block.
 pub struct KvPool {
     shape: KvShape,
     /// Each holds \[layer\]\[key or value\]\[head\]\[token\]\[lane\].
@@ -47,7 +41,7 @@ impl KvShape {
 }
 
 impl KvPool {
-    /// So many blocks of zeros. Memory is taken when they are first written.
+    /// A pool of `blocks` blocks of zeros. The OS commits their memory when they are first written.
     pub fn new(shape: KvShape, blocks: usize) -> Self {
         let mut pool = Self { shape, blocks: Vec::new() };
         pool.grow(blocks);

@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 
 use super::Level;
-use super::activations::{Rows, tiles, widths};
+use super::activations::{Rows, tiles};
 use super::matrix::{EIGHT_BIT_COLUMNS, Matrix, PANEL, Store};
 use super::q4k;
 use super::simd::{Kernel, LANES, Simd};
@@ -26,35 +26,36 @@ pub fn matmul(level: Level, matrix: &Matrix, x: &[f32], out: &mut [f32]) {
     assert!(x.len() == count * columns && out.len() == count * rows, "shapes do not fit");
     let serial = count * rows * columns < SERIAL;
     let x = Rows { x, columns };
-    let job = Job { level, rows, count, serial };
+    let tasks = Tasks { level, rows, count, serial };
     match &matrix.store {
-        Store::F32(weights) => job.run(Full { weights, columns, x: &x.full(level, columns) }, out),
+        Store::F32(weights) => tasks.run(Full { weights, columns, x: &x.full(level, columns) }, out),
         Store::Bf16(weights) if level.multiplies_bf16() => {
-            job.run(Bf16 { weights, steps: columns.div_ceil(2), x: &x.pairs(level) }, out);
+            tasks.run(Bf16 { weights, steps: columns.div_ceil(2), x: &x.pairs(level) }, out);
         }
         Store::Bf16(weights) => {
             let steps = columns.div_ceil(2);
-            job.run(Halves { weights, steps, x: &x.full(level, 2 * steps) }, out);
+            tasks.run(Halves { weights, steps, x: &x.full(level, 2 * steps) }, out);
         }
         Store::Q8(weights) => {
             let blocks = columns.div_ceil(EIGHT_BIT_COLUMNS);
-            job.run(Eight { weights, blocks, x: &x.bytes(level, EIGHT_BIT_COLUMNS) }, out);
+            tasks.run(Eight { weights, blocks, x: &x.bytes(level, EIGHT_BIT_COLUMNS) }, out);
         }
         Store::Q4(weights) => {
             let blocks = columns / q4k::COLUMNS;
-            job.run(Four { weights, blocks, x: &x.bytes(level, q4k::COLUMNS) }, out);
+            tasks.run(Four { weights, blocks, x: &x.bytes(level, q4k::COLUMNS) }, out);
         }
     }
 }
 
-struct Job {
+/// How a product is split into tasks.
+struct Tasks {
     level: Level,
     rows: usize,
     count: usize,
     serial: bool,
 }
 
-impl Job {
+impl Tasks {
     fn run(&self, product: impl Product, out: &mut [f32]) {
         const TASK_ROWS: usize = TASK_PANELS * PANEL;
         let (level, count) = (self.level, self.count);
@@ -70,13 +71,13 @@ impl Job {
             return;
         }
         let mut columns: Vec<_> = out.chunks_mut(self.rows).map(|row| row.chunks_mut(TASK_ROWS)).collect();
-        let tasks: Vec<Vec<&mut [f32]>> = (0..self.rows.div_ceil(TASK_ROWS))
+        let parts: Vec<Vec<&mut [f32]>> = (0..self.rows.div_ceil(TASK_ROWS))
             .map(|_| columns.iter_mut().filter_map(Iterator::next).collect())
             .collect();
         if self.serial {
-            tasks.into_iter().enumerate().for_each(|(index, mut out)| task(index, &mut out));
+            parts.into_iter().enumerate().for_each(|(index, mut out)| task(index, &mut out));
         } else {
-            tasks.into_par_iter().enumerate().for_each(|(index, mut out)| task(index, &mut out));
+            parts.into_par_iter().enumerate().for_each(|(index, mut out)| task(index, &mut out));
         }
     }
 }
@@ -96,7 +97,7 @@ impl<P: Product> Kernel for Task<'_, '_, P> {
         let panels = self.out.first().map_or(0, |out| out.len().div_ceil(PANEL));
         let count = self.out.len();
         for panel in (0..panels).step_by(P::PANELS) {
-            for (first, width) in tiles(widths::<S>(), count) {
+            for (first, width) in tiles(S::WIDTHS, count) {
                 match P::PANELS.min(panels - panel) {
                     2 => self.tiles::<S, 2>(simd, panel, first, width),
                     _ => self.tiles::<S, 1>(simd, panel, first, width),

@@ -1,4 +1,4 @@
-//! Weights as they lie in memory: panels of sixteen rows, in the type that they came in, or quantised.
+//! Matrices of weights in memory: packed into panels of sixteen rows, in the type of the file or quantized.
 //!
 //! A panel goes column by column, so one load gives sixteen rows the same columns, and a kernel reads memory in one
 //! direction. Must not touch: files.
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::Level;
 use super::ggml::{SMALL, Source};
 use super::memory::{Memory, Plain};
-use super::q4k::{self, FourBitBlock, Quantise};
+use super::q4k::{self, FourBitBlock, Quantize};
 use super::simd::{LANES, Lane};
 
 /// Rows of a panel.
@@ -16,7 +16,7 @@ pub(super) const PANEL: usize = LANES;
 /// Columns of an [`EightBitBlock`].
 pub(super) const EIGHT_BIT_COLUMNS: usize = 2 * SMALL;
 
-/// How weights are kept.
+/// The type of a matrix in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// As they are in an f32 file, and what an f16 file becomes: exact, and no machine multiplies f16 faster.
@@ -91,7 +91,8 @@ impl Matrix {
         }
     }
 
-    /// Overwrites whole rows, from `first` on, with what `bytes` hold. Bytes that make no whole row are ignored.
+    /// Converts or quantizes `bytes` of the type `source`, and packs them into the rows from `first` on. Bytes that make no whole
+    /// row are ignored.
     pub fn fill_rows(&mut self, first: usize, source: Source, bytes: &[u8]) {
         let (rows, columns) = (self.rows, self.columns);
         let Some(width) = source.bytes(columns) else { return };
@@ -129,7 +130,7 @@ impl Matrix {
                 } else {
                     let numbers = rows.numbers(bytes);
                     let blocks = numbers.chunks(EIGHT_BIT_COLUMNS);
-                    panel.iter_mut().zip(blocks).for_each(|(to, from)| to.quantise(lane, from));
+                    panel.iter_mut().zip(blocks).for_each(|(to, from)| to.quantize(lane, from));
                 }
             }),
             Store::Q4(to) if source == Source::Q4K => {
@@ -138,7 +139,7 @@ impl Matrix {
                     panel.iter_mut().zip(bytes.chunks(length)).for_each(|(to, from)| to.copy(lane, from));
                 });
             }
-            Store::Q4(to) => rows.quantise(to),
+            Store::Q4(to) => rows.quantize(to),
         }
     }
 
@@ -249,7 +250,7 @@ impl Rows<'_> {
         });
     }
 
-    fn quantise(&self, to: &mut [FourBitBlock]) {
+    fn quantize(&self, to: &mut [FourBitBlock]) {
         let level = Level::best();
         self.for_each_panel(to, self.columns / q4k::COLUMNS, |panel, first, bytes| {
             let rows: Vec<_> = bytes.chunks_exact(self.width).map(|bytes| self.numbers(bytes)).collect();
@@ -261,7 +262,7 @@ impl Rows<'_> {
                     }
                 }
                 let mut chosen = *to;
-                level.run(Quantise { numbers: &numbers, to: &mut chosen });
+                level.run(Quantize { numbers: &numbers, to: &mut chosen });
                 to.merge(&chosen, first, rows.len());
             }
         });
@@ -282,7 +283,7 @@ impl EightBitBlock {
 
     /// The nearest of 255 equidistant numbers for each of `numbers`, as the row `lane`. What is not finite makes a
     /// scale that is not: it must not turn into a plausible weight.
-    fn quantise(&mut self, lane: usize, numbers: &[f32]) {
+    fn quantize(&mut self, lane: usize, numbers: &[f32]) {
         for (half, numbers) in numbers.chunks(SMALL).enumerate() {
             let largest = numbers.iter().fold(0.0f32, |largest, number| {
                 if number.is_finite() { largest.max(number.abs()) } else { f32::INFINITY }

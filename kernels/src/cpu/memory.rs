@@ -1,11 +1,11 @@
-//! Zeroed memory for weights: it begins with a cache line, and is in huge pages where the system has some to give.
+//! Zeroed memory for weights: aligned to cache lines, and in huge pages where the OS provides them.
 //!
 //! A load that lies across two lines costs twice, and a model is read from end to end for every token.
 //! Must not touch: what lies in it.
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-/// Memory begins with one of so many bytes.
+/// The size of a cache line, to which memory is aligned.
 const LINE_BYTES: usize = 64;
 /// What the memory is made of.
 type Unit = u128;

@@ -119,7 +119,7 @@ impl FourBitBlock {
 }
 
 /// Whole blocks of `numbers` as [`super::Source::Q4K`] has them in a file.
-pub fn quantise_q4k(numbers: &[f32]) -> Vec<u8> {
+pub fn quantize_q4k(numbers: &[f32]) -> Vec<u8> {
     let level = Level::best();
     let sixteen = numbers.par_chunks(LANES * COLUMNS).map(|blocks| {
         let mut lanes = [[0.0; LANES]; COLUMNS];
@@ -127,19 +127,19 @@ pub fn quantise_q4k(numbers: &[f32]) -> Vec<u8> {
             lanes.iter_mut().zip(block).for_each(|(to, number)| to[lane] = *number);
         }
         let mut chosen = FourBitBlock::EMPTY;
-        level.run(Quantise { numbers: &lanes, to: &mut chosen });
+        level.run(Quantize { numbers: &lanes, to: &mut chosen });
         (0..blocks.len() / COLUMNS).flat_map(|lane| chosen.write(lane)).collect::<Vec<_>>()
     });
     sixteen.collect::<Vec<_>>().concat()
 }
 
 /// Chooses a block for sixteen rows at once.
-pub(super) struct Quantise<'a> {
+pub(super) struct Quantize<'a> {
     pub(super) numbers: &'a [Lane<f32>; COLUMNS],
     pub(super) to: &'a mut FourBitBlock,
 }
 
-impl Kernel for Quantise<'_> {
+impl Kernel for Quantize<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let (groups, _) = self.numbers.as_chunks::<GROUP>();

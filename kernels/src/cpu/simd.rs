@@ -1,6 +1,6 @@
-//! Sixteen numbers at a time, whatever the instruction set: the vocabulary that kernels are written in.
+//! Sixteen lanes on any instruction set: the operations that kernels are written in.
 //!
-//! Must not touch: what is computed.
+//! Must not touch: what is computed, which instruction sets there are.
 
 /// How many numbers are worked on at a time.
 pub(crate) const LANES: usize = 16;
@@ -20,6 +20,8 @@ pub(crate) trait Simd: Copy {
     const WIDE: bool;
     /// Whether pairs of bf16 are multiplied by one instruction.
     const BF16: bool;
+    /// Widths of a tile in tokens, the largest first: whatever is left of a batch is made of these.
+    const WIDTHS: &'static [usize] = if Self::WIDE { &[12, 8, 6, 4, 3, 2, 1] } else { &[6, 4, 3, 2, 1] };
 
     /// Calls `from` into the second cache.
     fn prefetch(self, from: &Lane<f32>);
@@ -65,96 +67,13 @@ pub(crate) trait Simd: Copy {
     fn to_f32(self, whole: Self::I) -> Self::V;
 }
 
-/// What is made for every instruction set.
+/// Code that is compiled for every instruction set.
 pub(crate) trait Kernel {
     /// Must be `#[inline(always)]`, as all that it calls: only so the instructions are used.
     fn run<S: Simd>(self, simd: S);
 }
 
-/// An instruction set that this machine has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Level(Set);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Set {
-    #[cfg(target_arch = "x86_64")]
-    Avx512(super::x86::Avx512),
-    #[cfg(target_arch = "x86_64")]
-    Avx2(super::x86::Avx2),
-    Portable,
-}
-
-impl Level {
-    /// The widest one.
-    pub fn best() -> Self {
-        Self::available().next().unwrap_or(Self(Set::Portable))
-    }
-
-    /// All of them, the widest first.
-    pub fn available() -> impl Iterator<Item = Self> {
-        [
-            #[cfg(target_arch = "x86_64")]
-            super::x86::Avx512::detect().map(Set::Avx512),
-            #[cfg(target_arch = "x86_64")]
-            super::x86::Avx2::detect().map(Set::Avx2),
-            Some(Set::Portable),
-        ]
-        .into_iter()
-        .flatten()
-        .map(Self)
-    }
-
-    /// What the instruction set is called.
-    pub fn name(self) -> &'static str {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512(_) => "avx512",
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2(_) => "avx2",
-            Set::Portable => "portable",
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn portable() -> Self {
-        Self(Set::Portable)
-    }
-
-    /// Whether pairs of bf16 are multiplied by one instruction, for which activations are rounded to bf16.
-    pub(super) fn multiplies_bf16(self) -> bool {
-        self.constants().0
-    }
-
-    /// Of how many tokens tiles are made.
-    pub(super) fn widths(self) -> &'static [usize] {
-        self.constants().1
-    }
-
-    fn constants(self) -> (bool, &'static [usize]) {
-        fn of<S: Simd>(_: S) -> (bool, &'static [usize]) {
-            (S::BF16, super::activations::widths::<S>())
-        }
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512(simd) => of(simd),
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2(simd) => of(simd),
-            Set::Portable => of(Portable),
-        }
-    }
-
-    pub(crate) fn run(self, kernel: impl Kernel) {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512(simd) => simd.run(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2(simd) => simd.run(kernel),
-            Set::Portable => kernel.run(Portable),
-        }
-    }
-}
-
-/// What every machine has; also what the others are tested against.
+/// Plain code, for every machine; the reference for the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Portable;
 

@@ -1,5 +1,5 @@
-//! AVX-512 and AVX2. Their values are made by [`Avx512::detect`] and [`Avx2::detect`] alone: whoever holds one may
-//! use the instructions.
+//! AVX-512 and AVX2. Their values are made by [`Avx512::detect`] and [`Avx2::detect`] alone: having one is the proof that the
+//! machine has the instructions.
 //!
 //! Must not touch: what is computed.
 use std::arch::x86_64::*;

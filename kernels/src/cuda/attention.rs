@@ -1,4 +1,5 @@
-//! Launches attention over pages: one token of each text (`attention_decode.cu`), or many (`attention_prefill.cu`).
+//! Launches attention over KV blocks: of one token of each sequence (`attention_decode.cu`), or of many
+//! (`attention_prefill.cu`).
 //!
 //! Must not touch: what the tokens are.
 
@@ -7,14 +8,14 @@ use super::launch::{DeviceError, Launch, Shape, count, require};
 use super::memory::{Element as _, View, ViewMut};
 use super::narrow::Narrow;
 
-/// Into how many splits a text is cut at most while decoding. A constant: a text must be cut alike in every batch.
+/// The number of splits of a sequence in decode attention. A constant: a sequence must be split alike in every batch.
 pub const SPLITS: usize = 32;
 /// Queries that a block of the prefill works on.
 const PREFILL_ROWS: usize = 64;
-/// Bytes of shared memory for its queries, and a page of keys and of values.
+/// Bytes of shared memory for its queries, and a KV block's keys and values.
 const PREFILL_SHARED: u32 = ((64 + 32 + 32) * HEAD * 2) as u32;
 
-/// What decoding writes for each split before it is combined.
+/// Partial results of decode attention, one per split.
 pub struct Partial<'a> {
     /// Sums of values: \[row\]\[head\]\[split\]\[number\].
     pub sums: ViewMut<'a, f32>,
@@ -23,15 +24,15 @@ pub struct Partial<'a> {
 }
 
 impl Partial<'_> {
-    /// How many numbers the two take for so many rows.
+    /// The lengths of both for `rows`.
     pub fn numbers(layout: KvLayout, rows: usize) -> [usize; 2] {
         let splits = rows * layout.heads * SPLITS;
         [splits * HEAD, splits * 2]
     }
 }
 
-/// Writes what each row's heads see of its text, itself included, into `out`; zeros for rows that are not in use.
-/// `rows` are queries, keys and values as [`super::rope`] leaves them.
+/// Writes the attention of each row's heads over its sequence, itself included, into `out`; zeros for rows that are not in
+/// use. `rows` are queries, keys and values as [`super::rope`] leaves them.
 ///
 /// # Errors
 /// The sizes do not fit, or a launch failed.
@@ -70,7 +71,7 @@ pub fn attend_decode<T: Narrow>(
         shared_bytes: count(kernel, numbers * f32::BYTES)?,
     };
     // SAFETY: the views are as large as the kernel computes from these numbers, as was checked; positions, slots and
-    // pages it checks itself.
+    // block tables it checks itself.
     unsafe {
         device.launch(kernel, shape, &args)?;
     }
@@ -86,29 +87,29 @@ pub fn attend_decode<T: Narrow>(
     unsafe { device.launch(T::COMBINE, shape, &args) }
 }
 
-/// Which rows are whose, where a text has many.
+/// Which rows belong to which prompt.
 #[derive(Clone, Copy)]
-pub struct Texts<'a> {
-    /// Text t's rows are those from `starts[t]` to `starts[t + 1]`, at consecutive positions, all in use.
+pub struct Prompts<'a> {
+    /// The rows of prompt p are those from `starts[p]` to `starts[p + 1]`, at consecutive positions, all in use.
     pub starts: View<'a, i32>,
-    /// No text has more rows.
+    /// The rows of the longest prompt.
     pub longest: usize,
 }
 
-/// As [`attend_decode`] for many tokens of each text. bf16 needs the tensor cores of 8.0 or newer.
+/// As [`attend_decode`] for many tokens of each sequence. bf16 needs the tensor cores of 8.0 or newer.
 ///
 /// # Errors
 /// The sizes do not fit, or the launch failed.
 pub fn attend_prefill<T: Narrow>(
     device: &impl Launch,
     layer: &Layer<'_>,
-    texts: &Texts<'_>,
+    prompts: &Prompts<'_>,
     rows: View<'_, f32>,
     pool: View<'_, T>,
     out: &mut ViewMut<'_, T>,
 ) -> Result<(), DeviceError> {
     let (kernel, layout) = (T::PREFILL, layer.layout);
-    let Texts { starts, longest } = *texts;
+    let Prompts { starts, longest } = *prompts;
     let paged = layer.args(kernel, pool.len())?;
     require(rows.len() == layer.rows() * layout.row_numbers(), kernel, "the rows are of another size")?;
     require(out.len() == layer.rows() * layout.heads * HEAD, kernel, "the result is of another size")?;
@@ -124,7 +125,7 @@ pub fn attend_prefill<T: Narrow>(
     args.extend_from_slice(&[heads.into(), kv_heads.into(), scale().into()]);
     let shape = Shape { grid, threads: 128, shared_bytes: PREFILL_SHARED };
     // SAFETY: the views are as large as the kernel computes from these numbers, as was checked; starts, positions,
-    // slots and pages it checks itself.
+    // slots and block tables it checks itself.
     unsafe { device.launch(kernel, shape, &args) }
 }
 

@@ -60,7 +60,7 @@ __device__ void attend(const float* queries, const T* pool, const Paged& paged, 
     const uint4* from = reinterpret_cast<const uint4*>(pool + at);
     for (int i = thread; i < PAGE_TOKENS * CHUNKS; i += WARPS * 32) {
       int token = i / CHUNKS, to = place(token, i % CHUNKS);
-      // What lies behind the last token is nobody's business, and might be NaN.
+      // What is behind the last token is not of this sequence, and might be NaN.
       bool is_there = page + token < end;
       keys[to] = is_there ? from[i] : make_uint4(0, 0, 0, 0);
       values[to] = is_there ? from[i + kv_heads * PAGE_TOKENS * CHUNKS] : make_uint4(0, 0, 0, 0);

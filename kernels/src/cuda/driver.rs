@@ -16,6 +16,7 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sy
 use self::pinned::Pinned;
 use super::launch::{Arg, DeviceError, Launch, Shape};
 use super::memory::Device;
+use super::retention::Retention;
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
@@ -41,6 +42,7 @@ pub struct CudaDevice {
     has_bf16: bool,
     /// Whether a launch may start before the one before it has ended.
     overlaps: bool,
+    retention: Retention<CudaMemory>,
 }
 
 /// Memory of a [`CudaDevice`].
@@ -107,6 +109,7 @@ impl CudaDevice {
             made_for: 0,
             has_bf16: false,
             overlaps: false,
+            retention: Retention::default(),
             context,
         };
         for fatbin in FATBINS {
@@ -237,7 +240,7 @@ impl Launch for CudaDevice {
 
 impl Device for CudaDevice {
     type Memory = CudaMemory;
-    type Mark = CudaEvent;
+    type Event = CudaEvent;
     type Recording = CudaRecording;
 
     fn name(&self) -> String {
@@ -283,7 +286,7 @@ impl Device for CudaDevice {
             between.copy_from_slice(part);
             // SAFETY: the memory is so large, for which the caller vouches; the pinned memory stays until it was read.
             unsafe { result::memcpy_htod_async(to, between, self.stream.cu_stream()) }.map_err(failed)?;
-            pinned.mark(&self.stream)?;
+            pinned.record_use(&self.stream)?;
         }
         Ok(())
     }
@@ -292,14 +295,14 @@ impl Device for CudaDevice {
         self.fetch(&self.stream, memory.address + at as u64, bytes)
     }
 
-    fn read_at(
+    fn read_after(
         &self,
-        mark: &CudaEvent,
+        event: &CudaEvent,
         memory: &CudaMemory,
         at: usize,
         bytes: &mut [u8],
     ) -> Result<(), DeviceError> {
-        self.copies.wait(mark).map_err(failed)?;
+        self.copies.wait(event).map_err(failed)?;
         self.fetch(&self.copies, memory.address + at as u64, bytes)
     }
 
@@ -315,8 +318,12 @@ impl Device for CudaDevice {
         unsafe { result::memcpy_dtod_async(to.address, from.address, bytes, stream) }.map_err(failed)
     }
 
-    fn mark(&self) -> Result<CudaEvent, DeviceError> {
+    fn record_event(&self) -> Result<CudaEvent, DeviceError> {
         self.stream.record_event(None).map_err(failed)
+    }
+
+    fn retention(&self) -> Retention<CudaMemory> {
+        self.retention.clone()
     }
 
     fn record(

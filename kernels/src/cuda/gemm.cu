@@ -1,5 +1,5 @@
 // Products of a matrix with many vectors, which is what reading a prompt is: tensor cores, fed from tiles in shared memory
-// that are filled while others are worked on. Quantised weights are rounded to the vectors' type on their way. Sums are
+// that are filled while others are worked on. Quantized weights are rounded to the vectors' type on their way. Sums are
 // f32, from the first column to the last, whatever else is in the batch and however large the tiles are.
 #include "copies.cuh"
 #include "geglu.cuh"
@@ -59,7 +59,7 @@ __device__ void multiply_many(Weights weights, const T* x, Out* out, int results
   let_next_start();
   constexpr int GROUPS = Weights::GROUPS, TILES = SIDE / 2 / 16, EIGHTS = SIDE / 4 / 8, PART = SIDE / 2;
   constexpr int OWN = GATED ? PART / 2 : PART;  // results of a part
-  // A stage is as many groups of columns as there is room for, and a slice is so many stages.
+  // A stage is as many groups of columns as there is room for, and a slice is that many stages.
   constexpr int WIDTH = SIDE == 64 ? 2 : 1, STEPS = GROUPS > WIDTH ? GROUPS / WIDTH : 1;
   SHARED(uint4, left, [STAGES][WIDTH * SIDE * 4]);   // rows, [group][row][quarter]
   SHARED(uint4, right, [STAGES][WIDTH * SIDE * 4]);  // vectors

@@ -1,42 +1,41 @@
-//! Keys and values in pages on the device, and where each row of a batch finds its own: `paged.cuh`.
+//! The KV cache on a device, and where each row of a batch finds its blocks: `paged.cuh`, where KV blocks are called pages.
 //!
 //! All that changes from step to step is in the device's memory, so the launches of a step are the same each time.
-//! Must not touch: who owns which page.
+//! Must not touch: who owns which block.
 
 use std::ops::Range;
 
 use super::launch::{Arg, DeviceError, count, require};
 use super::memory::View;
+use crate::kv::BLOCK_TOKENS;
 
-/// Tokens of a page.
-pub const PAGE_TOKENS: usize = 32;
-/// Numbers of a head: Gemma's only size.
+/// Numbers per head: the only head size that the kernels are written for, Gemma's.
 pub const HEAD: usize = 256;
 
-/// The heads and layers that pages are made for.
+/// The heads and layers that KV blocks are laid out for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {
     /// Layers of the model.
     pub layers: usize,
-    /// Heads that ask.
+    /// Query heads.
     pub heads: usize,
-    /// Heads that are asked.
+    /// KV heads.
     pub kv_heads: usize,
 }
 
 impl KvLayout {
-    /// How many numbers a page holds: \[layer\]\[key or value\]\[head\]\[token\]\[number\].
-    pub fn page_numbers(self) -> usize {
+    /// Numbers per block: \[layer\]\[key or value\]\[head\]\[token\]\[number\].
+    pub fn block_numbers(self) -> usize {
         self.layers * self.layer_numbers()
     }
 
-    /// How many numbers of a row are queries, keys and values, in this order.
+    /// Numbers per row of queries, keys and values, in this order.
     pub fn row_numbers(self) -> usize {
         (self.heads + 2 * self.kv_heads) * HEAD
     }
 
     fn layer_numbers(self) -> usize {
-        2 * self.kv_heads * PAGE_TOKENS * HEAD
+        2 * self.kv_heads * BLOCK_TOKENS * HEAD
     }
 }
 
@@ -47,9 +46,9 @@ pub struct Places<'a> {
     pub slots: View<'a, i32>,
     /// For each row its position in that text; -1 for a row that is not in use.
     pub positions: View<'a, i32>,
-    /// For each slot the pages of its text, in order: `table_width` of them.
+    /// For each slot the block table of its text: `table_width` block indices.
     pub tables: View<'a, i32>,
-    /// How many pages a text can have.
+    /// The longest block table.
     pub table_width: usize,
 }
 
@@ -57,7 +56,7 @@ impl Places<'_> {
     /// The rows in `range`.
     ///
     /// # Errors
-    /// There are not so many.
+    /// The range is out of bounds.
     pub fn part(self, range: Range<usize>) -> Result<Self, DeviceError> {
         Ok(Self { slots: self.slots.part(range.clone())?, positions: self.positions.part(range)?, ..self })
     }
@@ -66,7 +65,7 @@ impl Places<'_> {
 /// A layer of the model, for the rows of a batch.
 #[derive(Clone, Copy)]
 pub struct Layer<'a> {
-    /// What pages are made for.
+    /// The layout of a block.
     pub layout: KvLayout,
     /// The layer's number.
     pub number: usize,
@@ -80,11 +79,11 @@ impl Layer<'_> {
         self.places.positions.len()
     }
 
-    /// The arguments that all kernels over pages begin with, from the slots on.
+    /// The arguments that all kernels over KV blocks begin with, from the slots on.
     pub(super) fn args(&self, kernel: &'static str, pool_numbers: usize) -> Result<[Arg; 8], DeviceError> {
         let Self { layout, number, places } = *self;
-        let page = layout.page_numbers();
-        require(page > 0 && pool_numbers.is_multiple_of(page), kernel, "the pool is not whole pages")?;
+        let block = layout.block_numbers();
+        require(block > 0 && pool_numbers.is_multiple_of(block), kernel, "the pool is not whole blocks")?;
         require(number < layout.layers, kernel, "there is no such layer")?;
         require(layout.heads.is_multiple_of(layout.kv_heads), kernel, "heads do not share keys evenly")?;
         require(places.slots.len() == self.rows(), kernel, "slots and positions differ in number")?;
@@ -99,8 +98,8 @@ impl Layer<'_> {
             places.tables.arg(),
             count(kernel, places.tables.len() / places.table_width)?.into(),
             count(kernel, places.table_width)?.into(),
-            count(kernel, pool_numbers / page)?.into(),
-            count(kernel, page)?.into(),
+            count(kernel, pool_numbers / block)?.into(),
+            count(kernel, block)?.into(),
             count(kernel, number * layout.layer_numbers())?.into(),
         ])
     }

@@ -119,7 +119,7 @@ impl<D: Device, T: Narrow> Matrix<D, T> {
     }
 
     /// Writes the product with each row of `x` into a row of `out`. The first `read` rows are of prompts. These go through
-    /// tiles, however few they are, where sums are added up in another order and quantised weights rounded to `T`. The others
+    /// tiles, however few they are, where sums are added up in another order and quantized weights rounded to `T`. The others
     /// do not: which way a token is computed must not depend on how a text is cut into steps. Nor does a row's result depend
     /// on what the others are.
     ///
@@ -263,7 +263,7 @@ impl<D: Device, T: Narrow> Weights<D, T> {
     }
 }
 
-/// How many rows so many words are, if a row takes `each` of them.
+/// The number of rows, if a row takes `each` of the words.
 fn whole_rows(kernel: &'static str, words: [usize; 2], each: [usize; 2]) -> Result<usize, DeviceError> {
     let [rows, others] = [words[0] / each[0], words[1] / each[1]];
     let whole = rows == others && words == [rows * each[0], rows * each[1]];

@@ -1,4 +1,4 @@
-//! Memory of a device, with types and bounds: what launchers may be called with in safe code.
+//! Device memory with types and bounds, which makes launchers safe to call.
 //!
 //! A view borrows its buffer, so nothing is read and written by the same launch, and nothing is given back before a
 //! launch was handed to the device; devices give memory back in the order of launches. Must not touch: any driver.
@@ -7,14 +7,15 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::launch::{Arg, DeviceError, Launch};
+use super::retention::{Allocation, Retention};
 
 /// A device: it runs kernels, and has memory of its own.
 pub trait Device: Launch {
     /// A piece of its memory. Given back when dropped, after what was launched before.
     type Memory;
-    /// A place in the order of launches.
-    type Mark;
-    /// Launches that were recorded, to be repeated at once.
+    /// A point in the order of launches (a CUDA event).
+    type Event;
+    /// Launches that were recorded, to be replayed as one (a CUDA graph).
     type Recording;
 
     /// What it is called, for reports.
@@ -26,7 +27,7 @@ pub trait Device: Launch {
     /// Whether its tensor cores multiply bf16. Where they do not, f16 takes its place.
     fn has_bf16(&self) -> bool;
 
-    /// How many bytes of memory nobody uses.
+    /// Free memory, in bytes.
     ///
     /// # Errors
     /// The device does not say.
@@ -53,13 +54,13 @@ pub trait Device: Launch {
     /// The copy failed, or what was launched before.
     fn read(&self, memory: &Self::Memory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError>;
 
-    /// As [`Device::read`], but waits for what was launched before `mark` only.
+    /// As [`Device::read`], but waits only for what was launched before `event`.
     ///
     /// # Errors
     /// As [`Device::read`].
-    fn read_at(
+    fn read_after(
         &self,
-        mark: &Self::Mark,
+        event: &Self::Event,
         memory: &Self::Memory,
         at: usize,
         bytes: &mut [u8],
@@ -77,13 +78,16 @@ pub trait Device: Launch {
     /// It cannot be started.
     fn copy(&self, from: &Self::Memory, to: &mut Self::Memory, bytes: usize) -> Result<(), DeviceError>;
 
-    /// Marks the place behind what has been launched.
+    /// Records an event after what has been launched.
     ///
     /// # Errors
     /// The device failed.
-    fn mark(&self) -> Result<Self::Mark, DeviceError>;
+    fn record_event(&self) -> Result<Self::Event, DeviceError>;
 
-    /// Records what `launches` would launch, and runs none of it. Nothing is copied meanwhile.
+    /// Memory that recordings may still name, the same list for every call.
+    fn retention(&self) -> Retention<Self::Memory>;
+
+    /// Records what `launches` would launch, and runs none of it. Nothing is copied meanwhile. Use [`super::Recorded`].
     ///
     /// # Errors
     /// `launches` fails, or the device cannot record: it is as before, and the same launches can be made one by one.
@@ -92,16 +96,16 @@ pub trait Device: Launch {
         launches: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<Self::Recording, DeviceError>;
 
-    /// How many launches were recorded.
+    /// The number of launches in a recording.
     fn recorded(recording: &Self::Recording) -> usize;
 
-    /// Launches once more what was recorded.
+    /// Launches again what was recorded.
     ///
     /// # Errors
     /// As [`Launch::launch`].
     ///
     /// # Safety
-    /// All memory that was named while it was recorded is still there, and nothing else writes it meanwhile.
+    /// All memory that was named while it was recorded is still allocated.
     unsafe fn replay(&self, recording: &Self::Recording) -> Result<(), DeviceError>;
 }
 
@@ -132,9 +136,9 @@ macro_rules! elements {
 }
 elements!(i8, u8, u16, i32, u32, u64, f32, half::bf16, half::f16);
 
-/// So many numbers in a device's memory.
+/// An array in a device's memory.
 pub struct Buffer<D: Device, T> {
-    memory: D::Memory,
+    memory: Allocation<D::Memory>,
     length: usize,
     numbers: PhantomData<T>,
 }
@@ -146,7 +150,8 @@ impl<D: Device, T: Element> Buffer<D, T> {
     /// The device has too little memory.
     pub fn new(device: &D, length: usize) -> Result<Self, DeviceError> {
         let bytes = length.checked_mul(T::BYTES).ok_or(DeviceError::OutOfMemory(usize::MAX))?;
-        Ok(Self { memory: device.allocate(bytes)?, length, numbers: PhantomData })
+        let memory = Allocation::new(device.allocate(bytes)?, device.retention());
+        Ok(Self { memory, length, numbers: PhantomData })
     }
 
     /// The numbers `from`, copied.
@@ -162,30 +167,30 @@ impl<D: Device, T: Element> Buffer<D, T> {
     /// Overwrites the numbers from `first` on.
     ///
     /// # Errors
-    /// They are not so many, or the copy failed.
+    /// The range is out of bounds, or the copy failed.
     pub fn write(&mut self, device: &D, first: usize, from: &[T]) -> Result<(), DeviceError> {
         self.view().part(first..first.saturating_add(from.len()))?;
         let mut bytes = Vec::with_capacity(from.len() * T::BYTES);
         from.iter().for_each(|number| number.append_to(&mut bytes));
-        device.write(&mut self.memory, first * T::BYTES, &bytes)
+        device.write(self.memory.get_mut(), first * T::BYTES, &bytes)
     }
 
     /// Overwrites the numbers from `first` on with those that `bytes` are, the lowest byte of each first.
     ///
     /// # Errors
-    /// They are not so many, or the copy failed.
+    /// The range is out of bounds, or the copy failed.
     pub fn write_bytes(&mut self, device: &D, first: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         self.view().part(first..first.saturating_add(bytes.len().div_ceil(T::BYTES)))?;
-        device.write(&mut self.memory, first * T::BYTES, bytes)
+        device.write(self.memory.get_mut(), first * T::BYTES, bytes)
     }
 
     /// Overwrites the numbers in `range` with zeros.
     ///
     /// # Errors
-    /// There are not so many, or the device failed.
+    /// The range is out of bounds, or the device failed.
     pub fn zero(&mut self, device: &D, range: Range<usize>) -> Result<(), DeviceError> {
         self.view().part(range.clone())?;
-        device.zero(&mut self.memory, range.start * T::BYTES, range.len() * T::BYTES)
+        device.zero(self.memory.get_mut(), range.start * T::BYTES, range.len() * T::BYTES)
     }
 
     /// All numbers, when all that was launched has run.
@@ -199,27 +204,27 @@ impl<D: Device, T: Element> Buffer<D, T> {
     /// The numbers in `range`, when all that was launched has run.
     ///
     /// # Errors
-    /// There are not so many, or the copy failed, or what was launched before.
+    /// The range is out of bounds, or the copy failed, or a launch before it.
     pub fn read_part(&self, device: &D, range: Range<usize>) -> Result<Vec<T>, DeviceError> {
         self.view().part(range.clone())?;
         let mut bytes = vec![0; range.len() * T::BYTES];
-        device.read(&self.memory, range.start * T::BYTES, &mut bytes)?;
+        device.read(self.memory.get(), range.start * T::BYTES, &mut bytes)?;
         Ok(bytes.chunks_exact(T::BYTES).map(T::read_from).collect())
     }
 
-    /// As [`Buffer::read_part`], but waits for what was launched before `mark` only.
+    /// As [`Buffer::read_part`], but waits only for what was launched before `event`.
     ///
     /// # Errors
     /// As [`Buffer::read_part`].
-    pub fn read_part_at(
+    pub fn read_part_after(
         &self,
         device: &D,
-        mark: &D::Mark,
+        event: &D::Event,
         range: Range<usize>,
     ) -> Result<Vec<T>, DeviceError> {
         self.view().part(range.clone())?;
         let mut bytes = vec![0; range.len() * T::BYTES];
-        device.read_at(mark, &self.memory, range.start * T::BYTES, &mut bytes)?;
+        device.read_after(event, self.memory.get(), range.start * T::BYTES, &mut bytes)?;
         Ok(bytes.chunks_exact(T::BYTES).map(T::read_from).collect())
     }
 
@@ -235,12 +240,12 @@ impl<D: Device, T: Element> Buffer<D, T> {
 
     /// The numbers, for a kernel to read.
     pub fn view(&self) -> View<'_, T> {
-        View { address: D::address(&self.memory), length: self.length, borrowed: PhantomData }
+        View { address: D::address(self.memory.get()), length: self.length, borrowed: PhantomData }
     }
 
     /// The numbers, for a kernel to write.
     pub fn view_mut(&mut self) -> ViewMut<'_, T> {
-        ViewMut { address: D::address(&self.memory), length: self.length, borrowed: PhantomData }
+        ViewMut { address: D::address(self.memory.get()), length: self.length, borrowed: PhantomData }
     }
 }
 
@@ -270,14 +275,20 @@ impl<'a, T: Element> View<'a, T> {
     /// Those in `range`.
     ///
     /// # Errors
-    /// There are not so many.
+    /// The range is out of bounds.
     pub fn part(self, range: Range<usize>) -> Result<Self, DeviceError> {
         let (address, length) = part::<T>(self.address, self.length, range)?;
         Ok(Self { address, length, borrowed: PhantomData })
     }
 
-    pub(super) fn len(self) -> usize {
+    /// The number of elements.
+    pub fn len(self) -> usize {
         self.length
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.length == 0
     }
 
     /// Their address, as a kernel takes it.
@@ -304,7 +315,7 @@ impl<'a, T: Element> ViewMut<'a, T> {
     /// Those in `range`.
     ///
     /// # Errors
-    /// There are not so many.
+    /// The range is out of bounds.
     pub fn part(self, range: Range<usize>) -> Result<Self, DeviceError> {
         let (address, length) = part::<T>(self.address, self.length, range)?;
         Ok(Self { address, length, borrowed: PhantomData })
@@ -313,7 +324,7 @@ impl<'a, T: Element> ViewMut<'a, T> {
     /// Those before `at`, and those from there on.
     ///
     /// # Errors
-    /// There are not so many.
+    /// The range is out of bounds.
     pub fn split_at(self, at: usize) -> Result<(Self, Self), DeviceError> {
         let (first, _) = part::<T>(self.address, self.length, 0..at)?;
         let (second, rest) = part::<T>(self.address, self.length, at..self.length)?;

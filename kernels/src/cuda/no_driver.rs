@@ -2,8 +2,9 @@
 
 use super::launch::{Arg, DeviceError, Launch, Shape};
 use super::memory::Device;
+use super::retention::Retention;
 
-/// A device that cannot be had.
+/// A device that does not exist.
 pub enum CudaDevice {}
 
 impl CudaDevice {
@@ -29,7 +30,7 @@ impl Launch for CudaDevice {
 
 impl Device for CudaDevice {
     type Memory = ();
-    type Mark = ();
+    type Event = ();
     type Recording = ();
 
     fn name(&self) -> String {
@@ -64,7 +65,7 @@ impl Device for CudaDevice {
         match *self {}
     }
 
-    fn read_at(&self, (): &(), (): &(), _: usize, _: &mut [u8]) -> Result<(), DeviceError> {
+    fn read_after(&self, (): &(), (): &(), _: usize, _: &mut [u8]) -> Result<(), DeviceError> {
         match *self {}
     }
 
@@ -76,7 +77,11 @@ impl Device for CudaDevice {
         match *self {}
     }
 
-    fn mark(&self) -> Result<(), DeviceError> {
+    fn record_event(&self) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    fn retention(&self) -> Retention<()> {
         match *self {}
     }
 

@@ -1,7 +1,7 @@
-// Keys and values in pages that never move, and where each row of a batch finds its own.
+// Keys and values in pages that never move, and where each row of a batch finds its own. A page is a KV block of the host's
+// code (`BlockId`, `BLOCK_TOKENS`): here a block is a group of threads.
 //
-// A page holds [layer][key or value][head][token][number], so that it is one piece of memory to whoever hands pages
-// out. A row is one token: `slots` says whose it is, `positions` where in that text; -1 is a row that is not in use.
+// A page holds [layer][key or value][head][token][number], so that it is one piece of memory to the allocator. A row is one token: `slots` says whose it is, `positions` where in that text; -1 is a row that is not in use.
 // All of it is read on the device, so the same launches serve for every step.
 #pragma once
 #include "common.cuh"

@@ -1,4 +1,4 @@
-//! Quantised rows on their way from ggml's blocks to the order in which a device reads them: `weights.cuh`.
+//! Packs quantized rows from ggml's blocks into the order in which a device reads them: `weights.cuh`.
 //!
 //! Must not touch: devices.
 
@@ -16,7 +16,7 @@ const BLOCK_BYTES: usize = HEAD_BYTES + BLOCK / 2;
 /// Columns of a group that are read together.
 const QUARTER: usize = 8;
 
-/// Words of quants that a row of so many columns takes in q8_0, and words of scales.
+/// Words of quants of a row of `columns` in q8_0, and words of scales.
 pub fn q8_0_words(columns: usize) -> [usize; 2] {
     let pairs = columns.div_ceil(2 * GROUP);
     [pairs * 2 * GROUP / 4, pairs]
@@ -29,7 +29,7 @@ pub fn q4k_words(columns: usize) -> [usize; 2] {
 
 /// Numbers as blocks of q8_0: the nearest of 255 equidistant numbers for each of a group, and the group's scale. What is
 /// not finite makes a scale that is not: it must not turn into a plausible weight.
-pub fn quantise(numbers: &[f32]) -> Vec<u8> {
+pub fn quantize_q8_0(numbers: &[f32]) -> Vec<u8> {
     let mut blocks = Vec::with_capacity(numbers.len() / GROUP * GROUP_BYTES);
     for group in numbers.chunks_exact(GROUP) {
         let largest = group.iter().fold(0.0f32, |largest, number| {
@@ -131,7 +131,7 @@ mod tests {
         let mut numbers = [0.0; 64];
         (numbers[0], numbers[1], numbers[2]) = (-2.54, 1.0, 0.011);
         numbers[40] = f32::NAN;
-        let blocks = quantise(&numbers);
+        let blocks = quantize_q8_0(&numbers);
         assert_eq!(blocks.len(), 2 * GROUP_BYTES);
         assert_eq!(f16::from_le_bytes([blocks[0], blocks[1]]), f16::from_f32(0.02));
         assert_eq!(blocks[2..6], [129, 50, 1, 0]);

@@ -1,4 +1,4 @@
-// Weights by chance, made where they are read: for measuring, which needs a model's true shape and no true numbers. Products
+// Random weights, made on the device: for measuring, which needs a model's shapes and not its values. Products
 // read weights before they wait for the launch before: between these kernels and those a copy must lie, which all wait for.
 #include "common.cuh"
 

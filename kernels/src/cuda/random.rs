@@ -1,4 +1,4 @@
-//! Launches what fills memory by chance: `random.cu`. For models of a true shape that are on no disk.
+//! Launches kernels that fill memory with random numbers: `random.cu`. For random weights.
 //!
 //! Must not touch: what the numbers are for.
 
@@ -49,7 +49,7 @@ pub fn repeat_words(
     launch(device, kernel, all, &[to.arg(), all.into(), a, b, c, d])
 }
 
-/// A thread for each of so many.
+/// One thread for each of `threads`.
 fn launch(device: &impl Launch, kernel: &'static str, threads: u32, args: &[Arg]) -> Result<(), DeviceError> {
     if threads == 0 {
         return Ok(());

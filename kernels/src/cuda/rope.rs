@@ -38,7 +38,7 @@ pub fn rope<T: Narrow>(
     unsafe { device.launch(kernel, shape, &args) }
 }
 
-/// The angles' cosines and sines for so many positions, computed as the CPU's forward pass does.
+/// Cosines and sines of the rotary embedding for `positions`, computed as the CPU's forward pass does.
 pub fn angles(base: f32, positions: usize) -> Vec<f32> {
     let frequencies: Vec<f32> =
         (0..HEAD / 2).map(|pair| base.powf(2.0 * pair as f32 / HEAD as f32).recip()).collect();

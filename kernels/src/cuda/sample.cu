@@ -1,5 +1,5 @@
-// Chooses each row's next token among its logits, and makes it the next step's input.
-#include "choice.cuh"
+// Samples each row's next token, and makes it the next step's input.
+#include "sampling.cuh"
 
 namespace {
 
@@ -42,19 +42,19 @@ struct Few {
   }
 
   // `whole` is what all tokens of the row weigh, where it is not only so many that are left.
-  __device__ void choose(const Choice& choice, u64 whole, u64 random, PerWarp per_warp, unsigned* chosen) const {
-    if (choice.top_k > 0) {
+  __device__ void sample(const RowSampler& sampler, u64 whole, u64 random, PerWarp per_warp, unsigned* chosen) const {
+    if (sampler.top_k > 0) {
       keep([&](int i) {
         unsigned before = 0;
         for (int j = 0; j < count; j++) before += keys[j] > keys[i];
-        return before < choice.top_k;
+        return before < sampler.top_k;
       });
     }
-    if (choice.top_p != ~u64{0}) {
-      u64 target = max(__umul64hi(choice.top_k > 0 ? total(per_warp) : whole, choice.top_p), u64{1});
+    if (sampler.top_p != ~u64{0}) {
+      u64 target = max(__umul64hi(sampler.top_k > 0 ? total(per_warp) : whole, sampler.top_p), u64{1});
       keep([&](int i) { return above(keys[i]) < target; });
     }
-    keep([&](int i) { return weights[i] >= choice.least_weight; });
+    keep([&](int i) { return weights[i] >= sampler.least_weight; });
     u64 rest = __umul64hi(random, total(per_warp));
     for (int i = threadIdx.x; i < count; i += blockDim.x) {
       u64 before = 0;
@@ -134,18 +134,18 @@ struct Many {
     return static_cast<unsigned>(low + __ffs(static_cast<int>(beyond)) - 1);
   }
 
-  __device__ unsigned choose(const Choice& choice, u64 random) const {
+  __device__ unsigned sample(const RowSampler& sampler, u64 random) const {
     unsigned least = 0;
-    if (choice.top_k > 0) least = threshold(choice.top_k, [](float) { return u64{1}; });
+    if (sampler.top_k > 0) least = threshold(sampler.top_k, [](float) { return u64{1}; });
     auto among = [&](float logit) { return order(logit) >= least ? weigh(logit, largest, inverse) : 0; };
-    if (choice.top_p != ~u64{0}) {
+    if (sampler.top_p != ~u64{0}) {
       weigh_parts(0, vocabulary, among);
-      u64 target = max(__umul64hi(per_warp.sum(), choice.top_p), u64{1});
+      u64 target = max(__umul64hi(per_warp.sum(), sampler.top_p), u64{1});
       least = max(threshold(target, among), least);
     }
     auto kept = [&](float logit) {
       u64 weight = among(logit);
-      return weight >= choice.least_weight ? weight : 0;
+      return weight >= sampler.least_weight ? weight : 0;
     };
     int part = weigh_parts(0, vocabulary, kept);
     return find(__umul64hi(random, per_warp.sum()), part, kept);
@@ -170,8 +170,8 @@ __device__ unsigned largest_behind(unsigned before, const u64* partial, int part
 
 // A key that no token is below which top-p leaves, if all tokens weigh so much: all that weigh less than an equal share of
 // what is to be left out weigh less than that together.
-__device__ unsigned least_share(const Choice& choice, const Many& all, u64 whole) {
-  float out = static_cast<float>(~choice.top_p) * 5.421010862e-20f;
+__device__ unsigned least_share(const RowSampler& sampler, const Many& all, u64 whole) {
+  float out = static_cast<float>(~sampler.top_p) * 5.421010862e-20f;
   float share = static_cast<float>(whole) * 9.094947018e-13f / static_cast<float>(all.vocabulary);
   float least = all.largest + (logf(out) + logf(share) - 0.01f) / all.inverse - 1e-5f * fabsf(all.largest);
   return least > -INFINITY ? order(least) : 0;
@@ -180,7 +180,7 @@ __device__ unsigned least_share(const Choice& choice, const Many& all, u64 whole
 }  // namespace
 
 // The largest logit of a part of a row, with the first place where it is. Blocks, of a warp each: [part][row].
-extern "C" __global__ void __launch_bounds__(32) likeliest(const float* logits, const int* positions, u64* partial,
+extern "C" __global__ void __launch_bounds__(32) argmax(const float* logits, const int* positions, u64* partial,
                                                             int vocabulary) {
   begin_kernel();
   int row = blockIdx.y;
@@ -196,11 +196,11 @@ extern "C" __global__ void __launch_bounds__(32) likeliest(const float* logits, 
   best = warp_max(best);
   if (threadIdx.x == 0) partial[static_cast<size_t>(row) * gridDim.x + blockIdx.x] = best;
 }
-EXPORT(likeliest)
+EXPORT(argmax)
 
-// A block of 1024 threads for each row, and up to as many parts. A row that is not in use chooses nothing.
-extern "C" __global__ void __launch_bounds__(1024, 1) choose(const float* logits, const int* positions,
-                                                             const u64* partial, const unsigned* choices,
+// A block of 1024 threads for each row, and up to as many parts. A row that is not in use is skipped.
+extern "C" __global__ void __launch_bounds__(1024, 1) sample(const float* logits, const int* positions,
+                                                             const u64* partial, const unsigned* samplers,
                                                              unsigned* chosen, int vocabulary, int parts) {
   begin_kernel();
   int row = blockIdx.x;
@@ -211,16 +211,16 @@ extern "C" __global__ void __launch_bounds__(1024, 1) choose(const float* logits
   per_warp.put(warp_max(static_cast<int>(threadIdx.x) < parts ? partial[threadIdx.x] : 0));
   u64 best = 0;
   for (unsigned w = 0; w < blockDim.x / 32; w++) best = max(best, per_warp.numbers[w]);
-  Choice choice = choice_of(choices + static_cast<size_t>(row) * 8);
-  if (choice.top_k >= static_cast<unsigned>(vocabulary)) choice.top_k = 0;
+  RowSampler sampler = sampler_of(samplers + static_cast<size_t>(row) * 8);
+  if (sampler.top_k >= static_cast<unsigned>(vocabulary)) sampler.top_k = 0;
   unsigned first = ~static_cast<unsigned>(best);
-  if (best == NOT_FINITE || choice.inverse_temperature == 0.0f) {
+  if (best == NOT_FINITE || sampler.inverse_temperature == 0.0f) {
     if (threadIdx.x == 0) chosen[row] = best == NOT_FINITE ? NONE : first;
     return;
   }
   const float* x = logits + static_cast<size_t>(row) * vocabulary;
-  Many all{x, vocabulary, x[first], choice.inverse_temperature, per_warp};
-  u64 random = philox(choice.seed, static_cast<u64>(positions[row]));
+  Many all{x, vocabulary, x[first], sampler.inverse_temperature, per_warp};
+  u64 random = philox(sampler.seed, static_cast<u64>(positions[row]));
   SHARED(unsigned, ids, [FEW]);
   SHARED(unsigned, keys, [FEW]);
   SHARED(u64, weights, [FEW]);
@@ -247,28 +247,28 @@ extern "C" __global__ void __launch_bounds__(1024, 1) choose(const float* logits
   };
   u64 whole = 0;
   bool enough = false;
-  if (choice.top_k > 0) {
+  if (sampler.top_k > 0) {
     // The largest of as many parts as are to be left are above what is not.
-    enough = choice.top_k <= static_cast<unsigned>(parts) && gather(largest_behind(choice.top_k - 1, partial, parts));
-  } else if (choice.top_p != ~u64{0}) {
+    enough = sampler.top_k <= static_cast<unsigned>(parts) && gather(largest_behind(sampler.top_k - 1, partial, parts));
+  } else if (sampler.top_p != ~u64{0}) {
     all.weigh_parts(0, vocabulary, [&](float logit) { return weigh(logit, all.largest, all.inverse); });
     whole = per_warp.sum();
-    // Mostly a few weigh enough; how many they are, nobody knows before.
+    // Mostly a few weigh enough; how many is not known before.
     enough = gather(largest_behind(SOME_PARTS, partial, parts)) &&
-             few.total(per_warp) >= max(__umul64hi(whole, choice.top_p), u64{1});
-    enough = enough || gather(least_share(choice, all, whole));
+             few.total(per_warp) >= max(__umul64hi(whole, sampler.top_p), u64{1});
+    enough = enough || gather(least_share(sampler, all, whole));
   }
   if (enough) {
-    few.choose(choice, whole, random, per_warp, chosen + row);
+    few.sample(sampler, whole, random, per_warp, chosen + row);
     return;
   }
-  unsigned token = all.choose(choice, random);
+  unsigned token = all.sample(sampler, random);
   if (threadIdx.x == 0) chosen[row] = token;
 }
-EXPORT(choose)
+EXPORT(sample)
 
-// What was chosen becomes the next step's input, one position on, and is noted for the host to read when it likes. A row
-// that could not choose is not in use any more. One block.
+// The sampled token becomes the next step's input, one position on, and is kept for the host to read later. A row
+// without a token is not in use any more. One block.
 extern "C" __global__ void __launch_bounds__(1024) feed_back(const unsigned* chosen, unsigned* ids, int* positions,
                                                              unsigned* history, unsigned* step, int rows,
                                                              int history_steps) {

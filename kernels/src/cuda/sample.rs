@@ -1,67 +1,66 @@
-//! Launches the choice of tokens and what makes them the next step's input: `sample.cu`.
+//! Launches sampling, and the kernel that makes the sampled tokens the next step's input: `sample.cu`.
 //!
-//! Must not touch: what the logits mean. How a token is chosen is explained in `kernels::sampling`.
+//! The algorithm is explained in `kernels::sampling`. Must not touch: what the logits mean.
 
 use super::launch::{DeviceError, Launch, Shape, count, require};
 use super::memory::{View, ViewMut};
 
-/// What a row that chose nothing has chosen: its logits were not all finite, or it is not in use.
+/// In place of a token: the row's logits were not all finite, or it is not in use.
 pub const NO_TOKEN: u32 = u32::MAX;
-/// Words of a `kernels::sampling::Choice`.
-pub const CHOICE_WORDS: usize = 8;
+/// Words of a `kernels::sampling::RowSampler`.
+pub const SAMPLER_WORDS: usize = 8;
 /// Parts of a row that are searched for the largest logit side by side.
 const PARTS: u32 = 256;
 
-/// What choosing needs beside the logits.
-pub struct Chooser<'a> {
-    /// For each row how it chooses: the words of a `Choice`.
-    pub choices: View<'a, u32>,
-    /// The largest logit of each part of each row: [`Chooser::partial_numbers`] of them.
+/// What sampling needs beside the logits.
+pub struct SamplingBuffers<'a> {
+    /// The words of each row's `RowSampler`.
+    pub samplers: View<'a, u32>,
+    /// The largest logit of each part of each row: [`SamplingBuffers::partial_numbers`] of them.
     pub partial: ViewMut<'a, u64>,
 }
 
-impl Chooser<'_> {
-    /// How many partial results so many rows have.
+impl SamplingBuffers<'_> {
+    /// The number of partial results of `rows`.
     pub fn partial_numbers(rows: usize) -> usize {
         rows * PARTS as usize
     }
 }
 
-/// Chooses a token for each row of `logits` that is in use. The place in the text that chance depends on is the row's
-/// position.
+/// Samples a token for each row of `logits` that is in use. The counter of the random numbers is the row's position.
 ///
 /// # Errors
 /// The sizes do not fit, or a launch failed.
-pub fn choose(
+pub fn sample_rows(
     device: &impl Launch,
     logits: View<'_, f32>,
     positions: View<'_, i32>,
-    chooser: &mut Chooser<'_>,
+    buffers: &mut SamplingBuffers<'_>,
     chosen: &mut ViewMut<'_, u32>,
 ) -> Result<(), DeviceError> {
-    let kernel = "choose";
+    let kernel = "sample";
     let rows = positions.len();
     let vocabulary = logits.len().checked_div(rows).unwrap_or(0);
     require(logits.len() == rows * vocabulary, kernel, "the logits are not whole rows")?;
-    require(chooser.choices.len() == rows * CHOICE_WORDS, kernel, "there is not a choice for every row")?;
-    require(chooser.partial.len() >= Chooser::partial_numbers(rows), kernel, "too little for parts")?;
+    require(buffers.samplers.len() == rows * SAMPLER_WORDS, kernel, "there is not a sampler for every row")?;
+    require(buffers.partial.len() >= SamplingBuffers::partial_numbers(rows), kernel, "too little for parts")?;
     require(chosen.len() == rows, kernel, "there is not a token for every row")?;
     let (rows, vocabulary) = (count(kernel, rows)?, count(kernel, vocabulary)?);
     if rows == 0 {
         return Ok(());
     }
     require(vocabulary > 0, kernel, "there are no logits")?;
-    let args = [logits.arg(), positions.arg(), chooser.partial.arg(), vocabulary.into()];
+    let args = [logits.arg(), positions.arg(), buffers.partial.arg(), vocabulary.into()];
     let shape = Shape { grid: [PARTS, rows, 1], threads: 32, shared_bytes: 0 };
     // SAFETY: the views are of these sizes, as was checked.
     unsafe {
-        device.launch("likeliest", shape, &args)?;
+        device.launch("argmax", shape, &args)?;
     }
     let args = [
         logits.arg(),
         positions.arg(),
-        chooser.partial.arg(),
-        chooser.choices.arg(),
+        buffers.partial.arg(),
+        buffers.samplers.arg(),
         chosen.arg(),
         vocabulary.into(),
         PARTS.into(),
@@ -71,20 +70,20 @@ pub fn choose(
     unsafe { device.launch(kernel, shape, &args) }
 }
 
-/// What a step leaves for the next, all on the device.
+/// What a decode step leaves for the next, all on the device.
 pub struct Feedback<'a> {
     /// The next step's tokens.
     pub ids: ViewMut<'a, u32>,
     /// The next step's positions.
     pub positions: ViewMut<'a, i32>,
-    /// The chosen tokens of the last steps, a row for each step, in a ring.
+    /// The sampled tokens of the last steps, `[step][row]`, a ring buffer.
     pub history: ViewMut<'a, u32>,
-    /// How many steps there were: one number.
+    /// The number of steps: one number.
     pub step: ViewMut<'a, u32>,
 }
 
-/// Makes what was chosen the next step's input, one position on, and notes it. A row that chose [`NO_TOKEN`] is not in
-/// use any more.
+/// Makes the sampled tokens the next step's input, one position on, and appends them to the history. A row with [`NO_TOKEN`] is
+/// not in use any more.
 ///
 /// # Errors
 /// The sizes do not fit, or the launch failed.

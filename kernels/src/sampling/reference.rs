@@ -1,39 +1,42 @@
-//! The same choice in the steps of `cuda/sample.cu`, one token after the other: what the fast one is held against.
+//! The same sampler in the steps of `cuda/sample.cu`, one token after the other: what the fast one is held against.
 
-use super::{Choice, ONE, philox, share};
+use super::{ONE, RowSampler, philox, share};
 
-pub(super) fn choose(logits: &[f32], choice: &Choice, counter: u64) -> Option<u32> {
-    let likeliest = likeliest(logits)?;
-    if choice.inverse_temperature == 0.0 {
-        return Some(likeliest);
+pub(super) fn choose(logits: &[f32], sampler: &RowSampler, counter: u64) -> Option<u32> {
+    let best = argmax(logits)?;
+    if sampler.inverse_temperature == 0.0 {
+        return Some(best);
     }
-    let largest = logits.get(likeliest as usize)?;
+    let largest = logits.get(best as usize)?;
     let mut tokens: Vec<Token> = logits
         .iter()
-        .map(|&logit| Token { key: order(logit), weight: weigh(logit, *largest, choice.inverse_temperature) })
+        .map(|&logit| Token {
+            key: order(logit),
+            weight: weigh(logit, *largest, sampler.inverse_temperature),
+        })
         .collect();
-    if choice.top_k > 0 {
-        let least = threshold(&tokens, u64::from(choice.top_k), |_| 1);
+    if sampler.top_k > 0 {
+        let least = threshold(&tokens, u64::from(sampler.top_k), |_| 1);
         keep(&mut tokens, |token| token.key >= least);
     }
-    if choice.top_p != u64::MAX {
-        let least = threshold(&tokens, share(total(&tokens), choice.top_p).max(1), |token| token.weight);
+    if sampler.top_p != u64::MAX {
+        let least = threshold(&tokens, share(total(&tokens), sampler.top_p).max(1), |token| token.weight);
         keep(&mut tokens, |token| token.key >= least);
     }
-    keep(&mut tokens, |token| token.weight >= choice.least_weight);
-    let mut rest = share(philox(choice.seed, counter), total(&tokens));
+    keep(&mut tokens, |token| token.weight >= sampler.least_weight);
+    let mut rest = share(philox(sampler.seed, counter), total(&tokens));
     for (id, token) in (0..).zip(&tokens) {
         if token.weight > rest {
             return Some(id);
         }
         rest -= token.weight;
     }
-    // What is drawn is less than the total, and the likeliest token is never left out.
+    // What is drawn is less than the total, and the most likely token is never left out.
     None
 }
 
 /// The token of the largest logit, the first of several; none if one of them is not a finite number.
-fn likeliest(logits: &[f32]) -> Option<u32> {
+fn argmax(logits: &[f32]) -> Option<u32> {
     let mut best: Option<(u32, f32)> = None;
     for (id, &logit) in (0..).zip(logits) {
         if !logit.is_finite() {

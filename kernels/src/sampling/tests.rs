@@ -94,12 +94,12 @@ fn what_is_chosen_is_what_the_kernel_s_steps_choose() {
         Level::available().map(|level| Scratch { level, ..Scratch::default() }).collect();
     for round in 0..1500 {
         let (logits, params, seed) = (row(&mut state), params(&mut state), round);
-        let choice = Choice::new(&params, seed);
+        let sampler = RowSampler::new(&params, seed);
         for counter in [0, 1, u64::MAX] {
-            let expected = reference::choose(&logits, &choice, counter);
+            let expected = reference::sample_row(&logits, &sampler, counter);
             assert!(expected.is_some());
             for scratch in &mut kept {
-                let chosen = choose(&logits, &choice, counter, scratch);
+                let chosen = sample_row(&logits, &sampler, counter, scratch);
                 assert_eq!(chosen, expected, "{:?}, {} logits, {params:?}", scratch.level, logits.len());
             }
         }
@@ -118,7 +118,7 @@ fn greedy_takes_the_first_of_the_largest() {
         for place in 0..length {
             let mut logits = vec![-1.0; length];
             logits[place..].fill(-0.5);
-            assert_eq!(likeliest(&logits, &mut scratch), Some(place as u32));
+            assert_eq!(argmax(&logits, &mut scratch), Some(place as u32));
         }
     }
 }
@@ -133,7 +133,7 @@ fn what_is_not_a_number_is_refused_wherever_it_stands() {
                 logits[place] = bad;
                 for params in [SamplingParams::GREEDY, HOT] {
                     assert_eq!(
-                        choose(&logits, &Choice::new(&params, 1), 1, &mut scratch),
+                        sample_row(&logits, &RowSampler::new(&params, 1), 1, &mut scratch),
                         None,
                         "{bad} at {place}"
                     );
@@ -142,7 +142,7 @@ fn what_is_not_a_number_is_refused_wherever_it_stands() {
         }
     }
     assert_eq!(sample(&[], &HOT, 1, 1), None);
-    assert_eq!(likeliest(&[], &mut Scratch::default()), None);
+    assert_eq!(argmax(&[], &mut Scratch::default()), None);
 }
 
 #[test]

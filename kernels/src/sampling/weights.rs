@@ -1,6 +1,6 @@
-//! What is asked of all logits of a row: with the machine's widest instructions, and the same by all of them.
+//! Passes over all logits of a row, with the widest instruction set and the same result on all of them.
 //!
-//! Must not touch: chance.
+//! Must not touch: random numbers.
 
 use super::ONE;
 use crate::cpu::{Kernel, LANES, Lane, Level, Simd};

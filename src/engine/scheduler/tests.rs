@@ -10,7 +10,8 @@ use super::*;
 use crate::engine::Sampling;
 use crate::protocol::{Dek, Namespace};
 
-const LIMITS: Limits = Limits { step_tokens: 40, draft_tokens: 7, prefix_cache: true, keep_generated: true };
+const LIMITS: SchedulerConfig =
+    SchedulerConfig { step_tokens: 40, draft_tokens: 7, prefix_cache: true, keep_generated: true };
 const STOP: TokenId = TokenId(99);
 
 /// What is asked for, and what came of it.
@@ -75,7 +76,7 @@ fn namespace() -> Namespace {
 }
 
 impl World {
-    fn new(limits: Limits, blocks: usize) -> Self {
+    fn new(limits: SchedulerConfig, blocks: usize) -> Self {
         Self { scheduler: Scheduler::new(limits, blocks), memory: HashMap::new(), steps: Vec::new() }
     }
 
@@ -113,10 +114,10 @@ impl World {
                     })
                     .collect();
                 assert!(seen == sequence.text(), "the memory is another text's");
-                let token = rule(&seen, sequence.job.repeats);
-                let next = sequence.settle(token);
+                let token = rule(&seen, sequence.task.repeats);
+                let next = sequence.accept(token);
                 if next != Next::Finished(Finish::Stop) {
-                    sequence.job.made.push(token);
+                    sequence.task.made.push(token);
                 }
                 match next {
                     Next::Row => {}
@@ -153,7 +154,7 @@ fn who_generates_goes_on_while_prompts_are_read_in_the_order_of_their_coming() {
 
 #[test]
 fn a_step_of_one_token_still_ends() {
-    let mut world = World::new(Limits { step_tokens: 1, ..LIMITS }, 100);
+    let mut world = World::new(SchedulerConfig { step_tokens: 1, ..LIMITS }, 100);
     for _ in 0..3 {
         assert!(world.admit(job(&[1, 2, 3, 4], 3, namespace())).is_ok());
     }
@@ -191,7 +192,7 @@ fn what_was_read_is_not_read_again_in_the_same_namespace_only() {
     let Counters { prefix_queries, prefix_hits, .. } = world.scheduler.counters();
     assert_eq!((prefix_queries, prefix_hits), (80 + 80 + 64 + 80, 79 + 32));
 
-    let mut without = World::new(Limits { prefix_cache: false, ..LIMITS }, 100);
+    let mut without = World::new(SchedulerConfig { prefix_cache: false, ..LIMITS }, 100);
     assert_eq!([read(&mut without, mine, &text), read(&mut without, mine, &text)], [80, 80]);
 }
 
@@ -208,7 +209,8 @@ fn what_was_generated_is_found_by_the_prompt_that_goes_on_from_it() {
 
 #[test]
 fn where_what_was_generated_is_not_kept_only_prompts_are_found() {
-    let (mut world, mine) = (World::new(Limits { keep_generated: false, ..LIMITS }, 100), namespace());
+    let (mut world, mine) =
+        (World::new(SchedulerConfig { keep_generated: false, ..LIMITS }, 100), namespace());
     assert!(world.admit(Job { repeats: true, ..job(&[3; 40], 70, mine) }).is_ok());
     let (first, _) = world.finish().remove(0);
     let text: Vec<u32> = first.prompt.iter().chain(&first.made).map(|token| token.0).collect();
@@ -222,7 +224,7 @@ fn where_what_was_generated_is_not_kept_only_prompts_are_found() {
 #[test]
 fn guesses_that_are_right_save_steps() {
     let steps = |draft_tokens| {
-        let mut world = World::new(Limits { draft_tokens, ..LIMITS }, 100);
+        let mut world = World::new(SchedulerConfig { draft_tokens, ..LIMITS }, 100);
         assert!(world.admit(Job { repeats: true, ..job(&[1, 2, 3], 200, namespace()) }).is_ok());
         let (job, finish) = world.finish().remove(0);
         assert_eq!((job.made.clone(), finish), expected(&job));
@@ -290,7 +292,7 @@ proptest! {
         blocks in 5usize..24,
     ) {
         let namespaces = [namespace(), namespace(), namespace()];
-        let mut world = World::new(Limits { step_tokens, draft_tokens, prefix_cache, keep_generated }, blocks);
+        let mut world = World::new(SchedulerConfig { step_tokens, draft_tokens, prefix_cache, keep_generated }, blocks);
         let mut ended = Vec::new();
         for (prompt, max_new_tokens, whose, repeats, steps) in &requests {
             let mut next = Job { repeats: *repeats, ..job(prompt, *max_new_tokens, namespaces[*whose]) };

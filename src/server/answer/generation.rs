@@ -192,7 +192,7 @@ mod tests {
     fn clipped(texts: &[&str], shown: usize) -> Vec<String> {
         let token = |text: &&str| ScoredToken {
             id: TokenId(0),
-            logprobs: Box::new(Logprobs { chosen: 0.0, likeliest: Vec::new() }),
+            logprobs: Box::new(Logprobs { chosen: 0.0, top: Vec::new() }),
             offset: 0,
             text: (*text).to_owned().into(),
         };

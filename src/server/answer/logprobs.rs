@@ -13,7 +13,7 @@ pub(crate) fn completion<'a>(scored: &'a [ScoredToken], tokenizer: &'a Tokenizer
     CompletionLogprobs {
         tokens: scored.iter().map(|token| token.text.expose().as_str()).collect(),
         token_logprobs: scored.iter().map(|token| token.logprobs.chosen).collect(),
-        top_logprobs: scored.iter().map(|token| by_name(&token.logprobs.likeliest, tokenizer)).collect(),
+        top_logprobs: scored.iter().map(|token| by_name(&token.logprobs.top, tokenizer)).collect(),
         text_offset: scored.iter().map(|token| token.offset).collect(),
     }
 }
@@ -30,7 +30,7 @@ pub(crate) fn chat<'a>(scored: &'a [ScoredToken], tokenizer: &'a Tokenizer) -> C
             logprob: token.logprobs.chosen,
             bytes: Some(bytes(token, tokenizer)),
         },
-        top_logprobs: token.logprobs.likeliest.iter().map(likely).collect(),
+        top_logprobs: token.logprobs.top.iter().map(likely).collect(),
     });
     ChatLogprobs { content: content.collect() }
 }
@@ -126,10 +126,7 @@ mod tests {
         let tokenizer = tokenizer();
         let scored = |id, text: &str| ScoredToken {
             id,
-            logprobs: Box::new(Logprobs {
-                chosen: 0.0,
-                likeliest: vec![(byte(0xe2), -1.0), (TokenId(1), -2.0)],
-            }),
+            logprobs: Box::new(Logprobs { chosen: 0.0, top: vec![(byte(0xe2), -1.0), (TokenId(1), -2.0)] }),
             offset: 0,
             text: text.to_owned().into(),
         };

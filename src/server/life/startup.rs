@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::identity;
 use crate::attestation::{AttestationError, Malformed, Profile, ProfileMismatch};
 use crate::engine::{
-    Engine, EngineConfig, ModelFiles, Open, OpenError, Opened, Platform, Quantize, StartError,
+    Engine, EngineConfig, EngineParts, ModelFiles, Open, OpenError, Platform, Quantize, StartError,
 };
 use crate::hub::{self, FetchOptions, HubError, Manifest, ManifestError, ModelSource, Progress};
 use crate::keys::{KeyError, Keys};
@@ -111,9 +111,9 @@ pub(crate) async fn load(app: Arc<App>, config: ServerConfig, open: Open) -> Res
         Ok::<_, ServeError>(both)
     };
     let (opened, _) = tokio::join!(opening, keys.probe());
-    let (((engine, stop, tokenizer), assumed), identity) = opened?;
-    if let Some(member) = assumed {
-        telemetry::emit(Event::ModelAssumption { member });
+    let ((engine, stop, tokenizer), identity) = opened?;
+    if let Some(assumption) = engine.assumption() {
+        telemetry::emit(Event::ModelAssumption { member: assumption.as_str() });
     }
     app.attestor.set_identity(identity);
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -145,20 +145,15 @@ async fn find(model: ModelOrigin, profile: Profile) -> Result<(String, ModelFile
     }
 }
 
-/// Starts an engine for the model. With it comes the member of the configuration that is in no file, if there is one.
+/// Starts an engine for the model.
 async fn open_engine(
     open: Open,
     name: String,
     files: ModelFiles,
     quantize: Quantize,
     config: EngineConfig,
-) -> Result<(Opened, Option<&'static str>), ServeError> {
-    let opened = blocking(move || {
-        let opened = open(&files, &name, quantize, config)?;
-        // The files were good enough to be loaded.
-        let assumed = files.assumption().ok().flatten();
-        Ok::<_, OpenError>((opened, assumed.map(|assumption| assumption.as_str())))
-    });
+) -> Result<EngineParts, ServeError> {
+    let opened = blocking(move || open(&files, &name, quantize, config));
     Ok(opened.await.map_err(|_| ServeError::Panicked)??)
 }
 

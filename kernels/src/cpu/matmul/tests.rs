@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cpu::tests::{close, dot, numbers};
-use crate::cpu::{Format, Source, quantise_q4k};
+use crate::cpu::{Format, Source, quantize_q4k};
 
 const FORMATS: [Format; 4] = [Format::F32, Format::Bf16, Format::Q8_0, Format::Q4K];
 
@@ -187,7 +187,7 @@ fn what_is_no_number_stays_none() {
     }
 }
 
-/// The mean square of what a quantised matrix differs by from what it was made of.
+/// The mean square of what a quantized matrix differs by from what it was made of.
 fn error(exact: &[f32], matrix: &Matrix) -> f64 {
     let columns = matrix.columns();
     let rows = exact.chunks(columns).enumerate();
@@ -241,12 +241,12 @@ fn blocks_of_files_mean_what_candle_reads_in_them() {
         (Source::Q5K, GgmlDType::Q5K, Format::F32),
         (Source::Q6K, GgmlDType::Q6K, Format::F32),
     ] {
-        let quantised = QTensor::quantize(&tensor, theirs).unwrap();
-        let bytes = quantised.data().unwrap();
+        let quantized = QTensor::quantize(&tensor, theirs).unwrap();
+        let bytes = quantized.data().unwrap();
         assert_eq!(source.bytes(rows * columns), Some(bytes.len()));
         assert_eq!(source.numbers(bytes.len()), rows * columns);
         let expected: Vec<f32> =
-            quantised.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            quantized.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         // What is read, and what is taken over as it is.
         let mut read = vec![f32::NAN; rows * columns];
         source.read(&bytes, &mut read);
@@ -268,7 +268,7 @@ fn blocks_that_are_written_are_those_that_are_chosen_for_a_matrix() {
     let mut matrix = Matrix::zeros(Format::Q4K, rows, columns);
     matrix.fill_rows(0, Source::F32, &exact.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
     let mut read = vec![f32::NAN; rows * columns];
-    let blocks = quantise_q4k(&exact);
+    let blocks = quantize_q4k(&exact);
     assert_eq!(Source::Q4K.bytes(rows * columns), Some(blocks.len()));
     Source::Q4K.read(&blocks, &mut read);
     for (number, read) in read.chunks(columns).enumerate() {

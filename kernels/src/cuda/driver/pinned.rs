@@ -9,7 +9,7 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaStream, result};
 use super::failed;
 use crate::cuda::DeviceError;
 
-/// A piece of it. What passes through is overwritten when it is given back: it may be somebody's text.
+/// A piece of it. It is zeroized on drop: it may hold prompts.
 pub(super) struct Pinned {
     start: *mut u8,
     length: usize,
@@ -22,12 +22,12 @@ impl Pinned {
     pub(super) fn new(context: &Arc<CudaContext>, length: usize) -> Result<Self, DeviceError> {
         // SAFETY: there is a context; the memory is written before it is looked at.
         let start = unsafe { result::malloc_host(length, 0) }.map_err(failed)?.cast::<u8>();
-        // SAFETY: it is so long, and nobody else has it.
+        // SAFETY: it has this length, and is not shared.
         unsafe { start.write_bytes(0, length) };
         Ok(Self { start, length, last: None, context: Arc::clone(context) })
     }
 
-    /// The first `length` bytes, or all if there are not so many.
+    /// The first `length` bytes, or all if it is shorter.
     pub(super) fn bytes(&mut self, length: usize) -> &mut [u8] {
         // SAFETY: the memory is so long and was written.
         unsafe { std::slice::from_raw_parts_mut(self.start, length.min(self.length)) }
@@ -38,8 +38,8 @@ impl Pinned {
         self.last.take().map_or(Ok(()), |event| event.synchronize().map_err(failed))
     }
 
-    /// What was launched last reads it.
-    pub(super) fn mark(&mut self, stream: &CudaStream) -> Result<(), DeviceError> {
+    /// Records an event after the copy that was launched last and uses it.
+    pub(super) fn record_use(&mut self, stream: &CudaStream) -> Result<(), DeviceError> {
         self.last = Some(stream.record_event(None).map_err(failed)?);
         Ok(())
     }

@@ -1,18 +1,21 @@
-//! What a GGUF file says of its model, and what a `config.json` beside it adds.
+//! A Gemma's configuration from the metadata of its GGUF file, and what a `config.json` beside it adds.
 //!
 //! llama.cpp's converter leaves out members that the architecture has by default there, the base of the rotary embedding
 //! among them. Where both files say something, they must agree.
 
 use serde_json::{Map, Value, json};
 
-use super::super::ModelError;
-use super::super::config::Config;
-use super::{ARCHITECTURE, Header};
+use super::super::error::ModelError;
+use super::super::format::gguf::Header;
+use super::config::Config;
 use crate::prompt;
 use crate::prompt::control::{FILE_SEPARATOR, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX};
-use crate::tokenizer::TokenId;
+use crate::token::TokenId;
 
-/// Members of the file, and what `config.json` calls them.
+/// What llama.cpp calls the architecture: the first part of its metadata's names.
+pub(super) const ARCHITECTURE: &str = "gemma";
+
+/// Names of metadata, and what `config.json` calls the same.
 const MEMBERS: [(&str, &str); 12] = [
     ("gemma.embedding_length", "hidden_size"),
     ("gemma.feed_forward_length", "intermediate_size"),
@@ -55,9 +58,9 @@ const UNUSED: [(&str, f64); 9] = [
     ("gemma.rope.scaling.factor", 1.0),
 ];
 
-/// The shape of a model as its GGUF file has it.
+/// The configuration of a model as its GGUF file has it.
 #[derive(Clone, Debug)]
-pub(in crate::model) struct Stated {
+pub(super) struct GgufConfig {
     config: Config,
     /// What is in the file, by the names in `config.json`. The other members are Gemma's defaults.
     members: Vec<(&'static str, Value)>,
@@ -80,71 +83,61 @@ impl Assumption {
     }
 }
 
-impl Header {
-    /// The model's shape, checked as a `config.json` is.
+impl GgufConfig {
+    /// The configuration, checked as a `config.json` is. Of several files the first has the metadata.
     ///
     /// # Errors
-    /// The file is no Gemma's, or a number in it is out of all proportion.
-    pub(in crate::model) fn config(&self) -> Result<Stated, ModelError> {
-        if self.metadata.get("general.architecture").and_then(Value::as_str) != Some(ARCHITECTURE) {
+    /// The model is not a Gemma, or a number is out of bounds.
+    pub(super) fn read(headers: &[&Header]) -> Result<Self, ModelError> {
+        let get = |name: &str| headers.first().and_then(|header| header.get(name));
+        if get("general.architecture").and_then(Value::as_str) != Some(ARCHITECTURE) {
             return Err(ModelError::NotGemma("general.architecture"));
         }
-        let scaling = self.metadata.get("gemma.rope.scaling.type").and_then(Value::as_str);
+        let scaling = get("gemma.rope.scaling.type").and_then(Value::as_str);
         if scaling.is_some_and(|kind| kind != "none") {
             return Err(ModelError::NotGemma("gemma.rope.scaling.type"));
         }
         for (name, neutral) in UNUSED {
-            if self.metadata.get(name).is_some_and(|value| value.as_f64() != Some(neutral)) {
+            if get(name).is_some_and(|value| value.as_f64() != Some(neutral)) {
                 return Err(ModelError::NotGemma(name));
             }
         }
-        if self.metadata.get("gemma.attention.causal").is_some_and(|value| *value != json!(true)) {
+        if get("gemma.attention.causal").is_some_and(|value| *value != json!(true)) {
             return Err(ModelError::NotGemma("gemma.attention.causal"));
         }
         for (name, id) in CONTROL_TOKENS {
-            if self.metadata.get(name).is_some_and(|value| value.as_u64() != Some(id.0.into())) {
+            if get(name).is_some_and(|value| value.as_u64() != Some(id.0.into())) {
                 return Err(ModelError::NotGemma(name));
             }
         }
         for name in ENDS {
             let ends =
                 |value: &Value| prompt::stop_ids().iter().any(|id| value.as_u64() == Some(id.0.into()));
-            if self.metadata.get(name).is_some_and(|value| !ends(value)) {
+            if get(name).is_some_and(|value| !ends(value)) {
                 return Err(ModelError::NotGemma(name));
             }
         }
-        let embedding = self.tensors.get("token_embd.weight");
-        let vocabulary = embedding.and_then(|place| place.shape.first().copied());
+        let embedding = headers.iter().find_map(|header| header.shape("token_embd.weight"));
+        let vocabulary = embedding.and_then(|shape| shape.first().copied());
         let mut members = vec![("vocab_size", json!(vocabulary.unwrap_or(0)))];
-        members.extend(
-            MEMBERS
-                .iter()
-                .filter_map(|(from, to)| self.metadata.get(*from).map(|value| (*to, value.clone()))),
-        );
+        members.extend(MEMBERS.iter().filter_map(|(from, to)| get(from).map(|value| (*to, value.clone()))));
         let named = members.iter().map(|(member, value)| ((*member).to_owned(), value.clone()));
         let config = parse(named.chain([(String::from("model_type"), json!(ARCHITECTURE))]).collect())?;
         // Values are as wide as keys, and all of a head is rotated.
         for name in ["gemma.attention.value_length", "gemma.rope.dimension_count"] {
             let head_dim = Some(config.head_dim as u64);
-            if self.metadata.get(name).is_some_and(|value| value.as_u64() != head_dim) {
+            if get(name).is_some_and(|value| value.as_u64() != head_dim) {
                 return Err(ModelError::NotGemma(name));
             }
         }
-        Ok(Stated { config, members })
+        Ok(Self { config, members })
     }
-}
 
-fn parse(members: Map<String, Value>) -> Result<Config, ModelError> {
-    Config::parse(&serde_json::to_vec(&members).map_err(ModelError::MalformedConfig)?)
-}
-
-impl Stated {
-    /// What is computed with: what the file says, and of the rest what `beside`, the `config.json` in the same place,
-    /// says.
+    /// The configuration of the file, completed by `beside`, the `config.json` in the same directory.
     ///
     /// # Errors
     /// [`ModelError::Disagree`], and as [`Config::parse`].
-    pub(in crate::model) fn with(self, beside: Option<&[u8]>) -> Result<Config, ModelError> {
+    pub(super) fn merge(self, beside: Option<&[u8]>) -> Result<Config, ModelError> {
         let Some(beside) = beside else { return Ok(self.config) };
         let mut merged: Map<String, Value> =
             serde_json::from_slice(beside).map_err(ModelError::MalformedConfig)?;
@@ -184,8 +177,22 @@ impl Stated {
         Ok(beside)
     }
 
-    /// What must be assumed where there is no `config.json`.
-    pub(in crate::model) fn assumption(&self) -> Option<Assumption> {
+    /// What must be assumed if there is no `config.json`.
+    pub(super) fn assumption(&self) -> Option<Assumption> {
         (!self.members.iter().any(|(member, _)| *member == ROPE_THETA)).then_some(Assumption::RopeTheta)
+    }
+}
+
+fn parse(members: Map<String, Value>) -> Result<Config, ModelError> {
+    Config::parse(&serde_json::to_vec(&members).map_err(ModelError::MalformedConfig)?)
+}
+
+impl Config {
+    /// The configuration of the model whose GGUF file begins with `header`.
+    ///
+    /// # Errors
+    /// It is not the header of a Gemma's GGUF file.
+    pub fn of_gguf(header: &[u8]) -> Result<Self, ModelError> {
+        GgufConfig::read(&[&Header::read(header)?])?.merge(None)
     }
 }

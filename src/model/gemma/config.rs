@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use self::members::check_members;
-use super::ModelError;
+use super::super::error::ModelError;
 use crate::prompt;
 
 /// What the activations of Gemma are called. All of them mean the tanh approximation: the first releases said
@@ -25,7 +25,7 @@ const NO_END: &str =
 const SEVERAL_BASES: &str =
     "is not what `rope_parameters` or `rope_scaling` say: keep the one that the model was trained with";
 
-/// The shape of a Gemma model, within bounds.
+/// The configuration of a Gemma model, within bounds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The vocabulary's size.
@@ -34,21 +34,21 @@ pub struct Config {
     pub hidden_size: usize,
     /// The width of the feed-forward part.
     pub intermediate_size: usize,
-    /// How many layers there are.
+    /// The number of layers.
     pub num_layers: usize,
-    /// How many heads ask.
+    /// Query heads.
     pub num_heads: usize,
-    /// How many heads are asked: 1 in CodeGemma 2B, as many as ask in 7B.
+    /// KV heads: 1 in CodeGemma 2B, as many as query heads in 7B.
     pub num_kv_heads: usize,
     /// The width of a head. All heads together need not be as wide as the residual stream.
     pub head_dim: usize,
     /// Whether the projections of the attention have biases.
     pub attention_bias: bool,
-    /// What keeps the norm from dividing by zero.
+    /// Added to the mean square in norms, against division by zero.
     pub rms_norm_eps: f64,
     /// The base of the rotary embedding.
     pub rope_theta: f64,
-    /// The longest text, in tokens.
+    /// The longest sequence, in tokens.
     pub context_length: usize,
     /// Whether logits are made with the embedding. If not, the weights must hold a matrix for that, and it must equal
     /// the embedding.
@@ -147,107 +147,14 @@ impl Config {
         Ok(config)
     }
 
-    /// How wide the queries of a token are, all heads together.
-    pub(super) fn queries(&self) -> usize {
+    /// The width of a token's queries, all heads together.
+    pub(super) fn query_width(&self) -> usize {
         self.num_heads * self.head_dim
     }
 
-    /// How wide the keys of a token are, all heads together; so are the values.
-    pub(super) fn keys(&self) -> usize {
+    /// The width of a token's keys, all heads together, and of its values.
+    pub(super) fn kv_width(&self) -> usize {
         self.num_kv_heads * self.head_dim
-    }
-
-    /// All weights there must be.
-    pub(super) fn tensors(&self) -> Vec<Tensor> {
-        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
-        let (queries, keys) = (self.queries(), self.keys());
-        let tensor =
-            |name: &str, shape, part, first_row| Tensor { name: name.to_owned(), shape, part, first_row };
-        let mut tensors = vec![
-            tensor("model.embed_tokens.weight", vec![self.vocab_size, hidden], Part::Embedding, 0),
-            tensor("model.norm.weight", vec![hidden], Part::Norm, 0),
-        ];
-        for layer in 0..self.num_layers {
-            let mut add = |name: &str, shape, part, first_row| {
-                let name = format!("model.layers.{layer}.{name}");
-                tensors.push(tensor(&name, shape, Part::Layer(layer, part), first_row));
-            };
-            for (name, rows, columns, part, bias, first_row) in [
-                (
-                    "q_proj",
-                    queries,
-                    hidden,
-                    LayerPart::QueriesKeysValues,
-                    LayerPart::QueriesKeysValuesBias,
-                    0,
-                ),
-                (
-                    "k_proj",
-                    keys,
-                    hidden,
-                    LayerPart::QueriesKeysValues,
-                    LayerPart::QueriesKeysValuesBias,
-                    queries,
-                ),
-                (
-                    "v_proj",
-                    keys,
-                    hidden,
-                    LayerPart::QueriesKeysValues,
-                    LayerPart::QueriesKeysValuesBias,
-                    queries + keys,
-                ),
-                ("o_proj", hidden, queries, LayerPart::Output, LayerPart::OutputBias, 0),
-            ] {
-                add(&format!("self_attn.{name}.weight"), vec![rows, columns], part, first_row);
-                if self.attention_bias {
-                    add(&format!("self_attn.{name}.bias"), vec![rows], bias, first_row);
-                }
-            }
-            add("mlp.gate_proj.weight", vec![inner, hidden], LayerPart::GateUp, 0);
-            add("mlp.up_proj.weight", vec![inner, hidden], LayerPart::GateUp, inner);
-            add("mlp.down_proj.weight", vec![hidden, inner], LayerPart::Down, 0);
-            add("input_layernorm.weight", vec![hidden], LayerPart::InputNorm, 0);
-            add("post_attention_layernorm.weight", vec![hidden], LayerPart::FeedForwardNorm, 0);
-        }
-        tensors
-    }
-}
-
-/// A tensor that there must be, and where it goes.
-pub(super) struct Tensor {
-    pub(super) name: String,
-    pub(super) shape: Vec<usize>,
-    pub(super) part: Part,
-    /// Which row of the part its first one is.
-    pub(super) first_row: usize,
-}
-
-/// What is one matrix or vector to the forward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    Embedding,
-    Norm,
-    Layer(usize, LayerPart),
-}
-
-/// A [`Part`] of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LayerPart {
-    InputNorm,
-    QueriesKeysValues,
-    QueriesKeysValuesBias,
-    Output,
-    OutputBias,
-    FeedForwardNorm,
-    GateUp,
-    Down,
-}
-
-impl Tensor {
-    /// How many rows it has; each number of a vector is one.
-    pub(super) fn rows(&self) -> usize {
-        self.shape.first().copied().unwrap_or(1)
     }
 }
 

@@ -1,26 +1,26 @@
-//! How much memory a model takes on the processors, known before its weights are read.
+//! How much memory a model takes on CPUs, known before its weights are read.
 
+use std::convert::Infallible;
 use std::fmt;
 
-use super::config::{Config, LayerPart, Part};
-use super::files::ModelFiles;
+use codeseal_kernels::cpu::Matrix;
+
+use super::super::quantize::Quantize;
+use super::checkpoint::Checkpoint;
+use super::config::Config;
 use super::forward::kv_shape;
-use super::gemma::read_config;
-use super::parameters::as_written;
 use super::weights::Weights;
-use super::{ModelError, Quantize};
 use crate::machine::{Available, Bound};
-use codeseal_kernels::cpu::{Format, Matrix};
 
 /// What the process takes besides, in bytes: tokenizer, threads, buffers.
 const PROCESS: u64 = 64 << 20;
 
 /// The memory of a model, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Needs {
+pub struct MemoryNeeds {
     /// All weights, as they are kept.
     pub weights: u64,
-    /// A block of keys and values.
+    /// A KV block.
     pub(crate) kv_block: u64,
     /// The longest sequence, in tokens.
     pub(crate) context_length: usize,
@@ -47,26 +47,20 @@ pub struct NotEnoughMemory {
     pub advice: &'static str,
 }
 
-impl Needs {
-    /// What the model in `files` takes when it is loaded as `quantize` says. Reads headers only.
-    ///
-    /// # Errors
-    /// A file is missing or malformed, or does not describe a Gemma.
-    pub(crate) fn of(files: &ModelFiles, quantize: Quantize) -> Result<Self, ModelError> {
-        let config = read_config(files)?;
-        let weights = Weights::open(files, &config)?;
-        let format = |part| match quantize {
-            Quantize::Q8_0 => Format::Q8_0,
-            Quantize::Q4K => Format::Q4K,
-            Quantize::None => as_written(weights.sources(part)),
+impl MemoryNeeds {
+    /// What the model of `checkpoint` takes when it is loaded with `quantize`.
+    pub(crate) fn of(checkpoint: &Checkpoint, quantize: Quantize) -> Self {
+        let bytes = |parameter, rows, columns| {
+            Ok::<_, Infallible>(Matrix::bytes_of(checkpoint.format(parameter, quantize), rows, columns))
         };
-        Ok(Self::new(&config, weight_bytes(&config, format)))
+        let Ok(weights) = Weights::allocate(checkpoint.config(), bytes);
+        Self::new(checkpoint.config(), weights.matrices().sum())
     }
 
-    /// What a model of this shape takes whose weights take `weights` bytes.
+    /// What a model of `config` takes whose weights take `weights` bytes.
     pub(super) fn new(config: &Config, weights: usize) -> Self {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let attention = 2 * config.queries() + 2 * config.keys();
+        let attention = 2 * config.query_width() + 2 * config.kv_width();
         let row = 3 * hidden + attention + 3 * inner;
         let numbers = |count: usize| (count * size_of::<f32>()) as u64;
         Self {
@@ -78,10 +72,10 @@ impl Needs {
         }
     }
 
-    /// Scratch memory, in bytes, of a step that reads `rows` tokens and computes logits for `wanted` of them.
-    pub(crate) fn scratch(&self, rows: usize, wanted: usize) -> u64 {
+    /// Scratch memory, in bytes, of a step that reads `rows` tokens and computes logits after `num_logits` of them.
+    pub(crate) fn scratch(&self, rows: usize, num_logits: usize) -> u64 {
         let rows = self.row.saturating_mul(rows as u64);
-        rows.saturating_add(self.logits.saturating_mul(wanted as u64)).saturating_add(PROCESS)
+        rows.saturating_add(self.logits.saturating_mul(num_logits as u64)).saturating_add(PROCESS)
     }
 
     /// Whether weights, `kv` bytes of keys and values and `scratch` bytes fit into what is available; `advice` says what
@@ -128,34 +122,17 @@ impl fmt::Display for NotEnoughMemory {
     }
 }
 
-/// What the matrices take in the formats that `format` says.
-fn weight_bytes(config: &Config, format: impl Fn(Part) -> Format) -> usize {
-    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-    let (queries, keys) = (config.queries(), config.keys());
-    let layers = (0..config.num_layers).map(|number| {
-        [
-            (LayerPart::QueriesKeysValues, queries + 2 * keys, hidden),
-            (LayerPart::Output, hidden, queries),
-            (LayerPart::GateUp, 2 * inner, hidden),
-            (LayerPart::Down, hidden, inner),
-        ]
-        .map(|(part, rows, columns)| Matrix::bytes_of(format(Part::Layer(number, part)), rows, columns))
-        .iter()
-        .sum::<usize>()
-    });
-    layers.sum::<usize>() + Matrix::bytes_of(format(Part::Embedding), config.vocab_size, hidden)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::Model;
+    use super::super::super::files::ModelFiles;
+    use super::super::model::Model;
     use super::*;
 
     #[test]
     fn it_is_what_the_loaded_model_takes() {
         let files = ModelFiles::tiny();
         for quantize in [Quantize::None, Quantize::Q8_0, Quantize::Q4K] {
-            let needs = Needs::of(&files, quantize).unwrap();
+            let needs = MemoryNeeds::of(&Checkpoint::open(&files).unwrap(), quantize);
             let model = Model::from_files(&files, "tiny", quantize, |_, _| {}).unwrap();
             assert_eq!(needs, model.needs(), "{quantize:?}");
             assert_eq!(needs.weights, model.bytes_per_token() as u64);
@@ -164,8 +141,13 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_with_all_figures() {
-        let needs =
-            Needs { weights: 5 << 30, kv_block: 1, context_length: 8192, row: 1 << 20, logits: 2 << 20 };
+        let needs = MemoryNeeds {
+            weights: 5 << 30,
+            kv_block: 1,
+            context_length: 8192,
+            row: 1 << 20,
+            logits: 2 << 20,
+        };
         let available = Available { bytes: 8 << 30, bound: Bound::ControlGroup };
         let scratch = needs.scratch(256, 8);
         assert_eq!(scratch, (256 << 20) + (16 << 20) + PROCESS);

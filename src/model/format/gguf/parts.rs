@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::{ARCHITECTURE, Header};
-use crate::model::WeightsError;
+use super::super::super::error::WeightsError;
+use super::Header;
 
 /// How many files there are.
 const COUNT: &str = "split.count";
@@ -12,11 +12,14 @@ const NUMBER: &str = "split.no";
 /// How many tensors all of them have.
 const TENSORS: &str = "split.tensors.count";
 
-/// Checks the headers of a model's files, which are in the order of their names.
+/// Checks the headers of the files of a model of `architecture`, which are in the order of their names.
 ///
 /// # Errors
 /// The position of the file that does not fit to the others, and why.
-pub(in crate::model) fn check(headers: &[Header]) -> Result<(), (usize, WeightsError)> {
+pub(in crate::model) fn check_parts(
+    headers: &[&Header],
+    architecture: &str,
+) -> Result<(), (usize, WeightsError)> {
     let count = headers.len() as u64;
     for (position, header) in headers.iter().enumerate() {
         let said = header.number(COUNT).unwrap_or(1);
@@ -29,10 +32,9 @@ pub(in crate::model) fn check(headers: &[Header]) -> Result<(), (usize, WeightsE
         }
     }
     let Some(first) = headers.first() else { return Ok(()) };
-    let architecture = first.metadata.get("general.architecture").and_then(Value::as_str);
-    if architecture != Some(ARCHITECTURE) {
-        let found =
-            architecture.unwrap_or("an architecture that it does not name").escape_debug().to_string();
+    let found = first.metadata.get("general.architecture").and_then(Value::as_str);
+    if found != Some(architecture) {
+        let found = found.unwrap_or("an architecture that it does not name").escape_debug().to_string();
         return Err((0, WeightsError::Architecture(found)));
     }
     let there: usize = headers.iter().map(|header| header.tensors.len()).sum();
@@ -46,23 +48,4 @@ impl Header {
     fn number(&self, member: &str) -> Option<u64> {
         self.metadata.get(member).and_then(Value::as_u64)
     }
-
-    /// What one file would say in place of these: all tensors, and the metadata of the first. Their places are of no
-    /// use any more.
-    pub(in crate::model) fn merged(headers: Vec<Self>) -> Option<Self> {
-        let mut headers = headers.into_iter();
-        let mut merged = headers.next()?;
-        merged.tensors.extend(headers.flat_map(|header| header.tensors));
-        Some(merged)
-    }
-
-    /// The names of the tensors.
-    pub(in crate::model) fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
-    }
-}
-
-/// What the tensor that is `name` in safetensors is called here.
-pub(in crate::model) fn name_here(name: &str) -> Option<String> {
-    super::name_here(name)
 }

@@ -1,13 +1,16 @@
-//! One text by itself, with keys and values of its own: for whoever needs a model and no engine.
+//! One sequence with a KV cache of its own, to use a model without an engine.
 
 use std::sync::Arc;
 
-use super::ModelError;
-use super::forward::{Network, Slice, Workspace};
-use crate::tokenizer::TokenId;
-use codeseal_kernels::cpu::{BLOCK_TOKENS, BlockId, KvPool};
+use codeseal_kernels::cpu::KvPool;
+use codeseal_kernels::kv::{BLOCK_TOKENS, BlockId};
 
-/// One text and the keys and values that the model keeps of it.
+use super::super::error::ModelError;
+use super::batch::Slice;
+use super::forward::{Network, Workspace};
+use crate::token::TokenId;
+
+/// A sequence and its KV cache.
 pub struct Sequence {
     network: Arc<Network>,
     pool: KvPool,
@@ -22,7 +25,7 @@ impl Sequence {
         Self { network, pool, table: Vec::new(), workspace: Workspace::default(), length: 0 }
     }
 
-    /// Appends `tokens` and returns the logits of the token that follows: one for each of the vocabulary.
+    /// Appends `tokens` and returns the logits after the last of them, `[vocabulary]`.
     ///
     /// # Errors
     /// There are no tokens, one is outside the vocabulary, or the context is full.
@@ -33,7 +36,8 @@ impl Sequence {
         }
         self.pool.grow(length.div_ceil(BLOCK_TOKENS));
         self.table.extend((self.table.len()..self.pool.block_count()).map(|block| BlockId(block as u32)));
-        let slice = Slice { tokens, position: self.length, blocks: &self.table, wanted: 1, prompt: length };
+        let slice =
+            Slice { tokens, position: self.length, blocks: &self.table, num_logits: 1, prompt: length };
         let logits = self.network.step(&mut self.pool, &[slice], &mut self.workspace)?.to_vec();
         self.length = length;
         Ok(logits)

@@ -1,8 +1,8 @@
 //! The header of a GGUF file: what llama.cpp reads, as the `gguf` package writes it. Versions 2 and 3, little endian.
 //!
-//! The file comes from outside, so nothing is allocated by a number that it says before as many bytes have been read.
+//! The file is untrusted, so nothing is allocated by a number in it before as many bytes have been read.
 
-mod stated;
+mod parts;
 mod types;
 
 use std::collections::BTreeMap;
@@ -10,14 +10,10 @@ use std::io::{self, BufRead, Read};
 
 use serde_json::{Value, json};
 
-use super::config::Config;
-use super::{ModelError, WeightsError};
 use codeseal_kernels::cpu::Source;
 
-pub(super) mod parts;
-
-pub use self::stated::Assumption;
-pub(super) use self::stated::Stated;
+pub(in crate::model) use self::parts::check_parts;
+use super::super::error::WeightsError;
 
 /// The first bytes of every such file.
 const MAGIC: [u8; 4] = *b"GGUF";
@@ -25,32 +21,30 @@ const MAGIC: [u8; 4] = *b"GGUF";
 const MAX_HEADER_BYTES: u64 = 128 << 20;
 /// The most members and the most tensors; CodeGemma 7B has 254.
 const MAX_ENTRIES: u64 = 1 << 16;
-/// Names and texts that are kept are no longer than this, in bytes; longer ones are passed over.
+/// The longest name or text that is kept, in bytes; longer ones are skipped.
 const MAX_KEPT: u64 = 256;
-/// How deep arrays may lie in arrays.
+/// The maximum depth of nested arrays.
 const MAX_DEPTH: u32 = 4;
 /// Dimensions of a tensor.
 const MAX_DIMENSIONS: u32 = 4;
-/// Where tensors begin is a multiple of this, unless the file says otherwise.
+/// The default alignment of tensors.
 const ALIGNMENT: u64 = 32;
 /// The largest alignment that a file may ask for.
 const MAX_ALIGNMENT: u64 = 1 << 20;
-/// What members of this architecture begin with.
-const ARCHITECTURE: &str = "gemma";
 
-/// What a GGUF file says before its weights begin.
-pub(super) struct Header {
-    /// Numbers and short texts by name. What else there is, a vocabulary for instance, is passed over.
+/// The metadata and the list of tensors of a GGUF file.
+pub(in crate::model) struct Header {
+    /// Numbers and short texts by name. Everything else, a vocabulary for instance, is skipped.
     metadata: BTreeMap<String, Value>,
-    tensors: BTreeMap<String, Place>,
+    tensors: BTreeMap<String, TensorInfo>,
     /// Where the tensors begin, in bytes.
     start: u64,
 }
 
 /// A tensor of the file.
-pub(super) struct Place {
+struct TensorInfo {
     /// Rows first, as everywhere else.
-    pub(super) shape: Vec<usize>,
+    shape: Vec<usize>,
     /// The type's number.
     kind: u32,
     /// Within all tensors, in bytes.
@@ -62,7 +56,7 @@ impl Header {
     ///
     /// # Errors
     /// The file is of another format, cut, or its header is longer than any can rightly be.
-    pub(super) fn read(file: impl BufRead) -> Result<Self, WeightsError> {
+    pub(in crate::model) fn read(file: impl BufRead) -> Result<Self, WeightsError> {
         let mut reader = Reader { file: file.take(MAX_HEADER_BYTES), position: 0 };
         let magic = reader.bytes::<4>()?;
         let version = reader.u32()?;
@@ -94,7 +88,7 @@ impl Header {
                 shape.insert(0, usize::try_from(reader.u64()?).map_err(|_| WeightsError::NotGguf)?);
             }
             let (kind, offset) = (reader.u32()?, reader.u64()?);
-            if tensors.insert(name, Place { shape, kind, offset }).is_some() {
+            if tensors.insert(name, TensorInfo { shape, kind, offset }).is_some() {
                 return Err(WeightsError::NotGguf);
             }
         }
@@ -104,46 +98,34 @@ impl Header {
         Ok(Self { metadata, tensors, start })
     }
 
-    /// The tensor that `name`, as it is in safetensors, is called here; its shape, how it is written, and where its
-    /// bytes begin in the file.
+    /// The metadata `name`: a number or a short text.
+    pub(in crate::model) fn get(&self, name: &str) -> Option<&Value> {
+        self.metadata.get(name)
+    }
+
+    /// The names of the tensors.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of the tensor `name`, rows first.
+    pub(in crate::model) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
+    }
+
+    /// The shape of the tensor `name`, its type, and where it begins in the file, in bytes.
     ///
     /// # Errors
     /// It is not there, or of a type that is not read.
     pub(super) fn find(&self, name: &str) -> Result<(&[usize], Source, u64), WeightsError> {
-        let here = name_here(name).ok_or_else(|| WeightsError::Missing(name.to_owned()))?;
-        let place = self.tensors.get(&here).ok_or_else(|| WeightsError::Missing(here.clone()))?;
-        let Some(source) = types::source(place.kind) else {
-            let (found, instead) = (types::name(place.kind), types::instead(place.kind));
-            return Err(WeightsError::Quantization { tensor: here, found, instead });
+        let tensor = self.tensors.get(name).ok_or_else(|| WeightsError::Missing(name.to_owned()))?;
+        let Some(source) = types::source(tensor.kind) else {
+            let (found, instead) = (types::name(tensor.kind), types::instead(tensor.kind));
+            return Err(WeightsError::Quantization { tensor: name.to_owned(), found, instead });
         };
-        let offset = self.start.checked_add(place.offset).ok_or(WeightsError::Incomplete)?;
-        Ok((&place.shape, source, offset))
+        let offset = self.start.checked_add(tensor.offset).ok_or(WeightsError::Incomplete)?;
+        Ok((&tensor.shape, source, offset))
     }
-}
-
-/// What llama.cpp calls the tensor that is `name` in safetensors.
-fn name_here(name: &str) -> Option<String> {
-    match name {
-        "model.embed_tokens.weight" => return Some(String::from("token_embd.weight")),
-        "model.norm.weight" => return Some(String::from("output_norm.weight")),
-        "lm_head.weight" => return Some(String::from("output.weight")),
-        _ => {}
-    }
-    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let (part, kind) = rest.rsplit_once('.')?;
-    let part = match part {
-        "self_attn.q_proj" => "attn_q",
-        "self_attn.k_proj" => "attn_k",
-        "self_attn.v_proj" => "attn_v",
-        "self_attn.o_proj" => "attn_output",
-        "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" => "ffn_up",
-        "mlp.down_proj" => "ffn_down",
-        "input_layernorm" => "attn_norm",
-        "post_attention_layernorm" => "ffn_norm",
-        _ => return None,
-    };
-    Some(format!("blk.{layer}.{part}.{kind}"))
 }
 
 /// Reads the header's elements, and knows how far it is.
@@ -183,7 +165,7 @@ impl<R: BufRead> Reader<R> {
         Ok(())
     }
 
-    /// A text; nothing if it is too long to be wanted, or is none.
+    /// A text; none if it is longer than what is kept, or not UTF-8.
     fn text(&mut self) -> Result<Option<String>, WeightsError> {
         let length = self.u64()?;
         if length > MAX_KEPT {
@@ -196,7 +178,7 @@ impl<R: BufRead> Reader<R> {
         Ok(String::from_utf8(bytes).ok())
     }
 
-    /// A value of the type `kind`; nothing if it is not wanted.
+    /// A value of the type `kind`; none if it is not kept.
     fn value(&mut self, kind: u32, depth: u32) -> Result<Option<Value>, WeightsError> {
         Ok(Some(match kind {
             0 => json!(u8::from_le_bytes(self.bytes()?)),
@@ -227,14 +209,4 @@ impl<R: BufRead> Reader<R> {
 
 fn cut(error: io::Error) -> WeightsError {
     if error.kind() == io::ErrorKind::UnexpectedEof { WeightsError::Incomplete } else { error.into() }
-}
-
-impl Config {
-    /// The shape of the model whose GGUF file begins with `header`.
-    ///
-    /// # Errors
-    /// It is not the header of a Gemma's GGUF file.
-    pub fn of_gguf(header: &[u8]) -> Result<Self, ModelError> {
-        Header::read(header)?.config()?.with(None)
-    }
 }

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::super::ModelError;
+use super::super::super::error::ModelError;
 
 /// Members that are read.
 const USED: &[&str] = &[

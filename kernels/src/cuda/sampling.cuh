@@ -1,6 +1,6 @@
-// What choosing a token is made of: logits in order, weights in whole numbers, chance, and sums over a block of threads.
+// What sampling is made of: ordered logits, integer weights, random numbers, and sums over a block of threads.
 // All that decides is done in whole numbers, or in f32 operations that every processor rounds alike, so
-// kernels/src/sampling.rs, which explains the steps, chooses the very same token.
+// kernels/src/sampling.rs, which explains the steps, samples the very same token.
 #pragma once
 #include "common.cuh"
 
@@ -98,15 +98,15 @@ __device__ __forceinline__ void for_each(const float* x, int begin, int end, int
   for (int i = begin + thread; i < end; i += threads) see(i, x[i]);
 }
 
-// How a row chooses; eight words, as the host writes them.
-struct Choice {
-  float inverse_temperature;  // 0: the likeliest
+// How a row is sampled; eight words, as the host writes them.
+struct RowSampler {
+  float inverse_temperature;  // 0: greedy
   unsigned top_k;             // 0: all
   u64 top_p;                  // a fraction of 2^64; all ones: all
   u64 least_weight;
   u64 seed;
 };
-__device__ __forceinline__ Choice choice_of(const unsigned* words) {
+__device__ __forceinline__ RowSampler sampler_of(const unsigned* words) {
   auto wide = [&](int i) { return static_cast<u64>(words[i + 1]) << 32 | words[i]; };
   return {__uint_as_float(words[0]), words[1], wide(2), wide(4), wide(6)};
 }

@@ -1,0 +1,9 @@
+//! Token ids: what tokenizer, prompts, engine and model exchange.
+
+use zeroize::DefaultIsZeroes;
+
+/// The index of a token in the model's vocabulary.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
+pub struct TokenId(pub u32);
+
+impl DefaultIsZeroes for TokenId {}
