@@ -79,3 +79,5 @@ pub mod telemetry;
 pub mod token;
 #[cfg(feature = "server")]
 pub mod tokenizer;
+#[cfg(any(feature = "client", feature = "server"))]
+mod write_timeout;

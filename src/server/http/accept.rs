@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::framing::RawHead;
 use super::socket::{Handover, Socket};
-use super::write_timeout::WriteTimeout;
 use crate::protocol::ErrorCode;
 use crate::server::state::App;
 use crate::telemetry::{Endpoint, RequestOutcome};
+use crate::write_timeout::WriteTimeout;
 
 /// The largest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;

@@ -9,4 +9,3 @@ pub(crate) mod framing;
 pub(crate) mod health;
 pub(crate) mod router;
 mod socket;
-mod write_timeout;
