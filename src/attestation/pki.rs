@@ -61,6 +61,23 @@ impl PinnedRoot {
         }
         Ok(Self(root))
     }
+
+    /// The root certificate `der`.
+    ///
+    /// # Errors
+    /// [`NotARoot`]
+    pub fn from_der(der: Vec<u8>) -> Result<Self, NotARoot> {
+        let root = CertificateDer::from(der);
+        if anchor_from_trusted_cert(&root).is_err() {
+            return Err(NotARoot);
+        }
+        Ok(Self(root))
+    }
+
+    /// The certificate in DER.
+    pub fn der(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// Verifies `token` with the certificates in its header.

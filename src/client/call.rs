@@ -15,7 +15,7 @@ use super::sse::SseReader;
 use super::transport::{Body, Incoming, Origin, Transport};
 use super::verify::{Verdict, Verifier};
 use crate::keys::WrapConfig;
-use crate::protocol::{ErrorBody, FrameReader, Reply, SealedReply, SessionTag};
+use crate::protocol::{ErrorBody, FrameReader, Reply, SealedReply, ServerId, SessionTag};
 use crate::secret::Secret;
 
 /// A server, the connections to it, and how sessions with it begin.
@@ -26,6 +26,18 @@ pub struct Link {
     verifier: Option<Verifier>,
     traffic: Arc<Traffic>,
 }
+
+/// A server that has proven what the policy demands. Only [`Link::verify`] makes one.
+#[derive(Debug)]
+pub struct Proof {
+    verdict: Verdict,
+    server: ServerId,
+    tag: SessionTag,
+}
+
+/// A fresh DEK that was wrapped and that no server has been sent.
+#[derive(Debug)]
+pub struct SpareKey(Session);
 
 /// A session, with the verdict that it rests on. Dropping the last reference wipes the DEK.
 #[derive(Debug)]
@@ -85,20 +97,42 @@ impl Link {
         Ok(Self { transport, keys, verifier, traffic: Arc::default() })
     }
 
-    /// Verifies the server if there is a verifier, then has a fresh DEK wrapped; the session is bound to that server.
+    /// Verifies the server. `None` if there is no verifier.
     ///
     /// # Errors
-    /// [`ClientError::Untrusted`] if the server is not what the policy says, [`ClientError::Wrap`] if the key service
-    /// refuses, and what [`Verifier::verify_at`] fails with.
-    pub async fn begin(&self) -> Result<Held, ClientError> {
-        let Some(verifier) = &self.verifier else {
-            return Ok(Held::new(Session::start(self.keys.clone()).await?, None));
-        };
+    /// [`ClientError::Untrusted`] if the server is not what the policy says, and what [`Verifier::verify_at`] fails with.
+    pub async fn verify(&self) -> Result<Option<Proof>, ClientError> {
+        let Some(verifier) = &self.verifier else { return Ok(None) };
         let tag = SessionTag::random().map_err(|_| NO_RANDOMNESS)?;
         let verdict = verifier.verify(&self.transport, Some(tag)).await?;
-        let identity = verdict.trusted()?;
-        let session = Session::start(self.keys.clone()).await?.bound_to(identity.server, tag);
-        Ok(Held::new(session, Some(verdict)))
+        let server = verdict.trusted()?.server;
+        Ok(Some(Proof { verdict, server, tag }))
+    }
+
+    /// Makes a DEK and has it wrapped.
+    ///
+    /// # Errors
+    /// [`ClientError::Wrap`] if the key service cannot be reached or refuses.
+    pub async fn wrap(&self) -> Result<SpareKey, ClientError> {
+        Ok(SpareKey(Session::start(self.keys.clone()).await?))
+    }
+
+    /// Begins a session under `key`. With a proof it is bound to the server that gave it.
+    ///
+    /// # Errors
+    /// [`ClientError::Internal`] if servers are verified here and there is no proof.
+    pub fn hold(&self, key: SpareKey, proof: Option<Proof>) -> Result<Held, ClientError> {
+        match proof {
+            Some(Proof { verdict, server, tag }) => Ok(Held::new(key.0.bound_to(server, tag), Some(verdict))),
+            None if self.verifies() => Err(ClientError::Internal("a session without a verdict")),
+            None => Ok(Held::new(key.0, None)),
+        }
+    }
+
+    /// Opens a connection that the next request can use, unless there is one. It carries an unsealed `GET` that asks
+    /// for nothing but a sign of life. Failures are left to the next request.
+    pub async fn prepare_connection(&self) {
+        self.transport.prepare().await;
     }
 
     /// Whether servers are verified before a key is wrapped for them.
@@ -174,6 +208,13 @@ impl Link {
             recorder.lock().sent.clone_from(&sealed);
         }
         Ok((pending, self.transport.post(path, sealed, stream, held.session.recipient()).await?))
+    }
+}
+
+impl Proof {
+    /// What was proven.
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
     }
 }
 

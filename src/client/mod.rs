@@ -10,6 +10,7 @@ mod complete;
 pub(crate) mod config;
 mod error;
 mod fim;
+mod idle;
 mod input;
 mod line_ends;
 mod open;
@@ -22,7 +23,7 @@ mod sse;
 mod transport;
 mod verify;
 
-pub use self::call::{Events, Held, Link, Recorded, Recorder, StreamReply, Traffic};
+pub use self::call::{Events, Held, Link, Proof, Recorded, Recorder, SpareKey, StreamReply, Traffic};
 pub use self::complete::{Client, OnText};
 pub use self::config::{
     CompleteArgs, CompleteConfig, FileError, FileSettings, Servers, SettingsError, VerifyArgs, VerifyConfig,
@@ -37,7 +38,10 @@ pub use self::request::CompletionOptions;
 pub use self::session::Session;
 pub use self::show_sealed::{Wire, WireTap, show_sealed};
 pub use self::transport::{Origin, OriginError};
-pub use self::verify::{Anchor, Finding, Found, Policy, PolicyError, Untrusted, Verdict, Verifier};
+pub use self::verify::{
+    Anchor, Finding, Found, Measurements, Policy, PolicyError, RecheckError, Untrusted, Verdict, Verifier,
+    recheck,
+};
 
 use std::io::{ErrorKind, Write};
 

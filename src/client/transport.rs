@@ -3,12 +3,14 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::Uri;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 
 use super::error::{ClientError, NotAuthentic, Refusal};
+use super::idle::Idle;
 use crate::protocol::{SERVER_HEADER, SESSION_HEADER, ServerId, SessionTag};
 
 /// How long a connection may take to be made.
@@ -17,6 +19,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 /// The longest refusal outside the seal, in bytes.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+/// The path that answers whether the server runs, without a seal.
+const LIVENESS_PATH: &str = "/livez";
 /// The content type that tells a stream from an ordinary answer.
 const EVENT_STREAM: &str = "text/event-stream";
 
@@ -34,6 +38,7 @@ pub struct OriginError;
 pub(super) struct Transport {
     http: reqwest::Client,
     origin: Origin,
+    idle: Arc<Idle>,
 }
 
 /// Whom a request is for, as far as it may be read on the way.
@@ -54,7 +59,11 @@ pub(super) enum Incoming {
 }
 
 /// The bytes of an answer as they come.
-pub(super) struct Body(reqwest::Response);
+pub(super) struct Body {
+    response: reqwest::Response,
+    /// Where the connection is noted when the answer was read to its end.
+    idle: Arc<Idle>,
+}
 
 impl FromStr for Origin {
     type Err = OriginError;
@@ -104,7 +113,7 @@ impl Transport {
         let http = builder
             .build()
             .map_err(|_| ClientError::Internal("cannot set up TLS: install the system's CA certificates"))?;
-        Ok(Self { http, origin })
+        Ok(Self { http, origin, idle: Arc::default() })
     }
 
     /// Sends `body` to `path` once.
@@ -126,25 +135,42 @@ impl Transport {
         if let Some(session) = recipient.session {
             request = request.header(SESSION_HEADER, session.to_string());
         }
+        self.idle.take();
         let sent = request.header(CONTENT_TYPE, "application/json").body(body).send().await;
         let response = sent.map_err(|error| ClientError::Unreachable(why(&error)))?;
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let status = response.status().as_u16();
+        let body = |response| Body { response, idle: Arc::clone(&self.idle) };
         if status != 200 {
             let retry_after = header(RETRY_AFTER).map(str::to_owned);
             // Whatever the body is, the refusal stands.
-            let body = Body(response).read(MAX_REFUSAL_BYTES).await.unwrap_or_default();
+            let body = body(response).read(MAX_REFUSAL_BYTES).await.unwrap_or_default();
             return Err(Refusal::outside(status, &body, retry_after.as_deref(), unix_time()).into());
         }
         let is_stream = header(CONTENT_TYPE).is_some_and(|kind| kind.starts_with(EVENT_STREAM));
-        Ok(if is_stream { Incoming::Stream(Body(response)) } else { Incoming::Whole(Body(response)) })
+        Ok(if is_stream { Incoming::Stream(body(response)) } else { Incoming::Whole(body(response)) })
+    }
+
+    /// Opens a connection for the next request, unless one is there or on its way.
+    pub(super) async fn prepare(&self) {
+        let Some(_preparing) = self.idle.prepare() else { return };
+        let request = self.http.get(format!("{}{LIVENESS_PATH}", self.origin)).timeout(CONNECT_TIMEOUT);
+        if let Ok(response) = request.send().await {
+            let body = Body { response, idle: Arc::clone(&self.idle) };
+            // What it says does not matter: reading it to the end gives the connection back to the pool.
+            body.read(MAX_REFUSAL_BYTES).await.ok();
+        }
     }
 }
 
 impl Body {
     /// The next bytes, or `None` at the end.
     pub(super) async fn chunk(&mut self) -> Result<Option<bytes::Bytes>, NotAuthentic> {
-        self.0.chunk().await.map_err(|_| NotAuthentic::Cut)
+        let chunk = self.response.chunk().await.map_err(|_| NotAuthentic::Cut)?;
+        if chunk.is_none() {
+            self.idle.give();
+        }
+        Ok(chunk)
     }
 
     /// Everything.

@@ -1,7 +1,7 @@
 //! Holds a verified token against the policy, question by question.
 
 use super::policy::Policy;
-use super::report::{Finding, Found};
+use super::report::{Finding, Found, IMAGE_DIGEST};
 use super::untrusted::Untrusted;
 use crate::attestation::Claims;
 use crate::protocol::{Digest, Identity};
@@ -33,7 +33,7 @@ pub(super) fn hold_against(
         },
     );
     let digest = container.image_digest.as_deref();
-    ask("image digest", pinned(&texts(&policy.image_digests), digest, Untrusted::ImageDigest));
+    ask(IMAGE_DIGEST, pinned(&texts(&policy.image_digests), digest, Untrusted::ImageDigest));
     let signers = container.image_signatures.iter().filter_map(|signature| signature.key_id.as_deref());
     ask("image signer", any_pinned(&policy.image_signers, signers, Untrusted::ImageSigner));
     let reference = container.image_reference.as_deref();

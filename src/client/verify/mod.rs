@@ -4,6 +4,7 @@ mod checks;
 mod issuer_keys;
 mod policy;
 mod report;
+mod saved;
 pub(super) mod untrusted;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,15 +13,16 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 pub use self::policy::{Anchor, Policy, PolicyError};
-pub use self::report::{Finding, Found, Verdict};
+pub use self::report::{Finding, Found, Measurements, Verdict};
+pub use self::saved::{RecheckError, recheck};
 pub use self::untrusted::Untrusted;
 
+use self::saved::{Keys, Saved};
 use super::error::ClientError;
 use super::retry::RetryBudget;
 use super::transport::{Incoming, Origin, Recipient, Transport};
 use crate::attestation::Claims;
-use crate::attestation::pki::verify_pki;
-use crate::attestation::verify::{Expected, Verified, VerifyError, verify};
+use crate::attestation::verify::{Verified, VerifyError};
 use crate::protocol::{ATTESTATION_PATH, AttestationRequest, Evidence, SessionTag};
 
 /// What a server is held against.
@@ -55,8 +57,16 @@ impl Verifier {
             token_type: self.policy.token_type(),
         };
         let evidence = self.ask(transport, &request, session).await?;
-        let verified = self.verified(&evidence.token).await?;
-        Ok(self.verdict(evidence, verified, &request.nonces))
+        let saved = Saved {
+            keys: self.keys(&evidence.token).await?,
+            token: evidence.token.clone(),
+            nonces: request.nonces,
+            issuer: self.policy.issuer.clone(),
+            audience: request.audience,
+            at: unix_time(),
+        };
+        let verified = saved.verified();
+        Ok(verdict(&self.policy, evidence, verified, saved))
     }
 
     async fn ask(
@@ -79,41 +89,51 @@ impl Verifier {
         serde_json::from_slice(&answer.whole().await?).map_err(|_| Untrusted::Malformed.into())
     }
 
-    async fn verified(&self, token: &str) -> Result<Result<Verified, VerifyError>, ClientError> {
-        let expected = Expected::new(self.policy.issuer.as_str(), self.policy.audience.as_str());
+    /// What the signature of `token` is verified with.
+    async fn keys(&self, token: &str) -> Result<Keys, ClientError> {
         Ok(match &self.policy.anchor {
-            Anchor::JwksUrl(url) => verify(token, &issuer_keys::fetch(url).await?, &expected),
-            Anchor::JwksFile(path) => verify(token, &issuer_keys::read(path)?, &expected),
-            Anchor::Root(root) => verify_pki(token, root, &expected),
+            Anchor::JwksUrl(url) => Keys::of_set(issuer_keys::fetch(url).await?, token),
+            Anchor::JwksFile(path) => Keys::of_set(issuer_keys::read(path)?, token),
+            Anchor::Root(root) => Keys::of_root(root),
         })
     }
+}
 
-    fn verdict(
-        &self,
-        evidence: Evidence,
-        verified: Result<Verified, VerifyError>,
-        nonces: &[String],
-    ) -> Verdict {
-        let Evidence { identity, version, token } = evidence;
-        let clock_ahead = match &verified {
-            Err(VerifyError::Expired | VerifyError::NotYetValid) => clock_ahead(&token, unix_time()),
-            _ => None,
-        };
-        let (findings, expires) = match verified {
-            Ok(Verified { claims, .. }) => {
-                let how = match self.policy.anchor {
-                    Anchor::JwksUrl(_) | Anchor::JwksFile(_) => "with a key of the issuer's",
-                    Anchor::Root(_) => "by certificates that lead to the pinned root",
-                };
-                let signed = format!("{how}, for {}, until {}", self.policy.audience, claims.exp);
-                let mut findings = vec![Finding { what: "signature", found: Found::Proven(signed) }];
-                findings.extend(checks::hold_against(&self.policy, &claims, &identity, nonces));
-                (findings, claims.exp)
-            }
-            // Nothing of such a token may be used.
-            Err(error) => (vec![Finding { what: "signature", found: Found::Refused(error.into()) }], 0),
-        };
-        Verdict { findings, profile: self.policy.profile, identity, version, expires, clock_ahead }
+/// What `evidence` proves of what `policy` asks.
+fn verdict(
+    policy: &Policy,
+    evidence: Evidence,
+    verified: Result<Verified, VerifyError>,
+    saved: Saved,
+) -> Verdict {
+    let Evidence { identity, version, token } = evidence;
+    let clock_ahead = match &verified {
+        Err(VerifyError::Expired | VerifyError::NotYetValid) => clock_ahead(&token, saved.at),
+        _ => None,
+    };
+    let (findings, expires) = match verified {
+        Ok(Verified { claims, .. }) => {
+            let how = match policy.anchor {
+                Anchor::JwksUrl(_) | Anchor::JwksFile(_) => "with a key of the issuer's",
+                Anchor::Root(_) => "by certificates that lead to the pinned root",
+            };
+            let signed = format!("{how}, for {}, until {}", policy.audience, claims.exp);
+            let mut findings = vec![Finding { what: "signature", found: Found::Proven(signed) }];
+            findings.extend(checks::hold_against(policy, &claims, &identity, &saved.nonces));
+            (findings, claims.exp)
+        }
+        // Nothing of such a token may be used.
+        Err(error) => (vec![Finding { what: "signature", found: Found::Refused(error.into()) }], 0),
+    };
+    Verdict {
+        findings,
+        profile: policy.profile,
+        identity,
+        version,
+        expires,
+        clock_ahead,
+        saved,
+        policy: policy.digest,
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Policy {
     pub weights: Vec<Digest>,
     /// The identities of GPUs.
     pub gpus: Vec<String>,
+    /// The SHA-256 of the file that it was read from.
+    pub digest: Digest,
 }
 
 /// What signatures are verified with.
@@ -170,6 +172,7 @@ impl Policy {
             builds: digests("builds", file.builds)?,
             weights: digests("weights", file.weights)?,
             gpus: file.gpus,
+            digest: Digest::of(text.as_bytes()),
         })
     }
 }

@@ -2,12 +2,17 @@
 
 use std::fmt::{self, Write as _};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::super::printable::printable;
+use super::saved::Saved;
 use super::untrusted::Untrusted;
 use crate::attestation::Profile;
-use crate::protocol::Identity;
+use crate::protocol::{Digest, Identity};
+
+/// The question about the container's image.
+pub(super) const IMAGE_DIGEST: &str = "image digest";
 
 /// One question and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +46,49 @@ pub struct Verdict {
     pub(super) expires: u64,
     /// How many seconds this machine's clock is ahead of when the token says it was made, if its time is the reason.
     pub(super) clock_ahead: Option<i128>,
+    /// What it rests on.
+    pub(super) saved: Saved,
+    /// The SHA-256 of the policy's file.
+    pub(super) policy: Digest,
+}
+
+/// What a server runs, as far as it was measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measurements {
+    /// The hash of the executable.
+    pub build: Digest,
+    /// The hash over the model's files.
+    pub weights: Digest,
+    /// The digest of the container's image, if the token names one.
+    pub image: Option<String>,
+}
+
+impl Measurements {
+    /// What differs from `other`: its name, the value here, and the value there.
+    pub fn differences(&self, other: &Self) -> Vec<(&'static str, String, String)> {
+        let unknown = || "(not named)".to_owned();
+        let image = |measured: &Self| measured.image.clone().unwrap_or_else(unknown);
+        let all = [
+            ("build", self.build.to_string(), other.build.to_string()),
+            ("weights", self.weights.to_string(), other.weights.to_string()),
+            ("image", image(self), image(other)),
+        ];
+        all.into_iter().filter(|(_, here, there)| here != there).collect()
+    }
 }
 
 impl Verdict {
+    /// What the server runs. It is proven only if the verdict is [`Verdict::trusted`].
+    pub fn measurements(&self) -> Measurements {
+        let image = self.findings.iter().find(|finding| finding.what == IMAGE_DIGEST);
+        let image = image.and_then(|finding| match &finding.found {
+            Found::Proven(digest) => Some(digest.clone()),
+            Found::NotAsked(digest) => digest.clone(),
+            Found::Refused(_) => None,
+        });
+        Measurements { build: self.identity.build, weights: self.identity.weights, image }
+    }
+
     /// The server, if it is what the policy says.
     ///
     /// # Errors
@@ -174,6 +219,7 @@ impl fmt::Display for Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::verify::saved::Keys;
     use crate::protocol::{Digest, ServerId};
 
     const HOSTILE: &str = "\u{202e}\u{2066}\u{200b}\u{2028}\u{9b}\x1b[2J\r\n\u{430}";
@@ -191,6 +237,15 @@ mod tests {
             version: text.to_owned(),
             expires: 0,
             clock_ahead: None,
+            saved: Saved {
+                token: String::new(),
+                nonces: Vec::new(),
+                issuer: String::new(),
+                audience: String::new(),
+                at: 0,
+                keys: Keys::Root(String::new()),
+            },
+            policy: digest,
         }
     }
 
