@@ -2,10 +2,12 @@
 //!
 //! All in memory.
 
+mod overlap;
 mod predictions;
 mod running;
 mod window;
 
+pub(super) use self::overlap::Trimmer;
 pub(super) use self::predictions::{Fingerprint, Predictions};
 pub(super) use self::running::{Guard, Running};
 pub use self::window::Layout;

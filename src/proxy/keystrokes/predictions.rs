@@ -76,6 +76,12 @@ impl Predictions {
         })
     }
 
+    /// Whether the text before the cursor ends with a whole prediction, as after an accept.
+    pub(crate) fn was_accepted(&self, fingerprint: Fingerprint, before: &str) -> bool {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().any(|entry| entry.fingerprint == fingerprint && entry.ends(before))
+    }
+
     /// Keeps a prediction.
     pub(crate) fn keep(&self, fingerprint: Fingerprint, before: &str, text: &str, finish: FinishReason) {
         if text.trim().is_empty() {
@@ -106,13 +112,19 @@ impl Entry {
         cuts.into_iter().find_map(|typed| {
             let (typed, rest) = text.split_at_checked(typed)?;
             let base = before.strip_suffix(typed)?;
-            let agrees = if self.all {
-                base == self.before.expose().as_str()
-            } else {
-                base.ends_with(self.before.expose().as_str())
-            };
-            agrees.then_some(rest)
+            self.follows(base).then_some(rest)
         })
+    }
+
+    /// Whether `before` is what it was made for, and then all of the text.
+    fn ends(&self, before: &str) -> bool {
+        before.strip_suffix(self.text.expose().as_str()).is_some_and(|base| self.follows(base))
+    }
+
+    /// Whether it was made for the text before the cursor `base`.
+    fn follows(&self, base: &str) -> bool {
+        let made_for = self.before.expose().as_str();
+        if self.all { base == made_for } else { base.ends_with(made_for) }
     }
 }
 
@@ -146,6 +158,9 @@ mod tests {
         assert_eq!(rest("def f(a):\n    x"), None);
         assert_eq!(rest("x\ndef f(a):\n"), None);
         assert_eq!(found(&predictions, "def f(a):\n", "other"), None);
+        let accepted = |before: &str| predictions.was_accepted(fingerprint, before);
+        assert!(accepted("def f(a):\n    return 가 + a"));
+        assert!(!accepted("def f(a):\n    return 가") && !accepted("x\ndef f(a):\n    return 가 + a"));
     }
 
     #[test]

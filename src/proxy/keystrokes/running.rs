@@ -1,7 +1,9 @@
 //! The holes that are being filled: a newer request of the same client for the same file ends the older one.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{ClientId, head, tail};
@@ -20,7 +22,10 @@ pub(crate) struct Running(Arc<Mutex<List>>);
 #[derive(Debug, Default)]
 struct List {
     next: u64,
+    /// Those that run, and those that ended within the time in which a newer one makes a burst.
     entries: Vec<Entry>,
+    /// Keys that follow each other faster are a burst, such as a paste.
+    debounce: Duration,
 }
 
 #[derive(Debug)]
@@ -32,6 +37,8 @@ struct Entry {
     last: Secret<String>,
     suffix: Secret<String>,
     length: usize,
+    since: Instant,
+    ended: bool,
     superseded: CancellationToken,
 }
 
@@ -41,15 +48,29 @@ pub(crate) struct Guard {
     list: Arc<Mutex<List>>,
     number: u64,
     superseded: CancellationToken,
+    /// How long to wait for a newer request, in a burst of them.
+    pause: Option<Duration>,
 }
 
 impl Running {
+    /// Holes whose requests follow each other faster than `debounce` become one.
+    pub(crate) fn new(debounce: Duration) -> Self {
+        Self(Arc::new(Mutex::new(List { debounce, ..List::default() })))
+    }
+
     /// Notes a request, and ends those of the same client that it takes the place of.
     pub(crate) fn begin(&self, client: ClientId, before: &str, suffix: &str) -> Guard {
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let debounce = list.debounce;
+        list.entries.retain(|entry| !entry.ended || now.duration_since(entry.since) < debounce);
+        let mut pause = None;
         for entry in list.entries.iter().filter(|entry| entry.client == client) {
             if entry.is_older(before, suffix) {
                 entry.superseded.cancel();
+                if now.duration_since(entry.since) < debounce {
+                    pause = Some(debounce);
+                }
             }
         }
         let number = list.next;
@@ -63,9 +84,11 @@ impl Running {
             last: owned(tail(before, TELLING_BYTES)),
             suffix: owned(head(suffix, TELLING_BYTES)),
             length: before.len(),
+            since: now,
+            ended: false,
             superseded: superseded.clone(),
         });
-        Guard { list: Arc::clone(&self.0), number, superseded }
+        Guard { list: Arc::clone(&self.0), number, superseded, pause }
     }
 }
 
@@ -93,12 +116,23 @@ impl Guard {
     pub(crate) async fn superseded(&self) {
         self.superseded.cancelled().await;
     }
+
+    /// In a burst, waits until no newer request can follow. The first request of a burst never waits.
+    pub(crate) async fn settled(&self) {
+        if let Some(pause) = self.pause {
+            tokio::time::sleep(pause).await;
+        }
+    }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        list.entries.retain(|entry| entry.number != self.number);
+        let debounce = list.debounce;
+        list.entries.retain(|entry| entry.number != self.number || entry.since.elapsed() < debounce);
+        for entry in list.entries.iter_mut().filter(|entry| entry.number == self.number) {
+            entry.ended = true;
+        }
     }
 }
 
@@ -140,6 +174,28 @@ mod tests {
         let _newer = running.begin(ONE, &format!("{licence}class Two:\n    def"), "");
         assert!(!older.superseded.is_cancelled());
         assert!(!ends(FILE, "\n\nclass A:\n    pass\n", ONE));
+    }
+
+    /// Of a paste the first and the last request are sent: the first cannot know that others follow.
+    #[tokio::test(start_paused = true)]
+    async fn only_requests_of_a_burst_wait_and_only_the_last_is_left() {
+        const DEBOUNCE: Duration = Duration::from_millis(20);
+        let running = Running::new(DEBOUNCE);
+        let at = |typed: usize| format!("{FILE}{}", "x".repeat(typed));
+        let waited = async |guard: &Guard| {
+            let before = Instant::now();
+            guard.settled().await;
+            before.elapsed()
+        };
+        let first = running.begin(ONE, &at(0), "");
+        assert_eq!(waited(&first).await, Duration::ZERO);
+        let mut burst: Vec<Guard> = (1..10).map(|typed| running.begin(ONE, &at(typed), "")).collect();
+        let last = burst.pop().unwrap();
+        assert!(burst.iter().chain([&first]).all(|guard| guard.superseded.is_cancelled()));
+        assert!(!last.superseded.is_cancelled());
+        assert_eq!(waited(&last).await, DEBOUNCE);
+        let slower = running.begin(ONE, &at(10), "");
+        assert_eq!(waited(&slower).await, Duration::ZERO);
     }
 
     #[test]
