@@ -60,6 +60,7 @@ pub(super) struct Knobs {
 pub(super) struct Segments {
     pub(super) prefix: Option<Secret<String>>,
     pub(super) suffix: Option<Secret<String>>,
+    pub(super) filepath: Option<Secret<String>>,
     /// Other pieces of the repository, in Tabby's words.
     pub(super) declarations: List<Snippet>,
     pub(super) relevant_snippets_from_changed_files: List<Snippet>,

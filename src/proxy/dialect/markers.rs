@@ -118,6 +118,7 @@ impl Family {
         let (head, prefix, suffix) = self.prefix_first(body).or_else(|| self.suffix_first(body))?;
         let mut hole = Hole::new(secret(prefix), secret(suffix));
         hole.context = self.context(head)?;
+        hole.path = self.own_path(head);
         hole.markers = self.all;
         Some(hole)
     }
@@ -134,6 +135,15 @@ impl Family {
         let (head, rest) = body.split_once(self.suffix)?;
         let (suffix, prefix) = only(rest, self.prefix)?;
         Some((head, prefix, suffix))
+    }
+
+    /// The name of the file that the hole is in: a header without text, right in front of it.
+    fn own_path(&self, head: &str) -> Option<Secret<String>> {
+        let separator =
+            self.files.iter().filter_map(|separator| Some((head.rfind(separator)?, separator.len())));
+        let (at, length) = separator.max()?;
+        let name = head.get(at + length..)?.trim();
+        (!name.is_empty() && !name.contains('\n')).then(|| secret(name))
     }
 
     /// The files in front of a hole; `None` if what stands there is something else.

@@ -50,6 +50,8 @@ pub(super) struct Hole {
     pub(super) middle: Secret<String>,
     /// What stands after the hole.
     pub(super) suffix: Secret<String>,
+    /// The name of the file that it is in, if the client says it.
+    pub(super) path: Option<Secret<String>>,
     /// Other files, the least relevant first.
     pub(super) context: Vec<ContextFile>,
     /// The markers that the client wrote the hole with: control text to it, so no answer holds them.
@@ -168,10 +170,19 @@ pub(super) fn read(endpoint: Endpoint, body: &[u8]) -> Result<Ask, BadBody> {
     Ok(ask)
 }
 
+impl ContextFile {
+    /// The same again, for another request.
+    pub(super) fn copy(&self) -> Self {
+        let copy = |text: &Secret<String>| Secret::new(text.expose().clone());
+        Self { path: copy(&self.path), text: copy(&self.text) }
+    }
+}
+
 impl Hole {
     /// A hole between two texts.
-    fn new(prefix: Secret<String>, suffix: Secret<String>) -> Self {
-        Self { prefix, middle: Secret::new(String::new()), suffix, context: Vec::new(), markers: &[] }
+    pub(super) fn new(prefix: Secret<String>, suffix: Secret<String>) -> Self {
+        let middle = Secret::default();
+        Self { prefix, middle, suffix, path: None, context: Vec::new(), markers: &[] }
     }
 }
 

@@ -55,6 +55,7 @@ pub(super) fn text_or_hole(body: &mut Body) -> Result<Task, BadBody> {
 fn tabby(segments: Segments) -> Hole {
     let empty = || Secret::new(String::new());
     let mut hole = Hole::new(segments.prefix.unwrap_or_else(empty), segments.suffix.unwrap_or_else(empty));
+    hole.path = segments.filepath;
     let lists = [
         segments.declarations,
         segments.relevant_snippets_from_recently_opened_files,
