@@ -13,7 +13,7 @@ use http::Uri;
 
 pub(crate) use self::args::EXIT_CODES;
 pub use self::args::{CompleteArgs, VerifyArgs};
-pub use self::file::{FileError, FileSettings, Servers};
+pub use self::file::{FileError, FileSettings, GoldenSettings, Servers};
 use super::fim::Cursor;
 use super::input::Source;
 use super::request::CompletionOptions;

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use super::dialect::BadBody;
+use super::golden::BadAnswer;
 use crate::client::{ClientError, Refusal};
 use crate::protocol::ErrorCode;
 
@@ -67,6 +68,9 @@ pub(super) enum Failure {
     /// The answer is forged, spliced or cut.
     #[error("the answer is not authentic: {0}; it was thrown away")]
     NotAuthentic(String),
+    /// The model does not complete code.
+    #[error("the model cannot be used: {0}")]
+    ModelFailed(BadAnswer),
     /// There is no session with a server now.
     #[error("not connected: {0}")]
     NotConnected(String),
@@ -143,7 +147,7 @@ impl Failure {
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAuthentic(_) | Self::Upstream(_) => StatusCode::BAD_GATEWAY,
-            Self::NotConnected(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ModelFailed(_) | Self::NotConnected(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -164,6 +168,7 @@ impl Failure {
             Self::ForbiddenOrigin => "forbidden_origin",
             Self::Internal(_) => "internal",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::ModelFailed(_) => "model_failed",
             Self::NotAuthentic(_) => "not_authentic",
             Self::NotConnected(_) => "not_connected",
             Self::NotFound(_) => "not_found",
@@ -242,15 +247,19 @@ mod tests {
         Failure::of(&refusal.into())
     }
 
+    /// The sentences as editors show them, each with the exit code of `codeseal verify` in front.
+    const NOT_VERIFIED: &str = include_str!("../../tests/vectors/editors/not_verified.txt");
+
     #[test]
     fn each_reason_not_to_trust_a_server_is_one_sentence_with_a_place_to_look() {
-        for reason in Untrusted::ALL {
+        let sentence = |reason: Untrusted| {
             let failure = Failure::of(&reason.into());
             assert_eq!((failure.status().as_u16(), failure.code()), (403, "not_verified"));
-            let expected = format!("codeseal: not verified: {reason}. See {PAGE}");
-            assert_eq!(failure.sentence(PAGE), expected);
-            assert!(!expected.contains('\n'));
-        }
+            format!("{} {}", reason.exit_code(), failure.sentence(PAGE))
+        };
+        let sentences: Vec<String> = Untrusted::ALL.into_iter().map(sentence).collect();
+        let golden: Vec<&str> = NOT_VERIFIED.lines().collect();
+        assert_eq!(sentences, golden);
     }
 
     #[test]

@@ -324,11 +324,11 @@ impl std::fmt::Debug for Opaque {
     }
 }
 
-/// Asks for a hole to be filled, which shows that the server can use the session's key, and what else it can do.
+/// Asks for a prompt to be read, which shows that the server can use the session's key, and what else it can do.
 ///
 /// # Errors
 /// [`ClientError`] if it does not answer as it should.
-pub(super) async fn probe(link: &Link, held: &Arc<Held>) -> Result<(Features, String), ClientError> {
+pub(super) async fn features(link: &Link, held: &Arc<Held>) -> Result<(Features, String), ClientError> {
     const NEW: &str = r#"{"prompt":"def add(a, b):\n","middle":"    return ","suffix":"\n","max_tokens":0}"#;
     const OLD: &str = r#"{"prompt":"def add(a, b):\n    return ","suffix":"\n","max_tokens":1}"#;
     let ask =
@@ -346,6 +346,15 @@ pub(super) async fn probe(link: &Link, held: &Arc<Held>) -> Result<(Features, St
         return Err(NotAuthentic::Malformed.into());
     }
     Ok((features, wire.model))
+}
+
+/// Asks for a whole answer.
+///
+/// # Errors
+/// [`ClientError`] if there is none.
+pub(super) async fn ask(link: &Link, held: &Arc<Held>, request: &Request) -> Result<Answer, ClientError> {
+    let body = link.call(held, request.path, &request.body, None).await?;
+    Answer::whole(body.expose(), request)
 }
 
 /// `serde` wants a reference.

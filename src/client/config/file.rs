@@ -36,6 +36,21 @@ pub struct FileSettings {
     pub context_bytes: Option<NonZeroUsize>,
     /// See `--timeout-secs`.
     pub timeout_secs: Option<u64>,
+    /// What `codeseal proxy` asks each server for before it is used, and what the answer begins with.
+    pub golden: Option<GoldenSettings>,
+}
+
+/// A hole and the text that the model must fill it with.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoldenSettings {
+    /// The text before the hole.
+    pub prefix: String,
+    /// The text after it.
+    #[serde(default)]
+    pub suffix: String,
+    /// What the answer begins with.
+    pub expected: String,
 }
 
 /// One server or a list of them.
@@ -98,6 +113,7 @@ impl FileSettings {
         "stop",
         "context_bytes",
         "timeout_secs",
+        "golden",
     ];
 
     /// Reads the file at `path`; none is no error.

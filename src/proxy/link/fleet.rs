@@ -26,6 +26,13 @@ impl Fleet {
         &self.servers
     }
 
+    /// Tells the server that is used that a client is there.
+    pub(crate) fn touch(&self) {
+        if let Some(server) = self.servers.get(self.current.load(Ordering::Relaxed)) {
+            server.touch();
+        }
+    }
+
     /// A server with a session that may be used: the one of the last request, if it has one.
     ///
     /// # Errors

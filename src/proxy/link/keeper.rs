@@ -1,14 +1,20 @@
 //! Keeps one session with one server: begins it, renews it before it ends, and begins another when it fails.
+//!
+//! The key of the next session is wrapped while this one is used.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
+use super::pins::Pins;
 use super::state::{State, Timing, Warm};
-use crate::client::{ClientError, Held, Link};
+use super::trouble::Trouble;
+use crate::client::{ClientError, Held, Link, SpareKey};
 use crate::proxy::error::Failure;
+use crate::proxy::golden::Golden;
 use crate::proxy::upstream;
-use crate::proxy::verdicts::Verdicts;
+use crate::proxy::verdicts::{Noted, Verdicts};
 use crate::telemetry::{Event, emit};
 
 /// One server and what is known of it.
@@ -17,18 +23,34 @@ pub(crate) struct Upstream {
     pub(crate) link: Link,
     /// Where it is, for people.
     pub(crate) address: String,
+    pub(crate) pins: Pins,
     state: watch::Sender<State>,
     /// A request has found the session unusable.
     trouble: Notify,
-    timing: Timing,
-    verdicts: Arc<Verdicts>,
+    /// A client is there again after a pause.
+    stirred: Notify,
+    /// When a client was there last.
+    touched: Mutex<Instant>,
+    terms: Terms,
+}
+
+/// What all servers are held to.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) timing: Timing,
+    pub(crate) golden: Golden,
+    /// Whether a server may only run what it ran when it was verified first.
+    pub(crate) pin_first: bool,
+    pub(crate) verdicts: Arc<Verdicts>,
 }
 
 impl Upstream {
     /// A server that nothing is known of yet; [`Upstream::keep`] finds out.
-    pub(crate) fn new(link: Link, address: String, timing: Timing, verdicts: Arc<Verdicts>) -> Self {
+    pub(crate) fn new(link: Link, address: String, terms: Terms) -> Self {
         let (state, _) = watch::channel(State::Starting);
-        Self { link, address, state, trouble: Notify::new(), timing, verdicts }
+        let pins = Pins::new(terms.pin_first, terms.verdicts.last_trusted(&address));
+        let (trouble, stirred) = (Notify::new(), Notify::new());
+        Self { link, address, pins, state, trouble, stirred, touched: Mutex::new(Instant::now()), terms }
     }
 
     /// What is known now.
@@ -54,7 +76,7 @@ impl Upstream {
 
     /// How long `warm` is used yet.
     pub(crate) fn until_renewal(&self, warm: &Warm) -> std::time::Duration {
-        warm.renewal(&self.timing)
+        warm.renewal(&self.terms.timing)
     }
 
     /// Waits for a state that is as `wanted`.
@@ -82,70 +104,146 @@ impl Upstream {
         }
     }
 
+    /// Tells that a client is there. After a pause this opens a connection and has the server unwrap the session's key in
+    /// the background, so that the first whole request does not wait for it.
+    pub(crate) fn touch(&self) {
+        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *touched, Instant::now()).elapsed() >= self.terms.timing.idle_after {
+            self.stirred.notify_one();
+        }
+    }
+
     /// Runs until it is dropped.
     pub(crate) async fn keep(&self) {
-        let mut pause = self.timing.first_pause;
+        let timing = &self.terms.timing;
+        let mut pause = timing.first_pause;
         // A session that a request or an attempt has failed with, and that may still be good.
         let mut kept: Option<Arc<Held>> = None;
+        let mut spare: Option<SpareKey> = None;
         loop {
-            match self.attempt(&mut kept).await {
+            match self.attempt(&mut kept, &mut spare).await {
                 Ok(warm) => {
-                    pause = self.timing.first_pause;
-                    let renewal = warm.renewal(&self.timing).max(self.timing.first_pause);
+                    pause = timing.first_pause;
+                    let renewal = Instant::now() + warm.renewal(timing).max(timing.first_pause);
+                    let held = Arc::clone(&warm.held);
                     self.publish(State::Ready(warm));
-                    tokio::select! {
+                    if self.rest(&held, renewal, &mut spare).await {
                         // The next session is begun from scratch, while this one is still used.
-                        () = tokio::time::sleep(renewal) => kept = None,
-                        () = self.trouble.notified() => tokio::time::sleep(pause).await,
+                        kept = None;
+                    } else {
+                        tokio::time::sleep(pause).await;
                     }
                 }
-                Err(error) => {
-                    let failure = Failure::of(&error);
+                Err(trouble) => {
+                    let failure = trouble.failure();
                     // A renewal that fails does not end a session that is good for a while yet.
                     let usable = matches!(&*self.state.borrow(), State::Ready(warm) if warm.is_current());
                     if !usable || matches!(failure, Failure::NotVerified(_)) {
                         self.publish(State::Down(failure));
                     }
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(self.timing.longest_pause);
+                    pause = (pause * 2).min(timing.longest_pause);
                 }
             }
         }
     }
 
-    async fn attempt(&self, kept: &mut Option<Arc<Held>>) -> Result<Arc<Warm>, ClientError> {
-        let limit = self.timing.attempt;
-        let attempt = tokio::time::timeout(limit, self.connect(kept)).await;
-        attempt.unwrap_or(Err(ClientError::TimedOut { secs: limit.as_secs() }))
+    /// While the session is good: wraps the next key, and warms the session up when a client is there again. Returns
+    /// whether it is time for the next session; otherwise a request has found trouble.
+    async fn rest(&self, held: &Arc<Held>, renewal: Instant, spare: &mut Option<SpareKey>) -> bool {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(renewal) => return true,
+                () = self.trouble.notified() => return false,
+                () = self.stirred.notified() => self.warm_up(held).await,
+                wrapped = self.wrap_ahead(), if spare.is_none() => *spare = Some(wrapped),
+            }
+        }
+    }
+
+    /// The next session's key. A key service that fails is asked again after a while.
+    async fn wrap_ahead(&self) -> SpareKey {
+        loop {
+            match self.link.wrap().await {
+                Ok(key) => return key,
+                Err(_) => tokio::time::sleep(self.terms.timing.longest_pause).await,
+            }
+        }
+    }
+
+    async fn warm_up(&self, held: &Arc<Held>) {
+        let warming = upstream::features(&self.link, held);
+        let warmed = tokio::time::timeout(self.terms.timing.attempt, warming).await;
+        let State::Ready(warm) = self.state() else { return };
+        if let Ok(Err(error)) = warmed {
+            self.report(&warm, &error);
+        }
+    }
+
+    async fn attempt(
+        &self,
+        kept: &mut Option<Arc<Held>>,
+        spare: &mut Option<SpareKey>,
+    ) -> Result<Arc<Warm>, Trouble> {
+        let limit = self.terms.timing.attempt;
+        let attempt = tokio::time::timeout(limit, self.connect(kept, spare)).await;
+        attempt.unwrap_or_else(|_| Err(ClientError::TimedOut { secs: limit.as_secs() }.into()))
     }
 
     /// A session that has answered a small request: the kept one if it still does, else a new one.
-    async fn connect(&self, kept: &mut Option<Arc<Held>>) -> Result<Arc<Warm>, ClientError> {
+    async fn connect(
+        &self,
+        kept: &mut Option<Arc<Held>>,
+        spare: &mut Option<SpareKey>,
+    ) -> Result<Arc<Warm>, Trouble> {
         if let Some(held) = kept.take() {
-            match self.probe(&held).await {
+            match self.try_out(&held).await {
                 Ok(warm) => {
                     *kept = Some(held);
                     return Ok(warm);
                 }
-                Err(error) if outlives(&error) => {
+                Err(trouble) if trouble.outlives() => {
                     *kept = Some(held);
-                    return Err(error);
+                    return Err(trouble);
                 }
                 Err(_) => {}
             }
         }
-        let begun = self.link.begin().await;
-        self.verdicts.note(&self.address, self.link.verifies(), &begun);
-        let held = Arc::new(begun?);
-        let warm = self.probe(&held).await;
-        if warm.is_ok() || warm.as_ref().err().is_some_and(outlives) {
+        let held = Arc::new(self.begin(spare).await?);
+        let warm = self.try_out(&held).await;
+        if warm.as_ref().map_or_else(Trouble::outlives, |_| true) {
             *kept = Some(held);
         }
         warm
     }
 
-    async fn probe(&self, held: &Arc<Held>) -> Result<Arc<Warm>, ClientError> {
-        let (features, model) = upstream::probe(&self.link, held).await?;
+    /// A new session, after the server was verified if that is demanded.
+    async fn begin(&self, spare: &mut Option<SpareKey>) -> Result<Held, Trouble> {
+        let verdicts = &self.terms.verdicts;
+        let proof = self.link.verify().await.inspect_err(|error| {
+            if let ClientError::Untrusted(reason) = error {
+                verdicts.note(&self.address, Noted::Untrusted(*reason));
+            }
+        })?;
+        if let Some(proof) = &proof {
+            let verdict = proof.verdict();
+            let pinned = self.pins.note(&verdict.measurements());
+            let noted = if pinned.is_ok() { Noted::Trusted(verdict) } else { Noted::Changed(verdict) };
+            verdicts.note(&self.address, noted);
+            pinned?;
+        }
+        let key = match spare.take() {
+            Some(key) => key,
+            None => self.link.wrap().await?,
+        };
+        Ok(self.link.hold(key, proof)?)
+    }
+
+    /// Asks for what the server can do, and for the golden request.
+    async fn try_out(&self, held: &Arc<Held>) -> Result<Arc<Warm>, Trouble> {
+        let (features, model) = upstream::features(&self.link, held).await?;
+        let golden = &self.terms.golden;
+        golden.check(&upstream::ask(&self.link, held, &golden.request(features)?).await?)?;
         Ok(Arc::new(Warm::new(Arc::clone(held), features, model)))
     }
 
@@ -166,14 +264,5 @@ impl Upstream {
             *state = new;
             true
         });
-    }
-}
-
-/// Whether a session may be good although a request under it has failed so.
-fn outlives(error: &ClientError) -> bool {
-    match error {
-        ClientError::Unreachable(_) | ClientError::TimedOut { .. } => true,
-        ClientError::Refused(refusal) => matches!(refusal.status, 429 | 503),
-        _ => false,
     }
 }

@@ -4,9 +4,11 @@
 
 mod fleet;
 mod keeper;
+mod pins;
 mod state;
+mod trouble;
 
 pub(super) use self::fleet::Fleet;
-pub(super) use self::keeper::Upstream;
+pub(super) use self::keeper::{Terms, Upstream};
 pub use self::state::Timing;
 pub(super) use self::state::{Features, State, Warm, now};

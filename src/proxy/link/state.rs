@@ -20,6 +20,8 @@ pub struct Timing {
     pub longest_pause: Duration,
     /// How long one attempt may take.
     pub attempt: Duration,
+    /// After how long without any request the next one warms the session up.
+    pub idle_after: Duration,
 }
 
 impl Default for Timing {
@@ -30,6 +32,7 @@ impl Default for Timing {
             first_pause: Duration::from_millis(250),
             longest_pause: Duration::from_secs(15),
             attempt: Duration::from_secs(40),
+            idle_after: Duration::from_secs(10 * 60),
         }
     }
 }
