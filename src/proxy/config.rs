@@ -8,12 +8,14 @@ use std::time::Duration;
 use clap::Args;
 use http::{HeaderValue, Uri};
 
+use super::context::Repository;
+use super::golden::Golden;
 use super::keystrokes::Layout;
 use super::link::Timing;
-use super::listen::AccessToken;
+use super::listen::{AccessToken, Inherited};
 use super::tools::{Tool, ToolArgs};
 use crate::client::config::{given, invalid, policy, wrap_config};
-use crate::client::{FileSettings, Origin, Policy, Servers, SettingsError};
+use crate::client::{FileSettings, GoldenSettings, Origin, Policy, Servers, SettingsError};
 use crate::keys::WrapConfig;
 
 /// Where llama.vim and llama.vscode look without any setting.
@@ -24,6 +26,12 @@ const OLLAMA_PORT: u16 = 11434;
 const DEFAULT_TIMEOUT_SECS: u64 = 60;
 /// Streams of so few tokens are asked for whole: a sealed stream lasts 32 frames on the line, a whole answer does not.
 const DEFAULT_WHOLE_BELOW: usize = 64;
+
+/// Keys that follow each other faster are a paste, not typing.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// How long a client may take for what is written to it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const HELP: &str = "\
 The editor's base URL is http://127.0.0.1:8012/v1 for OpenAI clients, and http://127.0.0.1:8012 for
@@ -89,6 +97,18 @@ pub struct ProxyArgs {
     #[arg(long, env = "CODESEAL_PROXY_WHOLE_BELOW", value_name = "N")]
     whole_below: Option<usize>,
 
+    /// Files that go with a prompt: none, or those of the repository that its file imports and those edited lately
+    #[arg(long, env = "CODESEAL_PROXY_CONTEXT", value_name = "WHAT", value_enum, default_value_t = ContextSource::Off)]
+    context: ContextSource,
+
+    /// With --context repo: a directory in the repository [default: the current directory]
+    #[arg(long, env = "CODESEAL_PROXY_WORK_TREE", value_name = "DIR")]
+    work_tree: Option<PathBuf>,
+
+    /// After an accepted completion, request the next one ahead while no other request runs
+    #[arg(long, env = "CODESEAL_PROXY_SPECULATE")]
+    speculate: bool,
+
     /// Seconds that a request may take [default: 60]
     #[arg(long, env = "CODESEAL_PROXY_TIMEOUT_SECS", value_name = "SECONDS")]
     timeout_secs: Option<u64>,
@@ -96,6 +116,10 @@ pub struct ProxyArgs {
     /// Append each verdict to this file
     #[arg(long, env = "CODESEAL_PROXY_VERDICT_LOG", value_name = "FILE")]
     verdict_log: Option<PathBuf>,
+
+    /// Refuse a server that runs another build, image or weights than when it was verified first, even within the policy
+    #[arg(long, env = "CODESEAL_PROXY_PIN_FIRST")]
+    pin_first: bool,
 
     /// Start a local Confidential Space and a server as well: no account, nothing to set
     #[cfg(all(feature = "server", feature = "sandbox"))]
@@ -108,6 +132,16 @@ pub struct ProxyArgs {
 
     #[command(flatten)]
     tool: ToolArgs,
+}
+
+/// Where files come from that go with a prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ContextSource {
+    /// None but those that the editor sends.
+    #[default]
+    Off,
+    /// The repository.
+    Repo,
 }
 
 /// What `codeseal proxy` is to do.
@@ -139,6 +173,8 @@ pub struct ProxyConfig {
     pub listen_if_possible: Vec<SocketAddr>,
     /// A Unix socket to listen on.
     pub socket: Option<PathBuf>,
+    /// Sockets of the service manager, which take the place of all others.
+    pub inherited: Inherited,
     /// Web pages that may use the proxy.
     pub allowed_origins: Vec<HeaderValue>,
     /// Whether other accounts may use it.
@@ -149,10 +185,22 @@ pub struct ProxyConfig {
     pub layout: Layout,
     /// Streams of at most this many tokens are requested as whole answers.
     pub whole_below: usize,
+    /// The repository whose files go with prompts.
+    pub repository: Option<Repository>,
+    /// Requests for the same file that follow each other faster become one.
+    pub debounce: Duration,
+    /// Whether the next completion is requested ahead after an accept.
+    pub speculate: bool,
     /// For one request.
     pub timeout: Duration,
+    /// For a client to take what is written to it.
+    pub write_timeout: Duration,
     /// Where verdicts are appended to.
     pub verdict_log: Option<PathBuf>,
+    /// Whether a server may only run what it ran when it was verified first.
+    pub pin_first: bool,
+    /// What each new session is tried with.
+    pub golden: Golden,
     /// How often things are done in the background.
     pub timing: Timing,
     /// The service manager's socket, if there is one.
@@ -171,13 +219,18 @@ struct Listening {
     listen: Vec<SocketAddr>,
     listen_if_possible: Vec<SocketAddr>,
     socket: Option<PathBuf>,
+    inherited: Inherited,
     allowed_origins: Vec<HeaderValue>,
     any_user: bool,
     token: Option<AccessToken>,
     layout: Layout,
     whole_below: usize,
+    repository: Option<Repository>,
+    speculate: bool,
     timeout: Duration,
     verdict_log: Option<PathBuf>,
+    pin_first: bool,
+    golden: Golden,
     notify: Option<OsString>,
 }
 
@@ -219,7 +272,18 @@ impl ProxyArgs {
         let name = self.policy.as_ref().or(file.policy.as_ref());
         let policy_name = name.filter(|_| verify).map(|path| path.display().to_string());
         let policy = if verify { Some(policy(self.policy.take(), file.policy)?) } else { None };
-        Ok(ProxyTask::Serve(Box::new(self.listening()?.with(servers, keys, policy, policy_name))))
+        if self.pin_first && policy.is_none() {
+            return Err(invalid(
+                "--pin-first",
+                "needs --verify: without a verdict there is nothing to compare",
+            ));
+        }
+        let mut listening = self.listening()?;
+        if let Some(GoldenSettings { prefix, suffix, expected }) = file.golden {
+            listening.golden =
+                Golden::new(prefix, suffix, expected).map_err(|error| invalid("golden", error))?;
+        }
+        Ok(ProxyTask::Serve(Box::new(listening.with(servers, keys, policy, policy_name))))
     }
 
     /// Where a proxy with these settings is.
@@ -247,10 +311,18 @@ impl ProxyArgs {
         if !(1..=3600).contains(&timeout) {
             return Err(invalid("--timeout-secs", "must be from 1 to 3600"));
         }
+        let repository = match self.context {
+            ContextSource::Off => None,
+            ContextSource::Repo => {
+                let directory = self.work_tree.unwrap_or_else(|| PathBuf::from("."));
+                Some(Repository::open(&directory).map_err(|error| invalid("--context repo", error))?)
+            }
+        };
         Ok(Listening {
             listen,
             listen_if_possible,
             socket: self.socket,
+            inherited: Inherited::take(),
             allowed_origins: self.allow_origin.iter().map(|text| origin(text)).collect::<Result<_, _>>()?,
             any_user: self.any_user,
             token: self
@@ -259,8 +331,12 @@ impl ProxyArgs {
                 .transpose()?,
             layout: self.hole,
             whole_below: self.whole_below.unwrap_or(DEFAULT_WHOLE_BELOW),
+            repository,
+            speculate: self.speculate,
             timeout: Duration::from_secs(timeout),
             verdict_log: self.verdict_log,
+            pin_first: self.pin_first,
+            golden: Golden::default(),
             notify: self.notify.filter(|name| !name.is_empty()),
         })
     }
@@ -282,13 +358,20 @@ impl Listening {
             listen: self.listen,
             listen_if_possible: self.listen_if_possible,
             socket: self.socket,
+            inherited: self.inherited,
             allowed_origins: self.allowed_origins,
             any_user: self.any_user,
             token: self.token,
             layout: self.layout,
             whole_below: self.whole_below,
+            repository: self.repository,
+            debounce: DEBOUNCE,
+            speculate: self.speculate,
             timeout: self.timeout,
+            write_timeout: WRITE_TIMEOUT,
             verdict_log: self.verdict_log,
+            pin_first: self.pin_first,
+            golden: self.golden,
             timing: Timing::default(),
             notify: self.notify,
         }
@@ -302,13 +385,18 @@ impl ProxyConfig {
             listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
             listen_if_possible: Vec::new(),
             socket: None,
+            inherited: Inherited::default(),
             allowed_origins: Vec::new(),
             any_user: false,
             token: None,
             layout: Layout::Cursor,
             whole_below: DEFAULT_WHOLE_BELOW,
+            repository: None,
+            speculate: false,
             timeout: Duration::from_secs(DEFAULT_TIMEOUT_SECS),
             verdict_log: None,
+            pin_first: false,
+            golden: Golden::default(),
             notify: None,
         };
         listening.with(vec![server], keys, None, None)

@@ -25,6 +25,7 @@ pub(super) struct Ledger {
     failed: AtomicU64,
     superseded: AtomicU64,
     reused: AtomicU64,
+    speculated: AtomicU64,
     prompt_tokens: AtomicU64,
     cached_tokens: AtomicU64,
     generated_tokens: AtomicU64,
@@ -66,6 +67,8 @@ pub(super) struct Readings {
     pub(super) superseded: u64,
     /// Answers made of an earlier prediction, without the server.
     pub(super) reused: u64,
+    /// Answers that were requested ahead, after an accept.
+    pub(super) speculated: u64,
     pub(super) prompt_tokens: u64,
     /// Those of them that the server's prefix cache had.
     pub(super) cached_tokens: u64,
@@ -108,12 +111,21 @@ impl Ledger {
             failed: count(&self.failed),
             superseded: count(&self.superseded),
             reused: count(&self.reused),
+            speculated: count(&self.speculated),
             prompt_tokens: count(&self.prompt_tokens),
             cached_tokens: count(&self.cached_tokens),
             generated_tokens: count(&self.generated_tokens),
             clients: rows.clients.clone(),
             last_error: rows.last_error.clone(),
         }
+    }
+
+    /// An answer was requested ahead. It is no request of a client's, and costs tokens all the same.
+    pub(super) fn speculated(&self, counts: Counts) {
+        self.speculated.fetch_add(1, Ordering::Relaxed);
+        self.prompt_tokens.fetch_add(counts.prompt, Ordering::Relaxed);
+        self.cached_tokens.fetch_add(counts.cached(), Ordering::Relaxed);
+        self.generated_tokens.fetch_add(counts.completion, Ordering::Relaxed);
     }
 
     fn note(&self, client: &str, endpoint: &'static str, outcome: &'static str, failure: Option<&Failure>) {

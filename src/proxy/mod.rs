@@ -7,8 +7,10 @@
 
 mod answer;
 mod config;
+mod context;
 mod dialect;
 mod error;
+mod golden;
 mod keystrokes;
 mod ledger;
 mod link;
@@ -32,18 +34,20 @@ use tokio_util::task::AbortOnDropHandle;
 
 #[cfg(all(feature = "server", feature = "sandbox"))]
 pub use self::config::DemoListen;
-pub use self::config::{ProxyArgs, ProxyConfig, ProxyTask};
+pub use self::config::{ContextSource, ProxyArgs, ProxyConfig, ProxyTask};
+pub use self::context::{NoRepository, Repository};
+pub use self::golden::{BadAnswer, BadGolden, Golden};
 pub use self::keystrokes::Layout;
 pub use self::link::Timing;
-pub use self::listen::{AccessToken, ListenError, TokenError};
+pub use self::listen::{AccessToken, Inherited, ListenError, TokenError};
 pub use self::tools::{BlockError, Editor, Report, Tool, ToolError, Unit};
 pub use self::verdicts::LogError;
 
 use self::keystrokes::{Running, Windows};
 use self::ledger::Ledger;
-use self::link::{Fleet, State, Upstream};
-use self::listen::{Guard, Unbound};
-use self::serve::Core;
+use self::link::{Fleet, State, Terms, Upstream};
+use self::listen::{Guard, Limits, Unbound};
+use self::serve::{Core, Speculation};
 use self::verdicts::Verdicts;
 use crate::client::{ClientError, Link, Verifier};
 
@@ -123,22 +127,21 @@ impl Proxy {
             Some(path) => Verdicts::open(path)?,
             None => Verdicts::default(),
         });
+        let terms =
+            Terms { timing: config.timing, golden: config.golden, pin_first: config.pin_first, verdicts };
         let mut servers = Vec::new();
         for origin in &config.servers {
             let verifier = config.policy.clone().map(Verifier::new);
             let link = Link::new(origin, config.keys.clone(), verifier)?;
-            servers.push(Arc::new(Upstream::new(
-                link,
-                origin.to_string(),
-                config.timing,
-                Arc::clone(&verdicts),
-            )));
+            servers.push(Arc::new(Upstream::new(link, origin.to_string(), terms.clone())));
         }
         let unbound = Unbound {
             addresses: &config.listen,
             optional: &config.listen_if_possible,
             socket: config.socket.as_deref(),
+            inherited: config.inherited,
         };
+        let limits = Limits { any_user: config.any_user, write: config.write_timeout };
         let bound = listen::bind(unbound).await?;
         let addresses = bound.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let socket = bound.unix.as_ref().map(|socket| socket.path().to_owned());
@@ -152,8 +155,10 @@ impl Proxy {
             guard: Guard { allowed_origins: config.allowed_origins, token: config.token },
             ledger: Arc::new(Ledger::default()),
             windows: Windows::default(),
-            running: Running::default(),
+            running: Running::new(config.debounce),
+            speculation: Speculation::new(config.speculate),
             layout: config.layout,
+            repository: config.repository.map(Arc::new),
             timeout: config.timeout,
             whole_below: config.whole_below,
             policy: config.policy_name,
@@ -162,7 +167,7 @@ impl Proxy {
         let stop = CancellationToken::new();
         let shared = Arc::clone(&core);
         let handle = move |request, peer, activity| Arc::clone(&shared).answer(request, peer, activity);
-        let serving = tokio::spawn(listen::serve(bound, config.any_user, handle, stop.clone()));
+        let serving = tokio::spawn(listen::serve(bound, limits, handle, stop.clone()));
         Ok(Self {
             addresses,
             socket,

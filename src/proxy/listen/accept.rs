@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::bind::{Bound, UnixSocket};
 use super::peer::Peer;
 use super::slots::{Activity, Slot, Slots};
+use crate::write_timeout::WriteTimeout;
 
 /// Connections at the same time, over all sockets.
 const MAX_CONNECTIONS: usize = 64;
@@ -50,8 +51,15 @@ impl Socket {
     }
 }
 
+/// Who may connect, and how long a client may take for what is written to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) any_user: bool,
+    pub(crate) write: Duration,
+}
+
 /// Serves all sockets with `handle` until `stop`.
-pub(crate) async fn serve<H, F>(bound: Bound, any_user: bool, handle: H, stop: CancellationToken)
+pub(crate) async fn serve<H, F>(bound: Bound, limits: Limits, handle: H, stop: CancellationToken)
 where
     H: Fn(Request<Incoming>, Peer, Activity) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
@@ -63,7 +71,7 @@ where
     for socket in sockets {
         let (slots, handle, stop, graceful) =
             (slots.clone(), handle.clone(), stop.clone(), Arc::clone(&graceful));
-        loops.spawn(async move { accept_all(&socket, &slots, any_user, &handle, &stop, &graceful).await });
+        loops.spawn(async move { accept_all(&socket, &slots, limits, &handle, &stop, &graceful).await });
     }
     let connections = loops.join_all().await;
     if let Some(graceful) = Arc::into_inner(graceful) {
@@ -75,7 +83,7 @@ where
 async fn accept_all<H, F>(
     socket: &Socket,
     slots: &Slots,
-    any_user: bool,
+    limits: Limits,
     handle: &H,
     stop: &CancellationToken,
     graceful: &GracefulShutdown,
@@ -92,14 +100,14 @@ where
             Some(_) = connections.join_next() => continue,
             accepted = socket.accept() => accepted,
         };
-        take(accepted, slots, any_user, handle, graceful, &mut connections).await;
+        take(accepted, slots, limits, handle, graceful, &mut connections).await;
     }
 }
 
 async fn take<H, F>(
     accepted: io::Result<Stream>,
     slots: &Slots,
-    any_user: bool,
+    limits: Limits,
     handle: &H,
     graceful: &GracefulShutdown,
     connections: &mut JoinSet<()>,
@@ -117,19 +125,19 @@ async fn take<H, F>(
         Stream::Tcp(stream) => {
             // Pieces are small and each is worth sending at once; without it they are merely late.
             stream.set_nodelay(true).ok();
-            let peer = Peer::of_tcp(&stream, any_user);
-            connect(stream, peer, slot, handle.clone(), graceful, connections);
+            let peer = Peer::of_tcp(&stream, limits.any_user);
+            connect(stream, (peer, limits), slot, handle.clone(), graceful, connections);
         }
         Stream::Unix(stream) => {
-            let peer = Peer::of_unix(&stream, any_user);
-            connect(stream, peer, slot, handle.clone(), graceful, connections);
+            let peer = Peer::of_unix(&stream, limits.any_user);
+            connect(stream, (peer, limits), slot, handle.clone(), graceful, connections);
         }
     }
 }
 
 fn connect<S, H, F>(
     stream: S,
-    peer: Peer,
+    (peer, limits): (Peer, Limits),
     slot: Slot,
     handle: H,
     graceful: &GracefulShutdown,
@@ -148,7 +156,7 @@ fn connect<S, H, F>(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream, limits.write)), service);
     let connection = graceful.watch(connection);
     connections.spawn(async move {
         tokio::select! {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, UnixListener};
 
+use super::inherit::Inherited;
+
 /// Where to listen.
 #[derive(Debug, Default)]
 pub(crate) struct Unbound<'a> {
@@ -15,6 +17,8 @@ pub(crate) struct Unbound<'a> {
     /// A machine without IPv6 may lack these.
     pub(crate) optional: &'a [SocketAddr],
     pub(crate) socket: Option<&'a Path>,
+    /// Sockets of the service manager; with any of them nothing else is bound.
+    pub(crate) inherited: Inherited,
 }
 
 /// Sockets that listen.
@@ -24,11 +28,12 @@ pub(crate) struct Bound {
     pub(crate) unix: Option<UnixSocket>,
 }
 
-/// A Unix socket; its file is removed when this is dropped.
+/// A Unix socket; its file is removed when this is dropped, unless it is the service manager's.
 #[derive(Debug)]
 pub(crate) struct UnixSocket {
     pub(crate) listener: UnixListener,
     path: PathBuf,
+    inherited: bool,
 }
 
 /// Why the proxy cannot listen.
@@ -53,6 +58,9 @@ pub enum ListenError {
     /// The Unix socket cannot be made.
     #[error("cannot listen on the Unix socket: {0}")]
     Socket(ErrorKind),
+    /// A socket of the service manager cannot be used.
+    #[error("a socket of the service manager is not one of loopback TCP or Unix: correct the .socket unit")]
+    Inherited,
     /// A process listens on the Unix socket already.
     #[error("the Unix socket is in use by another process: give another path with --socket")]
     SocketTaken,
@@ -63,6 +71,9 @@ pub enum ListenError {
 /// # Errors
 /// [`ListenError`] with the address.
 pub(crate) async fn bind(unbound: Unbound<'_>) -> Result<Bound, ListenError> {
+    if unbound.inherited.is_some() {
+        return unbound.inherited.into_bound();
+    }
     let mut tcp = Vec::new();
     for &address in unbound.addresses {
         tcp.push(listen(address).await?);
@@ -104,7 +115,12 @@ impl UnixSocket {
         let listener = UnixListener::bind(path).map_err(failed)?;
         // The peer's account is looked at as well: between bind and this others could have connected.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned(), inherited: false })
+    }
+
+    /// A socket that the service manager made, and removes.
+    pub(super) fn inherited(listener: UnixListener, path: PathBuf) -> Self {
+        Self { listener, path, inherited: true }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -114,8 +130,10 @@ impl UnixSocket {
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        // Best effort: the next start removes it.
-        std::fs::remove_file(&self.path).ok();
+        if !self.inherited {
+            // Best effort: the next start removes it.
+            std::fs::remove_file(&self.path).ok();
+        }
     }
 }
 

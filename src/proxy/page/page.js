@@ -56,6 +56,22 @@ function servers(status) {
   }));
 }
 
+function changes(status) {
+  const notices = status.servers.flatMap((server) => server.changes.map((change) =>
+    element("p", time(change.at) + ": the " + change.what + " of " + server.address + " has changed, within the policy, from " +
+      change.before + " to " + change.after, "error")));
+  const shown = byId("changes");
+  if (shown.children.length !== notices.length) shown.replaceChildren(...notices);
+}
+
+function context(status) {
+  byId("context").hidden = !status.context;
+  if (!status.context) return;
+  const files = status.context.files;
+  byId("context-message").textContent = status.context.message || (files.length ? "Of the repository:" : "None.");
+  pairs(byId("context-files"), files.map((file) => [file.path, bytes(file.bytes)]));
+}
+
 function findings(status) {
   const verdict = status.servers.map((server) => server.verdict).find(Boolean);
   pairs(byId("proven"), verdict ? Object.entries(verdict.proven) : []);
@@ -98,6 +114,8 @@ async function refresh() {
     const status = await answer.json();
     headline(status);
     servers(status);
+    changes(status);
+    context(status);
     findings(status);
     counts(status);
   } catch (error) {

@@ -10,13 +10,14 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde_json::{Value, json};
 
 use super::pump::{ChoiceState, Keep, Pump};
+use super::speculate::Next;
 use super::{Call, Core, json as json_response};
 use crate::client::{ClientError, Events, LineEnds, NotAuthentic, Recorder, Restorer, StreamReply};
 use crate::protocol::openai::FinishReason;
 use crate::proxy::answer::{Heading, Pieces, loaded};
-use crate::proxy::dialect::{self, Ask, Endpoint, Task};
+use crate::proxy::dialect::{self, Ask, ContextFile, Endpoint, Hole, Task};
 use crate::proxy::error::Failure;
-use crate::proxy::keystrokes::{Fingerprint, Guard, Layout};
+use crate::proxy::keystrokes::{Fingerprint, Guard, Trimmer};
 use crate::proxy::ledger::{Outcome, Ticket, client_id};
 use crate::proxy::link::{Features, Upstream, Warm, now};
 use crate::proxy::upstream::{Answer, Choice, Counts, Request};
@@ -40,6 +41,8 @@ struct Job<'a> {
     before: Secret<String>,
     fingerprint: Option<Fingerprint>,
     guard: Option<Guard>,
+    /// Whether files of the repository were put in front, which is done once.
+    with_files: bool,
 }
 
 /// What came of a request.
@@ -61,6 +64,7 @@ pub(super) async fn answer(
     ticket: Ticket,
 ) -> Result<Response, Failure> {
     let started = Instant::now();
+    let _request = core.speculation.interrupt();
     let mut ask = match dialect::read(endpoint, body.expose()) {
         Ok(ask) => ask,
         Err(bad) => {
@@ -84,6 +88,7 @@ pub(super) async fn answer(
         before: Secret::default(),
         fingerprint: None,
         guard: None,
+        with_files: false,
     };
     job.look_at_hole();
     match job.work().await {
@@ -167,9 +172,13 @@ impl Job<'_> {
     /// Cuts the hole to its window, as the server can take it.
     fn arrange(&mut self, features: Features) {
         let Task::Hole(hole) = &mut self.ask.task else { return };
-        let layout = if features.holes { self.core.layout } else { Layout::Cursor };
-        layout.arrange(hole);
+        self.core.layout_for(features).arrange(hole);
         self.core.windows.anchor(client_id(&self.call.headers), hole);
+        if let Some(repository) = self.core.repository.as_ref().filter(|_| features.holes && !self.with_files)
+        {
+            repository.add(hole, self.before.expose());
+            self.with_files = true;
+        }
     }
 
     async fn ask_server(&self, server: &Arc<Upstream>, warm: &Arc<Warm>) -> Result<Done, ClientError> {
@@ -178,6 +187,12 @@ impl Job<'_> {
         let stream = ask.reply.stream && bound > self.core.whole_below;
         let request = Request::new(&ask.task, &ask.options, ask.reply.echo, stream, warm.features)?;
         let asking = async {
+            if let Some(guard) = &self.guard {
+                guard.settled().await;
+            }
+            // A cancelled request closes its connection, so the next key needs another one that is open.
+            let preparing = Arc::clone(server);
+            tokio::spawn(async move { preparing.link.prepare_connection().await });
             let opened = if stream {
                 server.link.stream(&warm.held, request.path, &request.body).await?
             } else {
@@ -200,10 +215,54 @@ impl Job<'_> {
                 Ok(Done::Stream { events, request, server: Arc::clone(server), warm: Arc::clone(warm) })
             }
             Ok(Ok(StreamReply::Whole(body))) => {
-                let answer = Answer::whole(body.expose(), &request)?;
+                let mut answer = Answer::whole(body.expose(), &request)?;
+                if let (Some(mut trimmer), [choice]) = (self.trimmer(), answer.choices.as_mut_slice()) {
+                    let mut text = trimmer.push(choice.text.expose());
+                    text.append(trimmer.finish().expose());
+                    choice.text = text;
+                }
                 self.keep(warm, &answer);
+                self.go_on(server, warm, &answer);
                 Ok(Done::Whole { answer, served: served(), outcome: Outcome::Answered })
             }
+        }
+    }
+
+    /// What takes the repetition of the suffix off an answer. Clients that write the markers themselves, and those of
+    /// llama.cpp's raw endpoint, get what the model writes.
+    fn trimmer(&self) -> Option<Trimmer> {
+        let Task::Hole(hole) = &self.ask.task else { return None };
+        let options = &self.ask.options;
+        let is_raw = self.endpoint == Endpoint::LlamaCompletion || !hole.markers.is_empty();
+        if is_raw || options.n.unwrap_or(1) > 1 || options.logprobs.is_some() {
+            return None;
+        }
+        let single_line = options.stop.iter().any(|stop| stop.expose() == "\n");
+        Some(Trimmer::new(self.before.expose(), hole.suffix.expose(), single_line))
+    }
+
+    /// After an accept, asks for what may be accepted next.
+    fn go_on(&self, server: &Arc<Upstream>, warm: &Arc<Warm>, answer: &Answer) {
+        let (Task::Hole(hole), Some(fingerprint), [choice]) =
+            (&self.ask.task, self.fingerprint, answer.choices.as_slice())
+        else {
+            return;
+        };
+        let deadline = self.ask.options.deadline_ms.is_some();
+        if deadline || !warm.predictions.was_accepted(fingerprint, self.before.expose()) {
+            return;
+        }
+        let text = choice.text.expose();
+        let prefix = [hole.prefix.expose().as_str(), hole.middle.expose(), text].concat();
+        let mut next = Hole::new(Secret::new(prefix), Secret::new(hole.suffix.expose().clone()));
+        self.core.layout_for(warm.features).arrange(&mut next);
+        next.context = hole.context.iter().map(ContextFile::copy).collect();
+        let request = Request::new(&Task::Hole(next), &self.ask.options, false, false, warm.features);
+        if let Ok(request) = request {
+            let before = Secret::new([self.before.expose().as_str(), text].concat());
+            let next =
+                Next { server: Arc::clone(server), warm: Arc::clone(warm), request, fingerprint, before };
+            self.core.speculation.start(next, &self.core.ledger, self.core.timeout);
         }
     }
 
@@ -257,15 +316,16 @@ impl Job<'_> {
         let form = &self.ask.reply;
         let answer = local_answer(Secret::default(), FinishReason::Stop);
         let heading = Heading::new(self.endpoint, form, &warm.model, &answer);
+        let choices = 0..self.ask.options.n.unwrap_or(1);
+        let choices = choices.map(|_| ChoiceState::new(request, self.trimmer(), self.ends)).collect();
         let keep = self
             .fingerprint
             .filter(|_| self.ask.options.deadline_ms.is_none())
             .map(|fingerprint| Keep { fingerprint, before: self.before });
-        let choices = self.ask.options.n.unwrap_or(1);
         let pump = Pump {
             events,
             pieces: Pieces::new(heading),
-            choices: (0..choices).map(|_| ChoiceState::new(request, self.ends)).collect(),
+            choices,
             counts: None,
             keep,
             guard: self.guard,
@@ -303,8 +363,7 @@ async fn play(core: &Arc<Core>, body: &Secret<Vec<u8>>) -> Result<(Value, Counts
     let mut ask = dialect::read(Endpoint::Infill, body.expose()).map_err(Failure::BadBody)?;
     let (server, warm) = core.fleet.pick()?;
     if let Task::Hole(hole) = &mut ask.task {
-        let layout = if warm.features.holes { core.layout } else { Layout::Cursor };
-        layout.arrange(hole);
+        core.layout_for(warm.features).arrange(hole);
     }
     let recorder = Recorder::default();
     let asked = async {

@@ -4,6 +4,7 @@ mod complete;
 mod info;
 mod pump;
 mod routes;
+mod speculate;
 mod status;
 
 use std::sync::Arc;
@@ -22,10 +23,12 @@ use hyper::body::Incoming;
 use serde_json::Value;
 
 use self::routes::Route;
+pub(super) use self::speculate::Speculation;
+use super::context::Repository;
 use super::error::Failure;
 use super::keystrokes::{Layout, Running, Windows};
 use super::ledger::Ledger;
-use super::link::Fleet;
+use super::link::{Features, Fleet};
 use super::listen::{self, Activity, Guard, Pass, Peer};
 use super::page;
 use crate::secret::Secret;
@@ -49,6 +52,9 @@ pub(super) struct Core {
     pub(super) windows: Windows,
     pub(super) running: Running,
     pub(super) layout: Layout,
+    pub(super) speculation: Speculation,
+    /// Whose files go with holes.
+    pub(super) repository: Option<Arc<Repository>>,
     /// For a whole answer.
     pub(super) timeout: Duration,
     /// Streams of at most this many tokens are requested as whole answers.
@@ -68,6 +74,11 @@ pub(super) struct Call {
 }
 
 impl Core {
+    /// Where holes begin at a server with `features`.
+    fn layout_for(&self, features: Features) -> Layout {
+        if features.holes { self.layout } else { Layout::Cursor }
+    }
+
     /// Answers one request.
     pub(super) async fn answer(
         self: Arc<Self>,
@@ -112,6 +123,9 @@ impl Core {
     ) -> Result<Response, Failure> {
         if !route.allows(method) {
             return Err(Failure::MethodNotAllowed);
+        }
+        if matches!(route, Route::Complete(_) | Route::Info(_) | Route::Playground) {
+            self.fleet.touch();
         }
         match route {
             Route::Complete(endpoint) => {

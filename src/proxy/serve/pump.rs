@@ -17,7 +17,7 @@ use crate::protocol::openai::FinishReason;
 use crate::proxy::answer::Pieces;
 use crate::proxy::dialect::StopMatcher;
 use crate::proxy::error::Failure;
-use crate::proxy::keystrokes::{Fingerprint, Guard};
+use crate::proxy::keystrokes::{Fingerprint, Guard, Trimmer};
 use crate::proxy::ledger::{Outcome, Ticket};
 use crate::proxy::link::{Upstream, Warm};
 use crate::proxy::listen::Busy;
@@ -52,6 +52,7 @@ pub(super) struct Pump {
 /// One of the answers of a stream.
 pub(super) struct ChoiceState {
     matcher: StopMatcher,
+    trimmer: Option<Trimmer>,
     restorer: Restorer,
     /// The text so far, with the line ends that the model sees.
     text: Secret<String>,
@@ -81,9 +82,9 @@ type Receiver = mpsc::Receiver<io::Result<Bytes>>;
 
 impl ChoiceState {
     /// An answer to `request`, for a file whose lines end so.
-    pub(super) fn new(request: &Request, ends: LineEnds) -> Self {
+    pub(super) fn new(request: &Request, trimmer: Option<Trimmer>, ends: LineEnds) -> Self {
         let (matcher, restorer) = (request.stop_matcher(), Restorer::new(ends));
-        Self { matcher, restorer, text: Secret::default(), finish: None }
+        Self { matcher, trimmer, restorer, text: Secret::default(), finish: None }
     }
 }
 
@@ -214,6 +215,12 @@ impl Pump {
                 } else if choice.finish.is_some() {
                     text.append(state.matcher.finish().expose());
                     state.finish = choice.finish;
+                }
+                if let Some(trimmer) = &mut state.trimmer {
+                    text = trimmer.push(text.expose());
+                    if state.finish.is_some() {
+                        text.append(trimmer.finish().expose());
+                    }
                 }
                 if !text.expose().is_empty() {
                     state.text.append(text.expose());

@@ -32,6 +32,10 @@ pub(super) fn status(core: &Arc<Core>) -> Value {
         "verifies": core.policy.is_some(),
         "policy": core.policy,
         "servers": servers,
+        "context": core.repository.as_ref().map(|repository| json!({
+            "files": repository.shown(),
+            "message": repository.trouble(),
+        })),
         "counts": core.ledger.read(),
     })
 }
@@ -42,6 +46,7 @@ fn of_server(server: &Arc<Upstream>) -> Value {
         "address": server.address,
         "sealed_bytes_sent": traffic.sent_bytes(),
         "sealed_bytes_received": traffic.received_bytes(),
+        "changes": server.pins.changes(),
     });
     match server.state() {
         State::Starting => {

@@ -64,6 +64,10 @@ enum ToolCommand {
     },
     /// Check that a log of verdicts is what was written
     Log {
+        /// Verify the saved attestation tokens again as well, offline, as of the time at which they were saved
+        #[arg(long)]
+        verify: bool,
+
         /// The file that --verdict-log names
         #[arg(value_name = "FILE")]
         file: PathBuf,
@@ -105,6 +109,8 @@ pub enum Tool {
     Log {
         /// The log.
         file: PathBuf,
+        /// Whether its tokens are verified as well.
+        verify: bool,
     },
     /// `--editor`
     Editor {
@@ -143,7 +149,7 @@ impl ToolArgs {
             (Some(ToolCommand::Doctor { at }), ..) => {
                 Some(Tool::Doctor { url: at.url, token: read(at.token)? })
             }
-            (Some(ToolCommand::Log { file }), ..) => Some(Tool::Log { file }),
+            (Some(ToolCommand::Log { file, verify }), ..) => Some(Tool::Log { file, verify }),
             (None, Some(editor), ..) => {
                 Some(Tool::Editor { editor, url, token: read(token)?, write: self.write })
             }
@@ -166,10 +172,20 @@ impl Tool {
                 status::status(&Asker::new(&url, token.as_ref())?, json).await
             }
             Self::Doctor { url, token } => doctor::doctor(&Asker::new(&url, token.as_ref())?).await,
-            Self::Log { file } => {
+            Self::Log { file, verify } => {
                 let file = File::open(file).map_err(|error| verdicts::LogError::Io(error.kind()))?;
-                let (lines, last) = verdicts::check(file)?;
-                done(format!("{lines} verdicts, whole and in order; the last one is {last}"))
+                let checked = verdicts::check(file, verify)?;
+                let mut text = format!(
+                    "{} verdicts, whole and in order; the last one is {}",
+                    checked.lines, checked.last
+                );
+                if verify {
+                    let keys = checked.keys.into_iter().collect::<Vec<_>>().join(", ");
+                    let signed =
+                        if keys.is_empty() { String::new() } else { format!(", signed with {keys}") };
+                    text += &format!("\n{} attestation tokens pass again{signed}", checked.tokens);
+                }
+                done(text)
             }
             Self::Editor { editor, url, token, write } => {
                 let snippet = editors::snippet(editor, &url, token.as_ref().map(AccessToken::expose));

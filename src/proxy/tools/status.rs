@@ -125,6 +125,21 @@ fn words(status: &Value, url: &str) -> String {
             line(&mut text, "next check", &rfc3339(server["next_check"].as_u64().unwrap_or(0)));
         }
     }
+    for server in status["servers"].as_array().into_iter().flatten() {
+        for change in server["changes"].as_array().into_iter().flatten() {
+            let at = rfc3339(change["at"].as_u64().unwrap_or(0));
+            let [what, before, after] = ["what", "before", "after"].map(|name| string(&change[name]));
+            line(
+                &mut text,
+                "notice",
+                &format!("{at} the server's {what} has changed from {before} to {after}"),
+            );
+        }
+    }
+    for file in status["context"]["files"].as_array().into_iter().flatten() {
+        let bytes = file["bytes"].as_u64().unwrap_or(0);
+        line(&mut text, "context", &format!("{}, {bytes} bytes, in the last prompt", string(&file["path"])));
+    }
     let counts = &status["counts"];
     let count = |name: &str| counts[name].as_u64().unwrap_or(0);
     line(

@@ -4,6 +4,9 @@ use std::path::Path;
 
 use clap::ValueEnum;
 
+/// What the socket unit begins with.
+const SOCKET_FILE: &str = "# ~/.config/systemd/user/codeseal-proxy.socket";
+
 /// The service managers that there is a unit for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Unit {
@@ -17,13 +20,7 @@ pub enum Unit {
 pub(super) fn unit(kind: Unit, program: &Path) -> String {
     let program = program.display().to_string();
     match kind {
-        Unit::Systemd => format!(
-            "# ~/.config/systemd/user/codeseal-proxy.service; then: systemctl --user enable --now codeseal-proxy\n\
-             [Unit]\nDescription=codeseal proxy: code completion, sealed\n\n\
-             [Service]\nType=notify\nExecStart=\"{}\" proxy\nRestart=on-failure\nRestartSec=2\nNoNewPrivileges=yes\n\
-             PrivateTmp=yes\nProtectSystem=full\nLimitCORE=0\nUMask=0077\n\n[Install]\nWantedBy=default.target\n",
-            program.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$")
-        ),
+        Unit::Systemd => format!("{}\n{}", service(&program), socket()),
         Unit::Launchd => format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
              <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \
@@ -36,6 +33,28 @@ pub(super) fn unit(kind: Unit, program: &Path) -> String {
             program.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
         ),
     }
+}
+
+/// systemd's service. Its first line says where it goes; the socket's first line ends it.
+fn service(program: &str) -> String {
+    let program = program.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+    format!(
+        "# ~/.config/systemd/user/codeseal-proxy.service; then: systemctl --user enable --now codeseal-proxy.service\n\
+         [Unit]\nDescription=codeseal proxy: code completion, sealed\n\n\
+         [Service]\nType=notify\nExecStart=\"{program}\" proxy\nRestart=on-failure\nRestartSec=2\nNoNewPrivileges=yes\n\
+         PrivateTmp=yes\nProtectSystem=full\nLimitCORE=0\nUMask=0077\n\n[Install]\nWantedBy=default.target\n"
+    )
+}
+
+/// systemd's socket: with it the proxy is started by the first connection.
+fn socket() -> String {
+    format!(
+        "{SOCKET_FILE} (optional: starts the proxy at the first connection); then: \
+         systemctl --user enable --now codeseal-proxy.socket\n\
+         [Unit]\nDescription=codeseal proxy: its sockets\n\n\
+         [Socket]\nListenStream=127.0.0.1:8012\nListenStream=[::1]:8012\nNoDelay=yes\n\n\
+         [Install]\nWantedBy=sockets.target\n"
+    )
 }
 
 #[cfg(test)]
