@@ -3,11 +3,16 @@
 mod apis;
 mod clients;
 mod command;
+mod context;
 mod errors;
 mod fleet;
 mod guard;
+mod log;
+mod service;
+mod session;
 mod stream;
 mod tools;
+mod typing;
 mod verify;
 
 use std::time::Duration;

@@ -11,15 +11,15 @@ use tempfile::TempDir;
 use super::{config, post, url};
 use crate::harness::{Server, World, http, until};
 
-const OTHER: &str = "sha256:0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad";
+pub(super) const OTHER: &str = "sha256:0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad";
 
 /// The image that the sandbox's claims are about.
-fn good() -> String {
+pub(super) fn good() -> String {
     claims::tdx()["submods"]["container"]["image_digest"].as_str().unwrap().to_owned()
 }
 
 /// Settings with a policy for the image `digest`.
-fn verifying(world: &World, server: &Server, dir: &TempDir, digest: &str) -> ProxyConfig {
+pub(super) fn verifying(world: &World, server: &Server, dir: &TempDir, digest: &str) -> ProxyConfig {
     let path = dir.path().join("policy.toml");
     let jwks = world.sandbox.endpoint();
     let text = format!("profile = 'shielded-preview'\nimage_digests = ['{digest}']\njwks = '{jwks}/jwks'\n");
