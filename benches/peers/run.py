@@ -59,7 +59,7 @@ class Peers:
     def llama(self):
         """The directory of llama.cpp's programs."""
         build = self.work / "llama" / "build"
-        programs = ["llama-bench", "llama-batched-bench", "llama-quantize"]
+        programs = ["llama-bench", "llama-batched-bench", "llama-quantize", "llama-server"]
         if not all((build / "bin" / program).exists() for program in programs):
             source = self.work / "llama" / "source"
             source.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,9 @@ class Peers:
             with tarfile.open(archive) as tar:
                 tar.extractall(source, filter="data")
             tree = next(source.glob("*/vendor/llama.cpp"))
-            off = ["LLAMA_CURL", "LLAMA_OPENSSL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_SERVER"]
+            # Without its web page, whose files the build would fetch.
+            off = ["LLAMA_CURL", "LLAMA_OPENSSL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES"]
+            off += ["LLAMA_BUILD_UI", "LLAMA_USE_PREBUILT_UI"]
             options = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", *(f"-D{option}=OFF" for option in off)]
             ninja = self.bin / "ninja"
             sh(self.bin / "cmake", "-S", tree, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", *options)

@@ -2,8 +2,10 @@
 
     weights.py random CONFIG.json DIR     writes DIR/config.json and DIR/model.safetensors, bf16
     weights.py gguf DIR FILE.gguf         writes the weights of DIR as bf16 GGUF, norms as f32
+    weights.py tokenizer SOURCE.json DIR  writes DIR/tokenizer.json: the vocabulary of SOURCE.json, as large as DIR's model
+    weights.py gguf-text DIR FILE.gguf    as gguf, with DIR/tokenizer.json in it
 
-Neither holds a tokenizer: speed is measured on token ids. Needs numpy and gguf (packages.txt).
+The first two hold no tokenizer: speed is measured on token ids. Needs numpy and gguf (packages.txt).
 """
 
 import json
@@ -115,7 +117,52 @@ def gguf_name(name):
     return f"blk.{index}.{LAYER[rest]}"
 
 
-def write_gguf(directory, path):
+def write_tokenizer(source, directory):
+    """The vocabulary of `source` with entries that no text is encoded to, one for each further row of the model."""
+    size = json.loads((directory / "config.json").read_text())["vocab_size"]
+    tokenizer = json.loads(Path(source).read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary |= {f"<filler{row}>": row for row in range(len(vocabulary), size)}
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
+
+
+def add_tokenizer(writer, path):
+    """The vocabulary of a tokenizer.json of Gemma's form, as llama.cpp has SentencePiece's: what is merged first has the
+    highest score. llama.cpp does not split the text first, so some texts have other tokens there."""
+    tokenizer = json.loads(path.read_text())
+    vocabulary, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    rank = {}
+    for index, merge in enumerate(merges):
+        rank.setdefault("".join(merge if isinstance(merge, list) else merge.split(" ")), index)
+    special = {token["content"] for token in tokenizer["added_tokens"] if token["special"]}
+    tokens, scores, kinds = [], [], []
+    for token, _ in sorted(vocabulary.items(), key=lambda entry: entry[1]):
+        tokens.append(token)
+        scores.append(float(-rank.get(token, len(merges))))
+        if token == "<unk>":
+            kinds.append(gguf.TokenType.UNKNOWN)
+        elif token in special:
+            kinds.append(gguf.TokenType.CONTROL)
+        elif len(token) == 6 and token.startswith("<0x"):
+            kinds.append(gguf.TokenType.BYTE)
+        elif token.startswith(("<filler", "<unused")):
+            kinds.append(gguf.TokenType.UNUSED)
+        else:
+            kinds.append(gguf.TokenType.NORMAL)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores(scores)
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(vocabulary["<bos>"])
+    writer.add_eos_token_id(vocabulary["<eos>"])
+    writer.add_unk_token_id(vocabulary["<unk>"])
+    writer.add_pad_token_id(vocabulary["<pad>"])
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(False)
+
+
+def write_gguf(directory, path, tokenizer=None):
     config = json.loads((directory / "config.json").read_text())
     tensors = read_safetensors(directory / "model.safetensors")
     writer = gguf.GGUFWriter(path, "gemma")
@@ -129,7 +176,10 @@ def write_gguf(directory, path):
     writer.add_key_length(config["head_dim"])
     writer.add_value_length(config["head_dim"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
-    writer.add_tokenizer_model("none")
+    if tokenizer:
+        add_tokenizer(writer, tokenizer)
+    else:
+        writer.add_tokenizer_model("none")
     writer.add_vocab_size(config["vocab_size"])
 
     order = list(shapes(config))
@@ -158,6 +208,10 @@ def main():
             write_random(config_file, Path(directory))
         case ["gguf", directory, path]:
             write_gguf(Path(directory), Path(path))
+        case ["gguf-text", directory, path]:
+            write_gguf(Path(directory), Path(path), Path(directory) / "tokenizer.json")
+        case ["tokenizer", source, directory]:
+            write_tokenizer(source, Path(directory))
         case _:
             sys.exit(__doc__)
 
