@@ -37,6 +37,8 @@ pub(super) struct SchedulerConfig {
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counters {
+    /// Steps that the model has taken.
+    pub(super) steps: u64,
     /// Tokens of prompts that were admitted.
     pub(super) prefix_queries: u64,
     /// Those of them that need not be read.
@@ -185,6 +187,7 @@ impl<T> Scheduler<T> {
     ) -> Vec<(T, E)> {
         let mut row = 0;
         let (config, counters) = (self.config, &mut self.counters);
+        counters.steps += 1;
         extract(&mut self.running, Some(config), |sequence| {
             let rows = row..row + sequence.num_logits();
             row = rows.end;

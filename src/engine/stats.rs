@@ -15,6 +15,8 @@ pub struct Load {
     pub kv_blocks_used: u64,
     /// KV blocks of the pool.
     pub kv_blocks: u64,
+    /// Steps that the model has taken, for all requests together.
+    pub steps: u64,
     /// Tokens of the prompts that were admitted.
     pub prefix_queries: u64,
     /// Those of them that were found in the prefix cache.
@@ -30,6 +32,7 @@ pub struct Load {
 pub(super) struct Stats {
     kv_blocks_used: AtomicU64,
     kv_blocks: AtomicU64,
+    steps: AtomicU64,
     prefix_queries: AtomicU64,
     prefix_hits: AtomicU64,
     drafted: AtomicU64,
@@ -42,6 +45,7 @@ impl Stats {
         for (to, value) in [
             (&self.kv_blocks_used, used as u64),
             (&self.kv_blocks, blocks as u64),
+            (&self.steps, counters.steps),
             (&self.prefix_queries, counters.prefix_queries),
             (&self.prefix_hits, counters.prefix_hits),
             (&self.drafted, counters.drafted),
@@ -58,6 +62,7 @@ impl Stats {
             waiting,
             kv_blocks_used: read(&self.kv_blocks_used),
             kv_blocks: read(&self.kv_blocks),
+            steps: read(&self.steps),
             prefix_queries: read(&self.prefix_queries),
             prefix_hits: read(&self.prefix_hits),
             draft_tokens: read(&self.drafted),

@@ -169,6 +169,7 @@ impl App {
             waiting: load.waiting as u64,
             kv_blocks_used: load.kv_blocks_used,
             kv_blocks: load.kv_blocks,
+            steps: load.steps,
             prefix_queries: load.prefix_queries,
             prefix_hits: load.prefix_hits,
             draft_tokens: load.draft_tokens,

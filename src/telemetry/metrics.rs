@@ -54,6 +54,8 @@ pub struct EngineReadings {
     pub kv_blocks_used: u64,
     /// Blocks of keys and values that there are.
     pub kv_blocks: u64,
+    /// Steps that the model has taken.
+    pub steps: u64,
     /// Tokens looked up in the prefix cache.
     pub prefix_queries: u64,
     /// Those of them that were found.
@@ -70,6 +72,7 @@ struct EngineMetrics {
     running: Gauge,
     waiting: Gauge,
     kv_usage: Gauge<f64, AtomicU64>,
+    steps: Counter,
     prefix_queries: Counter,
     prefix_hits: Counter,
     draft_tokens: Counter,
@@ -259,6 +262,7 @@ impl EngineMetrics {
             self.kv_usage.clone(),
         );
         for (name, help, counter) in [
+            ("engine_steps", "Steps that the model has taken, for all sequences together", &self.steps),
             ("prefix_cache_queries", "Tokens of prompts looked up in the prefix cache", &self.prefix_queries),
             ("prefix_cache_hits", "Tokens of prompts found in the prefix cache", &self.prefix_hits),
             ("spec_decode_num_draft_tokens", "Tokens guessed from the text so far", &self.draft_tokens),
@@ -273,6 +277,7 @@ impl EngineMetrics {
         self.waiting.set(gauge(engine.waiting));
         self.kv_usage.set(engine.kv_blocks_used as f64 / engine.kv_blocks.max(1) as f64);
         for (counter, total) in [
+            (&self.steps, engine.steps),
             (&self.prefix_queries, engine.prefix_queries),
             (&self.prefix_hits, engine.prefix_hits),
             (&self.draft_tokens, engine.draft_tokens),
@@ -337,6 +342,7 @@ mod tests {
             prefix_hits: 6,
             draft_tokens: 7,
             accepted_tokens: 8,
+            steps: 9,
         };
         let text = metrics.render(engine, 3).unwrap();
         for line in [
@@ -351,6 +357,7 @@ mod tests {
             "codeseal_prefix_cache_hits_total 6",
             "codeseal_spec_decode_num_draft_tokens_total 7",
             "codeseal_spec_decode_num_accepted_tokens_total 8",
+            "codeseal_engine_steps_total 9",
             "codeseal_request_queue_time_seconds_count 0",
             "codeseal_time_to_first_token_seconds_count 0",
             "codeseal_log_lines_dropped_total 0",

@@ -191,6 +191,7 @@ fn what_was_read_is_not_read_again_in_the_same_namespace_only() {
     assert_eq!(read(&mut world, yours, &text), 80);
     let Counters { prefix_queries, prefix_hits, .. } = world.scheduler.counters();
     assert_eq!((prefix_queries, prefix_hits), (80 + 80 + 64 + 80, 79 + 32));
+    assert_eq!(world.scheduler.counters().steps, world.steps.len() as u64);
 
     let mut without = World::new(SchedulerConfig { prefix_cache: false, ..LIMITS }, 100);
     assert_eq!([read(&mut without, mine, &text), read(&mut without, mine, &text)], [80, 80]);
