@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use crate::engine::DeviceChoice;
 use crate::flags::at_least_one;
 use crate::model::{ModelFiles, Quantize};
+use crate::protocol::HoleStart;
 
 /// What to measure, and with what.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct FimConfig {
     /// A file of cases, one JSON object a line: `name`, `prefix`, `suffix`, `middle` and `kind`, which is `single`
     /// or `multi`.
     pub cases: PathBuf,
+    /// Where holes begin: text from there to the cursor goes behind the middle marker.
+    pub hole: HoleStart,
     /// Only so many cases, from the beginning of the file.
     pub limit: Option<usize>,
     /// How many tokens an answer may have.
@@ -63,6 +66,11 @@ pub(crate) struct FimArgs {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one())]
     max_new_tokens: usize,
 
+    /// Where a hole begins: at the cursor as in the cases, or, as with `codeseal proxy --hole`, at the cursor's line or 8
+    /// lines above it. The model then gets the text from there to the cursor behind the middle marker
+    #[arg(long, value_name = "WHERE", value_enum, default_value_t = HoleStart::Cursor)]
+    hole: HoleStart,
+
     /// Only the first cases of the file
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     limit: Option<usize>,
@@ -85,6 +93,7 @@ impl FimArgs {
             quantize: self.quantize,
             device: self.device,
             cases: self.cases,
+            hole: self.hole,
             limit: self.limit,
             max_new_tokens: self.max_new_tokens,
             examples: self.show,

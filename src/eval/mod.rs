@@ -30,8 +30,8 @@ use crate::engine::{
     OpenError, Quantize, Sampling, StartError, SubmitError, Token,
 };
 use crate::model::{Assumption, ModelFiles};
-use crate::prompt;
-use crate::protocol::{Dek, Namespace};
+use crate::prompt::{self, Texts};
+use crate::protocol::{Dek, HoleStart, MAX_MIDDLE_LINES, Namespace, line_start};
 use crate::tokenizer::{TokenId, Tokenizer, TokenizerError};
 
 /// How many cases the engine works on in turn.
@@ -116,7 +116,7 @@ pub async fn fim(
     stdout: &mut impl Write,
     stderr: &mut impl Write,
 ) -> Result<(), EvalError> {
-    let FimConfig { model_name, model, quantize, device, cases, limit, max_new_tokens, examples, json } =
+    let FimConfig { model_name, model, quantize, device, cases, hole, limit, max_new_tokens, examples, json } =
         config;
     let began = Instant::now();
     let name = model_name.clone();
@@ -124,7 +124,7 @@ pub async fn fim(
         // First the cases: what is wrong with them is known at once.
         let cases = cases::read(&cases, limit)?;
         let subject = Subject::load(&model, &name, quantize, device, max_new_tokens)?;
-        let prompts = cases.iter().map(|case| subject.prompt(case)).collect::<Result<Vec<_>, _>>()?;
+        let prompts = cases.iter().map(|case| subject.prompt(case, hole)).collect::<Result<Vec<_>, _>>()?;
         Ok::<_, EvalError>((subject, cases, prompts))
     });
     let (subject, cases, prompts) = loaded.await.map_err(|_| EvalError::Panicked)??;
@@ -148,7 +148,7 @@ pub async fn fim(
 
     let (outcomes, mut shown): (Vec<_>, Vec<_>) = done.into_iter().unzip();
     shown.truncate(examples);
-    let report = EvalReport::new(model_name, quantize, max_new_tokens, &outcomes, shown);
+    let report = EvalReport::new(model_name, quantize, hole, max_new_tokens, &outcomes, shown);
     if json {
         writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
@@ -176,9 +176,21 @@ impl Subject {
     }
 
     /// The prompt of a case, and whether it had to be shortened.
-    fn prompt(&self, case: &Case) -> Result<(Vec<TokenId>, bool), TokenizerError> {
+    fn prompt(&self, case: &Case, hole: HoleStart) -> Result<(Vec<TokenId>, bool), TokenizerError> {
         let room = self.handle.context_length().saturating_sub(self.max_new_tokens);
-        prompt::infill_within(|text| self.tokenizer.encode(text), &case.prefix, &case.suffix, room)
+        let encode = |text: &str| self.tokenizer.encode(text);
+        let lines = match hole {
+            HoleStart::Cursor => return prompt::infill_within(encode, &case.prefix, &case.suffix, room),
+            HoleStart::Line => 0,
+            HoleStart::Lines => MAX_MIDDLE_LINES,
+        };
+        let (prefix, middle) = case.prefix.split_at(line_start(&case.prefix, lines));
+        let texts = Texts { context: &[], prefix, suffix: Some(&case.suffix), middle };
+        let whole = prompt::assemble(encode, &texts, None)?;
+        if whole.len() <= room {
+            return Ok((whole, false));
+        }
+        Ok((prompt::assemble(encode, &texts, Some(room))?, true))
     }
 
     /// Has the hole of a case filled, and compares.

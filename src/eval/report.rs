@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::cases::Kind;
 use crate::engine::Quantize;
+use crate::protocol::{HoleStart, MAX_MIDDLE_LINES};
 
 /// The 97.5th percentile of the normal distribution: what makes an interval one of 95 %.
 const Z: f64 = 1.959_964;
@@ -38,6 +39,7 @@ pub(super) struct EvalReport {
     pub(super) model: String,
     #[serde(serialize_with = "as_name")]
     pub(super) quantize: Quantize,
+    pub(super) hole: HoleStart,
     pub(super) max_new_tokens: usize,
     /// Prompts that did not fit the context.
     pub(super) prompts_shortened: usize,
@@ -68,6 +70,7 @@ impl EvalReport {
     pub(super) fn new(
         model: String,
         quantize: Quantize,
+        hole: HoleStart,
         max_new_tokens: usize,
         outcomes: &[CaseResult],
         examples: Vec<Example>,
@@ -76,6 +79,7 @@ impl EvalReport {
         Self {
             model,
             quantize,
+            hole,
             max_new_tokens,
             prompts_shortened: outcomes.iter().filter(|outcome| outcome.prompt_shortened).count(),
             answers_cut: outcomes.iter().filter(|outcome| !outcome.finished).count(),
@@ -136,6 +140,11 @@ impl fmt::Display for EvalReport {
             Quantize::None => write!(f, "weights as in the files")?,
             quantize => write!(f, "weights quantized to {}", quantize.as_str())?,
         }
+        match self.hole {
+            HoleStart::Cursor => {}
+            HoleStart::Line => write!(f, ", holes from the cursor's line on")?,
+            HoleStart::Lines => write!(f, ", holes from {MAX_MIDDLE_LINES} lines above the cursor's on")?,
+        }
         writeln!(f, ", at most {} new tokens", self.max_new_tokens)?;
         writeln!(f, "kind   cases  exact match             edit similarity")?;
         for (name, figures) in
@@ -175,7 +184,7 @@ mod tests {
     }
 
     fn report(outcomes: &[CaseResult], examples: Vec<Example>) -> EvalReport {
-        EvalReport::new(String::from("m"), Quantize::Q4K, 64, outcomes, examples)
+        EvalReport::new(String::from("m"), Quantize::Q4K, HoleStart::Cursor, 64, outcomes, examples)
     }
 
     fn about(interval: [f64; 2], [low, high]: [f64; 2]) -> bool {

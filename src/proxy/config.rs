@@ -10,13 +10,13 @@ use http::{HeaderValue, Uri};
 
 use super::context::Repository;
 use super::golden::Golden;
-use super::keystrokes::Layout;
 use super::link::Timing;
 use super::listen::{AccessToken, Inherited};
 use super::tools::{Tool, ToolArgs};
 use crate::client::config::{given, invalid, policy, wrap_config};
 use crate::client::{FileSettings, GoldenSettings, Origin, Policy, Servers, SettingsError};
 use crate::keys::WrapConfig;
+use crate::protocol::HoleStart;
 
 /// Where llama.vim and llama.vscode look without any setting.
 const PORT: u16 = 8012;
@@ -89,9 +89,9 @@ pub struct ProxyArgs {
     #[arg(long, env = "CODESEAL_PROXY_TOKEN", value_name = "FILE")]
     token: Option<PathBuf>,
 
-    /// Where a hole begins: at the cursor, or at its line, with which a key leaves more in the server's prefix cache
-    #[arg(long, env = "CODESEAL_PROXY_HOLE", value_name = "WHERE", value_enum, default_value_t = Layout::Cursor)]
-    hole: Layout,
+    /// Where a hole begins. From `cursor` to `lines`, a key leaves more of the prompt in the server's prefix cache
+    #[arg(long, env = "CODESEAL_PROXY_HOLE", value_name = "WHERE", value_enum, default_value_t = HoleStart::Cursor)]
+    hole: HoleStart,
 
     /// Maximum of new tokens up to which a whole answer is requested in place of a stream [default: 64]
     #[arg(long, env = "CODESEAL_PROXY_WHOLE_BELOW", value_name = "N")]
@@ -182,7 +182,7 @@ pub struct ProxyConfig {
     /// What each request must bring.
     pub token: Option<AccessToken>,
     /// Where holes begin.
-    pub layout: Layout,
+    pub layout: HoleStart,
     /// Streams of at most this many tokens are requested as whole answers.
     pub whole_below: usize,
     /// The repository whose files go with prompts.
@@ -223,7 +223,7 @@ struct Listening {
     allowed_origins: Vec<HeaderValue>,
     any_user: bool,
     token: Option<AccessToken>,
-    layout: Layout,
+    layout: HoleStart,
     whole_below: usize,
     repository: Option<Repository>,
     speculate: bool,
@@ -389,7 +389,7 @@ impl ProxyConfig {
             allowed_origins: Vec::new(),
             any_user: false,
             token: None,
-            layout: Layout::Cursor,
+            layout: HoleStart::Cursor,
             whole_below: DEFAULT_WHOLE_BELOW,
             repository: None,
             speculate: false,

@@ -37,7 +37,6 @@ pub use self::config::DemoListen;
 pub use self::config::{ContextSource, ProxyArgs, ProxyConfig, ProxyTask};
 pub use self::context::{NoRepository, Repository};
 pub use self::golden::{BadAnswer, BadGolden, Golden};
-pub use self::keystrokes::Layout;
 pub use self::link::Timing;
 pub use self::listen::{AccessToken, Inherited, ListenError, TokenError};
 pub use self::tools::{BlockError, Editor, Report, Tool, ToolError, Unit};

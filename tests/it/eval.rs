@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use codeseal::engine::{self, EngineConfig, Event, GenerationRequest, Quantize, Sampling};
+use codeseal::engine::{self, EngineConfig, Event, GenerationRequest, Handle, Quantize, Sampling};
 use codeseal::model::{ModelFiles, TINY_MODEL_NAME};
-use codeseal::prompt;
+use codeseal::prompt::{self, Texts};
 use codeseal::protocol::Dek;
+use codeseal::tokenizer::TokenId;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -109,6 +110,28 @@ async fn figures_are_printed_and_texts_only_on_request() {
     assert_eq!(shown.stdout.matches("IMPOSSIBLE").count(), 1, "{}", shown.stdout);
 }
 
+/// What follows `prompt`, greedy.
+async fn generated(handle: &Handle, prompt: Vec<TokenId>, max_new_tokens: usize) -> Vec<TokenId> {
+    let request = GenerationRequest {
+        prompt,
+        max_new_tokens,
+        stop_ids: prompt::stop_ids(),
+        sampling: Sampling::GREEDY,
+        logprobs: None,
+        namespace: Dek::generate().unwrap().namespace(),
+        deadline: Instant::now() + Duration::from_secs(60),
+    };
+    let (mut generation, mut tokens) = (handle.submit(request).unwrap(), Vec::new());
+    while let Some(event) = generation.next().await {
+        match event.unwrap() {
+            Event::Started { .. } => {}
+            Event::Token(token) => tokens.push(token.id),
+            Event::Finished(_) => break,
+        }
+    }
+    tokens
+}
+
 /// What the model with weights of this type writes into each hole, as a server's engine has it.
 async fn served(quantize: Quantize, max_new_tokens: usize) -> Vec<String> {
     let config = EngineConfig::new(1, 1);
@@ -117,23 +140,8 @@ async fn served(quantize: Quantize, max_new_tokens: usize) -> Vec<String> {
     let mut answers = Vec::new();
     for case in cases() {
         let [prefix, suffix] = ["prefix", "suffix"].map(|member| case[member].as_str().unwrap());
-        let request = GenerationRequest {
-            prompt: prompt::infill(|text| tokenizer.encode(text), prefix, suffix).unwrap(),
-            max_new_tokens,
-            stop_ids: prompt::stop_ids(),
-            sampling: Sampling::GREEDY,
-            logprobs: None,
-            namespace: Dek::generate().unwrap().namespace(),
-            deadline: Instant::now() + Duration::from_secs(60),
-        };
-        let (mut generation, mut tokens) = (handle.submit(request).unwrap(), Vec::new());
-        while let Some(event) = generation.next().await {
-            match event.unwrap() {
-                Event::Started { .. } => {}
-                Event::Token(token) => tokens.push(token.id),
-                Event::Finished(_) => break,
-            }
-        }
+        let prompt = prompt::infill(|text| tokenizer.encode(text), prefix, suffix).unwrap();
+        let tokens = generated(&handle, prompt, max_new_tokens).await;
         let mut text = tokenizer.decode(&tokens).unwrap().expose().clone();
         if case["kind"] == "single" {
             text.truncate(text.find('\n').unwrap_or(text.len()));
@@ -157,6 +165,31 @@ async fn answers_are_those_of_a_server_with_the_same_weights() {
         all.push(answers.concat());
     }
     assert_ne!(all[0], all[2], "four bits change nothing: the texts are too short to tell");
+}
+
+/// A hole that begins above the cursor is the same text for the model, with the middle marker at another place.
+#[tokio::test]
+async fn holes_can_begin_above_the_cursor() {
+    let prefix =
+        "import os\n\n\ndef sizes(paths):\n    found = {}\n    for path in paths:\n        found[path] = os.";
+    let [line, above] = ["        found[path] = os.", "import os\n\n\ndef sizes"];
+    let cases = [case("one", prefix, "\n    return found\n", "QUITE IMPOSSIBLE", "single")];
+    let bench = Bench::new(&lines(&cases));
+    let (handle, _engine, tokenizer) =
+        engine::open(&ModelFiles::tiny(), TINY_MODEL_NAME, Quantize::None, EngineConfig::new(1, 1)).unwrap();
+    let encode = |text: &str| tokenizer.encode(text);
+    for (name, middle) in [("cursor", ""), ("line", line), ("lines", prefix)] {
+        let report = bench.report(&["--hole", name, "--show", "1"]).await;
+        assert_eq!((&report["hole"], &report["prompts_shortened"]), (&name.into(), &0.into()));
+        let prefix = prefix.strip_suffix(middle).unwrap();
+        assert_eq!(prefix.starts_with(above), name != "lines");
+        let texts = Texts { context: &[], prefix, suffix: Some("\n    return found\n"), middle };
+        let prompt = prompt::assemble(encode, &texts, None).unwrap();
+        let tokens = generated(&handle, prompt, 12).await;
+        let text = tokenizer.decode(&tokens).unwrap().expose().clone();
+        let first = text.split('\n').next();
+        assert_eq!(report["examples"][0]["answer"].as_str(), first, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -196,6 +229,7 @@ async fn wrong_usage_exits_with_64_and_says_where() {
         &["--max-new-tokens", "0"],
         &["--max-new-tokens", "200000"],
         &["--limit", "none"],
+        &["--hole", "word"],
     ] {
         assert_eq!(bench.run(Path::new("tiny"), flags).await.code, Some(64), "{flags:?}");
     }

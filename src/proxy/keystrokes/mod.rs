@@ -10,7 +10,6 @@ mod window;
 pub(super) use self::overlap::Trimmer;
 pub(super) use self::predictions::{Fingerprint, Predictions};
 pub(super) use self::running::{Guard, Running};
-pub use self::window::Layout;
 pub(super) use self::window::Windows;
 
 /// Which client a request comes from, as far as its headers tell.

@@ -17,7 +17,7 @@ use crate::protocol::openai::FinishReason;
 use crate::proxy::answer::{Heading, Pieces, loaded};
 use crate::proxy::dialect::{self, Ask, ContextFile, Endpoint, Hole, Task};
 use crate::proxy::error::Failure;
-use crate::proxy::keystrokes::{Fingerprint, Guard, Trimmer};
+use crate::proxy::keystrokes::{ClientId, Fingerprint, Guard, Trimmer, Windows};
 use crate::proxy::ledger::{Outcome, Ticket, client_id};
 use crate::proxy::link::{Features, Upstream, Warm, now};
 use crate::proxy::upstream::{Answer, Choice, Counts, Request};
@@ -172,8 +172,7 @@ impl Job<'_> {
     /// Cuts the hole to its window, as the server can take it.
     fn arrange(&mut self, features: Features) {
         let Task::Hole(hole) = &mut self.ask.task else { return };
-        self.core.layout_for(features).arrange(hole);
-        self.core.windows.anchor(client_id(&self.call.headers), hole);
+        self.core.windows.arrange(client_id(&self.call.headers), self.core.layout_for(features), hole);
         if let Some(repository) = self.core.repository.as_ref().filter(|_| features.holes && !self.with_files)
         {
             repository.add(hole, self.before.expose());
@@ -255,7 +254,8 @@ impl Job<'_> {
         let text = choice.text.expose();
         let prefix = [hole.prefix.expose().as_str(), hole.middle.expose(), text].concat();
         let mut next = Hole::new(Secret::new(prefix), Secret::new(hole.suffix.expose().clone()));
-        self.core.layout_for(warm.features).arrange(&mut next);
+        let layout = self.core.layout_for(warm.features);
+        self.core.windows.arrange(client_id(&self.call.headers), layout, &mut next);
         next.context = hole.context.iter().map(ContextFile::copy).collect();
         let request = Request::new(&Task::Hole(next), &self.ask.options, false, false, warm.features);
         if let Ok(request) = request {
@@ -363,7 +363,7 @@ async fn play(core: &Arc<Core>, body: &Secret<Vec<u8>>) -> Result<(Value, Counts
     let mut ask = dialect::read(Endpoint::Infill, body.expose()).map_err(Failure::BadBody)?;
     let (server, warm) = core.fleet.pick()?;
     if let Task::Hole(hole) = &mut ask.task {
-        core.layout_for(warm.features).arrange(hole);
+        Windows::default().arrange(ClientId(0), core.layout_for(warm.features), hole);
     }
     let recorder = Recorder::default();
     let asked = async {

@@ -26,11 +26,12 @@ use self::routes::Route;
 pub(super) use self::speculate::Speculation;
 use super::context::Repository;
 use super::error::Failure;
-use super::keystrokes::{Layout, Running, Windows};
+use super::keystrokes::{Running, Windows};
 use super::ledger::Ledger;
 use super::link::{Features, Fleet};
 use super::listen::{self, Activity, Guard, Pass, Peer};
 use super::page;
+use crate::protocol::HoleStart;
 use crate::secret::Secret;
 
 /// The largest body, in bytes.
@@ -51,7 +52,7 @@ pub(super) struct Core {
     pub(super) ledger: Arc<Ledger>,
     pub(super) windows: Windows,
     pub(super) running: Running,
-    pub(super) layout: Layout,
+    pub(super) layout: HoleStart,
     pub(super) speculation: Speculation,
     /// Whose files go with holes.
     pub(super) repository: Option<Arc<Repository>>,
@@ -75,8 +76,8 @@ pub(super) struct Call {
 
 impl Core {
     /// Where holes begin at a server with `features`.
-    fn layout_for(&self, features: Features) -> Layout {
-        if features.holes { self.layout } else { Layout::Cursor }
+    fn layout_for(&self, features: Features) -> HoleStart {
+        if features.holes { self.layout } else { HoleStart::Cursor }
     }
 
     /// Answers one request.
