@@ -41,7 +41,8 @@ TURN, TURNS = 200, 5
 
 
 def weights(made, shape):
-    """A directory for codeseal-server, and a GGUF file in q8_0 with its tokenizer for llama-server."""
+    """The model for codeseal-server, and a GGUF file in q8_0 with its tokenizer for llama-server. In 2B's shape they are the
+    same file."""
     python, script = made.bin / "python", HERE.parent / "peers" / "weights.py"
     if shape == "tiny":
         source, directory = ROOT / "models" / "tiny", made.work / "tiny"
@@ -57,7 +58,7 @@ def weights(made, shape):
         if not original.exists():
             peers.sh(python, script, "gguf-text", source, original)
         peers.sh(made.llama() / "llama-quantize", original, small, "Q8_0", stdout=subprocess.DEVNULL)
-    return source, small
+    return source if shape == "tiny" else small, small
 
 
 def closed(port, client, requests):
@@ -96,26 +97,26 @@ def tokens(options, made):
     return result
 
 
-def times(options, made):
+def times(options, made, result, save):
     """Times from the key to the completion, in the closed and in the open loop."""
     source, gguf = weights(made, "2b")
-    result = {}
 
     def measure(name, port):
         records, took = closed(port, "lines", options.closed)
         rows = replay.as_rows(records)
         result[f"{name} closed"] = replay.summary(records) | {"took": took, "records": rows}
+        save()
         if options.open:
             figures, records = open_loop(port, "lines", options.open)
             result[f"{name} open"] = figures | {"records": replay.as_rows(records)}
+            save()
 
     with servers.codeseal(options.binaries, source, "q8_0", options.hole, options.draft_tokens) as ours:
-        measure("codeseal", ours.proxy)
         if "cancel" in options.only:
             result["cancel"] = cancel(ours)
+        measure("codeseal", ours.proxy)
     with servers.llama_server(made.llama(), gguf, options.threads) as port:
         measure("llama-server", port)
-    return result
 
 
 def cancel(ours):
@@ -200,7 +201,7 @@ def table(result):
             pair(f"the same with the first request of a file ({client})", ours["computed_mean_with_first"],
                  theirs["computed_mean_with_first"], ".1f")
     for loop in ["closed", "open"]:
-        if f"codeseal {loop}" in result.get("times", {}):
+        if f"llama-server {loop}" in result.get("times", {}):
             ours, theirs = (result["times"][f"{name} {loop}"] for name in ["codeseal", "llama-server"])
             for percent in ["p50", "p95"]:
                 pair(f"key to completion, {percent} ({loop} loop)", ours[f"seconds_{percent}"],
@@ -233,14 +234,6 @@ def main():
     if options.binaries is None:
         peers.sh("cargo", "build", "--release", "--locked", "--quiet", "--bins", cwd=ROOT)
         options.binaries = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-    result = {}
-    if "tokens" in options.only:
-        result["tokens"] = tokens(options, made)
-    if "times" in options.only:
-        result["times"] = times(options, made)
-    if "proxy" in options.only:
-        result["proxy"] = proxy(options)
-
     machine = peers.machine()
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     commit = peers.output("git", "describe", "--always", "--dirty", "--abbrev=12", cwd=ROOT).strip()
@@ -252,7 +245,20 @@ def main():
     file = options.results / f"{date}-typing-{name}-{machine['cores']}-cores.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     report = {"date": date, "commit": commit, "machine": machine, "versions": versions, "setting": setting}
-    file.write_text(json.dumps(report | result | {"table": table(result).splitlines()}, indent=1) + "\n")
+
+    # After each part: what was measured stays when a later part fails.
+    def save():
+        file.write_text(json.dumps(report | result | {"table": table(result).splitlines()}, indent=1) + "\n")
+
+    result = {}
+    if "proxy" in options.only:
+        result["proxy"] = proxy(options)
+        save()
+    if "tokens" in options.only:
+        result["tokens"] = tokens(options, made)
+        save()
+    if "times" in options.only:
+        times(options, made, result.setdefault("times", {}), save)
     print(table(result))
 
 

@@ -98,10 +98,10 @@ def codeseal(binaries, model, quantize, hole, draft_tokens):
         command += ["--profile", "sandbox", "--sandbox-endpoint", values["endpoint"], "--kms-key", values["kms_key"]]
         command += ["--wip-audience", values["wip_audience"], "--attestation-token", values["token_file"]]
         command += ["--attestation-socket", values["socket"], "--model", model, "--quantize", quantize]
-        server = start("server", *command, "--draft-tokens", draft_tokens)
+        server = start("server", *command, "--draft-tokens", draft_tokens, "--request-timeout-secs", "300")
         wait_until_ready(server, ports[1], "/readyz", log("server"))
         command = [binaries / "codeseal", "proxy", "--server", f"http://{listen[0]}", "--listen", listen[2]]
-        command += ["--kms-key", values["kms_key"], "--sandbox-endpoint", values["endpoint"], "--hole", hole]
+        command += ["--kms-key", values["kms_key"], "--sandbox-endpoint", values["endpoint"], "--hole", hole, "--timeout-secs", "300"]
         proxy = start("proxy", *command)
         wait_until_ready(proxy, ports[2], "/health", log("proxy"))
         yield Codeseal(ports[2], ports[0], ports[1], values)

@@ -90,7 +90,7 @@ pub struct ProxyArgs {
     token: Option<PathBuf>,
 
     /// Where a hole begins. From `cursor` to `lines`, a key leaves more of the prompt in the server's prefix cache
-    #[arg(long, env = "CODESEAL_PROXY_HOLE", value_name = "WHERE", value_enum, default_value_t = HoleStart::Cursor)]
+    #[arg(long, env = "CODESEAL_PROXY_HOLE", value_name = "WHERE", value_enum, default_value_t = HoleStart::Lines)]
     hole: HoleStart,
 
     /// Maximum of new tokens up to which a whole answer is requested in place of a stream [default: 64]

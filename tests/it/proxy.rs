@@ -7,6 +7,7 @@ mod context;
 mod errors;
 mod fleet;
 mod guard;
+mod keystrokes;
 mod log;
 mod service;
 mod session;
