@@ -1,7 +1,7 @@
 """Typing replayed through `codeseal proxy` and the seal, and against llama-server with the same weights: one table.
 
     run.py [--only tokens,times,cancel,proxy] [--work DIR] [--binaries DIR] [--hole WHERE] [--threads N]
-           [--closed N] [--open N] [--draft-tokens N] [--results DIR]
+           [--tokens N] [--closed N] [--open N] [--draft-tokens N] [--results DIR]
 
 tokens   tokens of the prompt that the server computes for a key, for whole traces, with the tiny model: no time is measured
 times    from the key to the completion, with random weights in CodeGemma 2B's shape in q8_0
@@ -18,6 +18,7 @@ import datetime
 import http.client
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -89,10 +90,10 @@ def tokens(options, made):
     result = {}
     for client in CLIENTS:
         with servers.codeseal(options.binaries, source, "none", options.hole, options.draft_tokens) as ours:
-            records, _ = closed(ours.proxy, client, None)
+            records, _ = closed(ours.proxy, client, options.tokens)
             result[f"codeseal {client}"] = replay.summary(records)
         with servers.llama_server(made.llama(), gguf, options.threads) as port:
-            records, _ = closed(port, client, None)
+            records, _ = closed(port, client, options.tokens)
             result[f"llama-server {client}"] = replay.summary(records)
     return result
 
@@ -221,6 +222,7 @@ def main():
     parser.add_argument("--binaries", type=Path, help="a directory with codeseal and codeseal-server, built already")
     parser.add_argument("--hole", default="lines", help="as of `codeseal proxy`")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--tokens", type=int, help="requests of a trace in `tokens`; all of them if not given")
     parser.add_argument("--closed", type=int, default=16, help="requests of a trace in the closed loop of `times`")
     parser.add_argument("--open", type=int, default=100, help="edits of a trace in its open loop; 0 leaves it out")
     parser.add_argument("--draft-tokens", type=int, default=0, help="0, because random weights repeat themselves")
@@ -229,6 +231,8 @@ def main():
     if unknown := set(options.only) - set(PARTS):
         parser.error(f"--only has {', '.join(sorted(unknown))}: it takes {', '.join(PARTS)}")
 
+    # The servers are ended however this ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     made = peers.Peers(options.work)
     made.environment()
     if options.binaries is None:
@@ -239,7 +243,7 @@ def main():
     commit = peers.output("git", "describe", "--always", "--dirty", "--abbrev=12", cwd=ROOT).strip()
     version = subprocess.run([made.llama() / "llama-server", "--version"], capture_output=True, text=True)
     versions = {"llama-cpp-python": peers.LLAMA_PACKAGE.split("==")[1], "llama-server": version.stderr.strip()}
-    setting = {name: getattr(options, name) for name in ["hole", "threads", "closed", "open", "draft_tokens"]}
+    setting = {name: getattr(options, name) for name in ["hole", "threads", "tokens", "closed", "open", "draft_tokens"]}
     setting |= {"new_tokens": replay.NEW_TOKENS, "llama-server": servers.LLAMA_OPTIONS, "command": sys.argv}
     name = "".join(character if character.isalnum() else "-" for character in machine["cpu"].lower())
     file = options.results / f"{date}-typing-{name}-{machine['cores']}-cores.json"
