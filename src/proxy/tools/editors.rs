@@ -135,7 +135,11 @@ pub(super) fn snippet(editor: Editor, url: &str, token: Option<&str>) -> Snippet
             comment: "#",
             in_object: false,
             unique: Some("[server]"),
-            text: format!("[server]\nendpoint = \"{url}\"\ntoken = \"{key}\"\n"),
+            text: format!(
+                "[server]\nendpoint = \"{url}\"\ntoken = \"{key}\"\n\n\
+                 # The agent sends usage events to Tabby's makers unless this is set.\n\
+                 [anonymousUsageTracking]\ndisable = true\n"
+            ),
         },
         Editor::Llm => Snippet {
             place: "extra-openai-models.yaml in the directory that `dirname \"$(llm logs path)\"` prints",

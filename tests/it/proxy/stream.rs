@@ -112,7 +112,7 @@ async fn an_editor_that_leaves_cancels_the_request() {
 }
 
 /// A server in between that breaks each stream off after some frames.
-async fn cutting(server: String) -> (String, AbortOnDropHandle<()>) {
+pub(super) async fn cutting(server: String) -> (String, AbortOnDropHandle<()>) {
     let forward = move |uri: Uri, headers: HeaderMap, body: Bytes| {
         let url = format!("{server}{}", uri.path());
         async move {

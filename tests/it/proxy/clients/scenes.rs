@@ -1,0 +1,209 @@
+//! A proxy for each situation that a client can meet.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use codeseal::config::ServerConfig;
+use codeseal::proxy::{AccessToken, Proxy, ProxyConfig};
+use codeseal::server::Shaping;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::harness::{Employee, Server, World, clean, http};
+use crate::proxy::stream::cutting;
+use crate::proxy::verify::{OTHER, good, verifying};
+use crate::proxy::{config, url};
+
+/// What the proxy of the scene `token` demands.
+const TOKEN: &str = "a-token-of-some-length";
+/// More tokens than a client waits for before it cancels.
+const MANY_TOKENS: usize = 4000;
+/// The clock of a server whose only slot a stream keeps: 32 frames last longer than all tests.
+const SLOW_CLOCK: Duration = Duration::from_secs(60);
+
+/// A situation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Scene {
+    /// All is well, and the server is verified.
+    Good,
+    /// All is well for those that bring the token; there is no policy.
+    Token,
+    /// Nothing listens where the server should be.
+    Down,
+    /// The server runs another image than the policy names.
+    NotVerified,
+    /// The server's only slot is taken.
+    Busy,
+    /// Each sealed stream breaks off after some frames.
+    Cut,
+}
+
+/// All situations at once, in one world.
+pub(super) struct Scenes {
+    _world: World,
+    /// The server of all scenes but [`Scene::Down`] and [`Scene::Busy`].
+    pub(super) server: Server,
+    employee: Employee,
+    proxies: BTreeMap<Scene, Proxy>,
+    dir: TempDir,
+    /// Holds the log of the good scene's verdicts.
+    _verified: TempDir,
+    _busy: Server,
+    _slot: Mutex<reqwest::Response>,
+    _cutting: AbortOnDropHandle<()>,
+}
+
+impl Scene {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Good, Self::Token, Self::Down, Self::NotVerified, Self::Busy, Self::Cut];
+
+    /// As drivers call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Token => "token",
+            Self::Down => "down",
+            Self::NotVerified => "not_verified",
+            Self::Busy => "busy",
+            Self::Cut => "cut",
+        }
+    }
+
+    pub(super) fn named(name: &str) -> Self {
+        Self::ALL.into_iter().find(|scene| scene.name() == name).expect("a scene of this name")
+    }
+
+    fn key(self) -> &'static str {
+        if self == Self::Token { TOKEN } else { "none" }
+    }
+}
+
+impl Scenes {
+    pub(super) async fn new() -> Self {
+        let (dir, verified) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let world = World::start().await;
+        let mut settings = world.config();
+        settings.limits.max_new_tokens = MANY_TOKENS;
+        let server = Server::start(settings).await;
+        let employee = world.employee().await;
+        let busy = Server::start(one_slot(&world)).await;
+        let (between, cutting) = cutting(server.url("")).await;
+
+        let mut proxies = BTreeMap::new();
+        for scene in Scene::ALL {
+            let settings = match scene {
+                Scene::Good => verifying(&world, &server, &verified, &good()),
+                Scene::Token => ProxyConfig {
+                    token: Some(AccessToken::new(TOKEN.to_owned()).unwrap()),
+                    ..config(&world, &server.url(""))
+                },
+                Scene::Down => config(&world, "http://127.0.0.1:1"),
+                Scene::NotVerified => verifying(&world, &server, &dir, OTHER),
+                Scene::Busy => config(&world, &busy.url("")),
+                Scene::Cut => config(&world, &between),
+            };
+            // Every stream that a client requests is one on the line as well.
+            let proxy = Proxy::start(ProxyConfig { whole_below: 0, ..settings }).await.unwrap();
+            if matches!(scene, Scene::Down | Scene::NotVerified) {
+                proxy.tried().await
+            } else {
+                proxy.ready().await
+            }
+            proxies.insert(scene, proxy);
+        }
+        let slot = Mutex::new(occupy(&world, &busy).await);
+        let scenes = Self {
+            _world: world,
+            server,
+            employee,
+            proxies,
+            dir,
+            _verified: verified,
+            _busy: busy,
+            _slot: slot,
+            _cutting: cutting,
+        };
+        scenes.write_snippets().await;
+        scenes
+    }
+
+    /// Where drivers find a directory for each scene with what `--editor` prints for that scene's proxy.
+    pub(super) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What drivers are told of the scenes.
+    pub(super) fn to_json(&self) -> Value {
+        let scenes = Scene::ALL.into_iter().map(|scene| {
+            let one = json!({ "url": self.url(scene), "key": scene.key() });
+            (scene.name().to_owned(), one)
+        });
+        Value::Object(scenes.collect())
+    }
+
+    pub(super) fn url(&self, scene: Scene) -> String {
+        url(self.proxy(scene))
+    }
+
+    /// The text that the server continues `body` with, asked without a proxy.
+    pub(super) async fn expected(&self, body: Value) -> String {
+        let (status, body) = self.server.ask(&self.employee, "/v1/completions", body).await;
+        assert_eq!(status, 200, "{body}");
+        body["choices"][0]["text"].as_str().unwrap().to_owned()
+    }
+
+    /// `/status` of a scene's proxy.
+    pub(super) async fn status(&self, scene: Scene) -> Value {
+        let request = http().get(format!("{}/status", self.url(scene))).bearer_auth(scene.key());
+        request.send().await.unwrap().json().await.unwrap()
+    }
+
+    fn proxy(&self, scene: Scene) -> &Proxy {
+        self.proxies.get(&scene).expect("each scene has a proxy")
+    }
+
+    async fn write_snippets(&self) {
+        let token = self.dir.path().join("token.txt");
+        std::fs::write(&token, TOKEN).unwrap();
+        std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+        for scene in Scene::ALL {
+            let dir = self.dir.path().join(scene.name());
+            std::fs::create_dir(&dir).unwrap();
+            for editor in super::snippets::EDITORS {
+                let address = self.proxy(scene).addresses().first().unwrap().to_string();
+                let mut command = Command::from(clean(env!("CARGO_BIN_EXE_codeseal")));
+                command.args(["proxy", "--editor", editor, "--listen", &address]).kill_on_drop(true);
+                if scene == Scene::Token {
+                    command.arg("--token").arg(&token);
+                }
+                let output = command.output().await.unwrap();
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                std::fs::write(dir.join(editor), output.stdout).unwrap();
+            }
+        }
+    }
+}
+
+/// A server that takes one request at a time, and sends the frames of a stream very slowly.
+fn one_slot(world: &World) -> ServerConfig {
+    let mut config = world.config();
+    (config.engine.max_running, config.engine.max_waiting, config.limits.max_requests) = (1, 0, 1);
+    config.shaping = Shaping::Constant(SLOW_CLOCK);
+    config.limits.request_timeout = SLOW_CLOCK * 60;
+    config
+}
+
+/// Keeps the only slot of `server`, for as long as the answer is not dropped.
+async fn occupy(world: &World, server: &Server) -> reqwest::Response {
+    let employee = world.employee().await;
+    let sealed = employee.seal("/v1/completions", &json!({ "prompt": "x", "stream": true }));
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut answer = client.post(server.url("/v1/completions")).json(&sealed.body).send().await.unwrap();
+    assert!(answer.chunk().await.unwrap().is_some());
+    answer
+}
