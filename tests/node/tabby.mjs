@@ -19,17 +19,15 @@ async function start(scene) {
   });
   const connection = rpc.createMessageConnection(
     new rpc.StreamMessageReader(child.stdout), new rpc.StreamMessageWriter(child.stdin));
-  const said = [];
-  connection.onUnhandledNotification((message) => said.push(message));
-  connection.onRequest((method, params) => { said.push({ method, params }); return null; });
-  connection.onError(() => {});
+  // The agent shows and logs things, and asks for capabilities.
+  connection.onRequest(() => null);
   connection.listen();
   await connection.sendRequest("initialize", {
     processId: process.pid, rootUri: null,
     capabilities: { textDocument: { completion: {}, inlineCompletion: {} }, tabby: { agent: true } },
   });
   await connection.sendNotification("initialized", {});
-  return { connection, child, said };
+  return { connection, child };
 }
 
 let opened = 0;
@@ -54,7 +52,7 @@ function complete(connection, uri, before, token) {
 for (const scene of Object.keys(scenes)) {
   // The agent asks for no streams.
   if (scene === "cut") continue;
-  const { connection, child, said } = await start(scene);
+  const { connection, child } = await start(scene);
   const before = prefix("tabby", "whole");
   let shown = "", error = null;
   try {
@@ -64,8 +62,23 @@ for (const scene of Object.keys(scenes)) {
   } catch (thrown) {
     error = described(thrown);
   }
-  console.error(scene, JSON.stringify(said, null, 1));
   await report({ client: "tabby", scene, form: "whole", shown, error });
+  connection.dispose();
+  child.kill();
+}
+
+{
+  const { connection, child } = await start("good");
+  const before = "# ".repeat(12);
+  const uri = await open(connection, `${before}\n`);
+  const source = new rpc.CancellationTokenSource();
+  const asking = complete(connection, uri, before, source.token).then((answer) => answer?.items?.length, described);
+  await until("running");
+  // What an editor does at the next key.
+  source.cancel();
+  const left = await asking;
+  await until("idle");
+  await report({ client: "tabby", scene: "cancelled", form: "whole", error: left?.message ? left : { name: `${left} items` } });
   connection.dispose();
   child.kill();
 }

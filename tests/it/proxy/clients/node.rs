@@ -51,3 +51,23 @@ async fn continues_adapters_with_the_printed_configuration() {
         assert_eq!(outcome.shown, scenes.expected(hole("continue", provider)).await, "{outcome:?}");
     }
 }
+
+/// The agent asks for no streams, and shows a part of what it gets. What went wrong is in its log alone.
+#[tokio::test]
+#[ignore = "needs Node with the packages of tests/node: set CODESEAL_EDITORS_NODE"]
+async fn tabbys_agent_with_the_printed_configuration() {
+    let scenes = Arc::new(Scenes::new().await);
+    let outcomes = drive(&scenes, "tabby.mjs").await;
+    for scene in ["good", "token"] {
+        let outcome = find(&outcomes, "tabby", scene, "whole");
+        let expected = scenes.expected(hole("tabby", "whole")).await;
+        assert!(!outcome.shown.is_empty() && expected.starts_with(&outcome.shown), "{expected:?}: {outcome:?}");
+        assert_eq!(outcome.requests, 1, "{outcome:?}");
+    }
+    for scene in ["down", "not_verified", "busy"] {
+        let outcome = find(&outcomes, "tabby", scene, "whole");
+        assert!(outcome.shown.is_empty(), "{outcome:?}");
+        assert_eq!(outcome.requests, 1, "{outcome:?}");
+    }
+    assert_eq!(find(&outcomes, "tabby", "cancelled", "whole").error.as_ref().unwrap().name, "0 items");
+}
