@@ -14,65 +14,57 @@ const server = createServer((_, answer) => {
 await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
 const own = server.address().port;
 
-/** What a page can do. Each returns what the page has learnt; a refusal throws. Runs in the browser. */
+/** What a page can do: each returns what the page has learnt, and a refusal throws. They run in the browser. */
 const attacks = {
-  "read models": (base) => fetch(`${base}/v1/models`).then((answer) => answer.text()),
-  "read status": (base) => fetch(`${base}/status`).then((answer) => answer.text()),
-  "post without asking": (base, prompt) => fetch(`${base}/v1/completions`, { method: "POST", mode: "no-cors", body: prompt })
-    .then((answer) => answer.text()),
-  "post a simple type": (base, prompt) => fetch(`${base}/infill`, {
-    method: "POST", body: prompt, headers: { "content-type": "text/plain" },
-  }).then((answer) => answer.text()),
-  "post json": (base, prompt) => fetch(`${base}/v1/completions`, {
-    method: "POST", body: prompt, headers: { "content-type": "application/json" },
-  }).then((answer) => answer.text()),
-  "post to the playground": (base, prompt) => fetch(`${base}/playground`, { method: "POST", mode: "no-cors", body: prompt })
-    .then((answer) => answer.text()),
-  "post with credentials": (base, prompt) => fetch(`${base}/api/generate`, {
-    method: "POST", mode: "no-cors", credentials: "include", body: prompt,
-  }).then((answer) => answer.text()),
-  beacon: (base, prompt) => { navigator.sendBeacon(`${base}/v1/completions`, prompt); return ""; },
-  "stream of events": (base) => new Promise((resolve, reject) => {
-    const events = new EventSource(`${base}/v1/completions`);
+  "read models": (at) => text(fetch(at("/v1/models"))),
+  "read status": (at) => text(fetch(at("/status"))),
+  "post without asking": (at, body) => text(fetch(at("/v1/completions"), { method: "POST", mode: "no-cors", body })),
+  "post a simple type": (at, body) => text(fetch(at("/infill"), {
+    method: "POST", body, headers: { "content-type": "text/plain" },
+  })),
+  "post json": (at, body) => text(fetch(at("/v1/completions"), {
+    method: "POST", body, headers: { "content-type": "application/json" },
+  })),
+  "post to the playground": (at, body) => text(fetch(at("/playground"), { method: "POST", mode: "no-cors", body })),
+  "post with credentials": (at, body) => text(fetch(at("/api/generate"), {
+    method: "POST", mode: "no-cors", credentials: "include", body,
+  })),
+  beacon: (at, body) => { navigator.sendBeacon(at("/v1/completions"), body); return ""; },
+  "stream of events": (at) => new Promise((resolve, reject) => {
+    const events = new EventSource(at("/v1/completions"));
     events.onmessage = (event) => resolve(event.data);
     events.onerror = () => { events.close(); reject(new Error("refused")); };
   }),
-  websocket: (base) => new Promise((resolve, reject) => {
-    const socket = new WebSocket(`${base.replace("http", "ws")}/v1/completions`);
+  websocket: (at) => new Promise((resolve, reject) => {
+    const socket = new WebSocket(at("/v1/completions").replace("http", "ws"));
     socket.onopen = () => resolve("open");
     socket.onerror = () => reject(new Error("refused"));
   }),
-  worker: (base) => new Promise((resolve, reject) => {
-    const code = `importScripts("${base}/page.js"); postMessage("loaded")`;
+  worker: (at) => new Promise((resolve, reject) => {
+    const code = `importScripts("${at("/page.js")}"); postMessage("loaded")`;
     const worker = new Worker(URL.createObjectURL(new Blob([code])));
     worker.onmessage = (event) => resolve(event.data);
     worker.onerror = () => reject(new Error("refused"));
   }),
-  image: (base) => element("img", "src", `${base}/v1/models`),
-  script: (base) => element("script", "src", `${base}/page.js`),
-  "style sheet": (base) => element("link", "href", `${base}/page.css`, { rel: "stylesheet" }),
-  video: (base) => element("video", "src", `${base}/status`),
-  "object": (base) => element("object", "data", `${base}/status`),
-  "prefetch": (base) => element("link", "href", `${base}/status`, { rel: "prefetch" }),
-  frame: (base) => new Promise((resolve) => {
-    const frame = document.createElement("iframe");
-    frame.onload = () => {
-      // A frame that was refused shows the browser's own page, which is of another origin as well.
-      try { resolve(frame.contentDocument ? frame.contentDocument.body.innerText : ""); } catch { resolve(""); }
-    };
-    frame.src = `${base}/`;
-    document.body.append(frame);
-  }),
-  form: (base, prompt) => new Promise((resolve) => {
-    document.body.innerHTML = `<iframe name=into></iframe><form method=post enctype=text/plain target=into action="${base}/infill">
-      <textarea name=x></textarea></form>`;
-    document.querySelector("textarea").name = prompt;
-    document.querySelector("iframe").onload = () => resolve("");
-    document.forms[0].submit();
+  image: (at) => element("img", "src", at("/v1/models")),
+  script: (at) => element("script", "src", at("/page.js")),
+  "style sheet": (at) => element("link", "href", at("/page.css"), { rel: "stylesheet" }),
+  video: (at) => element("video", "src", at("/status")),
+  object: (at) => element("object", "data", at("/status")),
+  frame: (at) => framed((frame) => { frame.src = at("/"); }),
+  form: (at, body) => framed(() => {
+    const form = Object.assign(document.createElement("form"), {
+      method: "post", enctype: "text/plain", target: "into", action: at("/infill"),
+    });
+    form.append(Object.assign(document.createElement("textarea"), { name: body }));
+    document.body.append(form);
+    form.submit();
   }),
 };
 
+/** Defines in the page what the attacks use. */
 function helpers() {
+  window.text = (answer) => answer.then((answer) => answer.text());
   window.element = (name, attribute, url, more = {}) => new Promise((resolve, reject) => {
     const made = Object.assign(document.createElement(name), more);
     made.onload = made.onloadeddata = () => resolve("loaded");
@@ -80,41 +72,63 @@ function helpers() {
     made[attribute] = url;
     document.body.append(made);
   });
+  window.framed = (use) => new Promise((resolve) => {
+    const frame = Object.assign(document.createElement("iframe"), { name: "into" });
+    document.querySelectorAll("iframe").forEach((old) => old.remove());
+    document.body.append(frame);
+    frame.onload = () => {
+      // What was refused is shown as a page of an origin of its own.
+      try { resolve(frame.contentDocument?.body.innerText ?? ""); } catch { resolve(""); }
+    };
+    use(frame);
+  });
 }
 
 const browser = await start(["evil.example", "rebind.example"]);
 
-/** Runs all attacks from a page at `origin` on `base`, each in a tab of its own. */
-async function attack(from, origin, base) {
+/** Runs all attacks from a page at `origin` on `base`. `rebound`: the page is as it was before its name led here. */
+async function attack(from, origin, base, rebound = false) {
+  const page = await (await browser.newContext()).newPage();
+  // What came back, also where the browser keeps it from the page.
+  const statuses = {}, names = {};
+  const network = await page.context().newCDPSession(page);
+  network.on("Network.requestWillBeSent", ({ requestId, request }) => {
+    names[requestId] = new URL(request.url).searchParams.get("attack");
+  });
+  network.on("Network.responseReceivedExtraInfo", ({ requestId, statusCode }) => {
+    (statuses[requestId] ??= []).push(statusCode);
+  });
+  await network.send("Network.enable");
+  if (rebound) {
+    const body = "<!doctype html><body></body>";
+    await page.route("**/attack.html", (route) => route.fulfill({ contentType: "text/html", body }));
+  }
+  await page.goto(`${origin}/attack.html`);
+  await page.evaluate(helpers);
+  const learnt = {};
   for (const [name, run] of Object.entries(attacks)) {
-    const context = await browser.newContext();
-    const page = await context.newPage();
-    const statuses = [];
-    page.on("response", (answer) => { if (new URL(answer.url()).port === port) statuses.push(answer.status()); });
-    // The page as the attacker's own server has answered before the name led here.
-    await page.route("**/attack.html", (route) => route.fulfill({ contentType: "text/html", body: "<!doctype html><body></body>" }));
-    await page.goto(`${origin}/attack.html`);
-    await page.evaluate(helpers);
-    const learnt = await page.evaluate(`(${run})(${JSON.stringify(base)}, ${JSON.stringify(PROMPT)})`)
+    const at = `(path) => ${JSON.stringify(base)} + path + "?attack=" + encodeURIComponent(${JSON.stringify(name)})`;
+    learnt[name] = await page.evaluate(`(${run})(${at}, ${JSON.stringify(PROMPT)})`)
       .catch((error) => `refused: ${error.message.split("\n")[0]}`);
-    await page.unrouteAll();
-    statuses.shift();
-    await report({ part: "attack", from, name, learnt, statuses });
-    await context.close();
+  }
+  await page.close();
+  for (const name of Object.keys(attacks)) {
+    const seen = Object.keys(names).filter((id) => names[id] === name).flatMap((id) => statuses[id] ?? []);
+    await report({ part: "attack", from, name, learnt: learnt[name], statuses: seen });
   }
 }
 
 await attack("another origin", `http://evil.example:${own}`, target);
 await attack("another port of this machine", `http://127.0.0.1:${own}`, target);
 await attack("localhost to 127.0.0.1", `http://evil.example:${own}`, target.replace("127.0.0.1", "localhost"));
-await attack("a name that was rebound", `http://rebind.example:${port}`, `http://rebind.example:${port}`);
+await attack("a name that was rebound", `http://rebind.example:${port}`, `http://rebind.example:${port}`, true);
 
 // A page that is opened by a link of a foreign one, and one whose name leads here.
 for (const [name, address] of [["a link", target], ["a rebound name", `http://rebind.example:${port}`]]) {
   const page = await (await browser.newContext()).newPage();
   await page.goto(`http://evil.example:${own}/`);
   const [answer] = await Promise.all([
-    page.waitForNavigation(), page.evaluate((url) => { location.href = url; }, `${address}/`),
+    page.waitForResponse(`${address}/`), page.evaluate((url) => { location.href = url; }, `${address}/`),
   ]);
   await report({ part: "navigation", name, status: answer.status() });
 }

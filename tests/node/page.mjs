@@ -52,6 +52,21 @@ function contrasts() {
   return { least: Math.min(...ratios), texts: ratios.length, back: behind(document.body) };
 }
 
+for (const colorScheme of ["light", "dark"]) {
+  const { page, context } = await visit("good", { colorScheme });
+  await page.locator("#code").fill(CODE);
+  await page.getByRole("button", { name: "Complete at the cursor" }).click();
+  await page.locator("#play-state:has-text('Done')").waitFor();
+  await report({ part: "colours", colorScheme, ...await page.evaluate(contrasts) });
+  if (pictures) await page.screenshot({ path: `${pictures}/status-page-${colorScheme}.png`, fullPage: true });
+  await page.setViewportSize({ width: 360, height: 700 });
+  const beyond = await page.evaluate(() => [...document.querySelectorAll("body *")]
+    .filter((element) => element.getBoundingClientRect().right > innerWidth && !element.closest("pre"))
+    .map((element) => `${element.tagName} ${element.id}`));
+  await report({ part: "narrow", colorScheme, beyond });
+  await context.close();
+}
+
 // A client whose name would be a script, if the page took it for one.
 await fetch(`${scenes.good.url}/v1/completions`, {
   method: "POST", headers: { "user-agent": HOSTILE }, body: JSON.stringify({ prompt: "x", max_tokens: 1 }),
@@ -59,7 +74,7 @@ await fetch(`${scenes.good.url}/v1/completions`, {
 
 {
   const { page, seen, context } = await visit("good");
-  await page.getByText(HOSTILE.slice(0, 20)).waitFor();
+  await page.getByText("img src/v1/models").waitFor();
   // The skip link is the first stop, then the playground's.
   await page.keyboard.press("Tab");
   const stops = [await focused(page)];
@@ -87,19 +102,6 @@ await fetch(`${scenes.good.url}/v1/completions`, {
     tree: await page.locator("body").ariaSnapshot(),
     cookies: await context.cookies(),
   });
-  await context.close();
-}
-
-for (const colorScheme of ["light", "dark"]) {
-  const { page, context } = await visit("good", { colorScheme });
-  await page.locator("#code").fill(CODE);
-  await page.getByRole("button", { name: "Complete at the cursor" }).click();
-  await page.locator("#play-state:has-text('Done')").waitFor();
-  await report({ part: "colours", colorScheme, ...await page.evaluate(contrasts) });
-  if (pictures) await page.screenshot({ path: `${pictures}/status-page-${colorScheme}.png`, fullPage: true });
-  await page.setViewportSize({ width: 360, height: 700 });
-  const wide = await page.evaluate(() => document.documentElement.scrollWidth);
-  await report({ part: "narrow", colorScheme, wide });
   await context.close();
 }
 
