@@ -36,6 +36,10 @@ docs:
 python:
     .ci/run python
 
+# Editors, their JavaScript clients, and a browser against the proxy.
+editors:
+    .ci/run editors
+
 # Shell scripts: shellcheck and bats.
 deploy:
     .ci/run deploy

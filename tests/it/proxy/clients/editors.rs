@@ -16,7 +16,7 @@ async fn drive(name: &'static str, driver: Driver, killed: i32) {
     assert_eq!(typing["codes"], json!(vec![killed; 4]), "{typing}");
 
     let outcomes = read(reports);
-    check(&scenes, &outcomes, Client { name, forms: BOTH, tries_when_busy: 1, has_sentence: true }).await;
+    check(&scenes, &outcomes, Client { name, forms: BOTH, tries_when_busy: 1, tells_of_break: true }).await;
     for form in BOTH {
         let problem = find(&outcomes, name, "cancelled", form).error.as_ref().unwrap();
         assert_eq!(problem.name, format!("exit {killed}"));
@@ -60,6 +60,6 @@ async fn emacs() {
     let script = file("tests/editors/infill.el");
     let driver = Driver::new("CODESEAL_EDITORS_EMACS").args(&["--batch", "--quick", "--load"]).arg(script);
     let outcomes = read(driver.run(&scenes).await);
-    let client = Client { name: "emacs", forms: &["whole"], tries_when_busy: 1, has_sentence: true };
+    let client = Client { name: "emacs", forms: &["whole"], tries_when_busy: 1, tells_of_break: true };
     check(&scenes, &outcomes, client).await;
 }

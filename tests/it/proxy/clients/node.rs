@@ -15,7 +15,7 @@ async fn drive(scenes: &Arc<Scenes>, script: &str) -> Vec<Outcome> {
 async fn openais_library() {
     let scenes = Arc::new(Scenes::new().await);
     let outcomes = drive(&scenes, "openai.mjs").await;
-    let client = Client { name: "openai-js", forms: BOTH, tries_when_busy: 3, has_sentence: true };
+    let client = Client { name: "openai-js", forms: BOTH, tries_when_busy: 3, tells_of_break: true };
     check(&scenes, &outcomes, client).await;
     for (scene, name, status, code) in [
         ("down", "InternalServerError", 503, "not_connected"),
@@ -34,7 +34,7 @@ async fn openais_library() {
 async fn ollamas_library() {
     let scenes = Arc::new(Scenes::new().await);
     let outcomes = drive(&scenes, "ollama.mjs").await;
-    let client = Client { name: "ollama-js", forms: BOTH, tries_when_busy: 1, has_sentence: true };
+    let client = Client { name: "ollama-js", forms: BOTH, tries_when_busy: 1, tells_of_break: true };
     check(&scenes, &outcomes, client).await;
 }
 
@@ -43,7 +43,7 @@ async fn ollamas_library() {
 async fn continues_adapters_with_the_printed_configuration() {
     let scenes = Arc::new(Scenes::new().await);
     let outcomes = drive(&scenes, "continue.mjs").await;
-    let client = Client { name: "continue", forms: BOTH, tries_when_busy: 3, has_sentence: true };
+    let client = Client { name: "continue", forms: BOTH, tries_when_busy: 3, tells_of_break: true };
     check(&scenes, &outcomes, client).await;
     // The other providers that a user may have chosen instead.
     for provider in ["vllm", "lmstudio", "llama.cpp", "ollama", "mistral", "deepseek"] {
@@ -61,7 +61,10 @@ async fn tabbys_agent_with_the_printed_configuration() {
     for scene in ["good", "token"] {
         let outcome = find(&outcomes, "tabby", scene, "whole");
         let expected = scenes.expected(hole("tabby", "whole")).await;
-        assert!(!outcome.shown.is_empty() && expected.starts_with(&outcome.shown), "{expected:?}: {outcome:?}");
+        assert!(
+            !outcome.shown.is_empty() && expected.starts_with(&outcome.shown),
+            "{expected:?}: {outcome:?}"
+        );
         assert_eq!(outcome.requests, 1, "{outcome:?}");
     }
     for scene in ["down", "not_verified", "busy"] {
