@@ -32,7 +32,7 @@ lints:
 docs:
     .ci/run docs
 
-# Test vectors and Google's Python client.
+# Test vectors, Google's Python client, and the leakage meter's own tests.
 python:
     .ci/run python
 
@@ -55,6 +55,10 @@ demo:
 # One test, or all whose path contains NAME: `just test hub::`, `just test replay`.
 test NAME:
     cargo test --locked {{NAME}}
+
+# What sizes and times of three pairs tell an observer of the network: at most ten minutes on a quiet machine.
+leakage *FLAGS:
+    benches/leakage/run.sh {{FLAGS}}
 
 # Writes what is generated: README's tables, vectors sealed by the program, dry runs of the deployment scripts.
 regenerate:

@@ -5,7 +5,7 @@
     weights.py tokenizer SOURCE.json DIR  writes DIR/tokenizer.json: the vocabulary of SOURCE.json, as large as DIR's model
     weights.py gguf-text DIR FILE.gguf    as gguf, with DIR/tokenizer.json in it
 
-The first two hold no tokenizer: speed is measured on token ids. Needs numpy and gguf (packages.txt).
+The first two hold no tokenizer: speed is measured on token ids. Needs numpy, and for GGUF the package gguf (packages.txt).
 """
 
 import json
@@ -14,7 +14,6 @@ import struct
 import sys
 from pathlib import Path
 
-import gguf
 import numpy as np
 
 # Numbers that are drawn; every matrix is a piece of them, from a place of its own, repeated as needed.
@@ -129,6 +128,8 @@ def write_tokenizer(source, directory):
 def add_tokenizer(writer, path):
     """The vocabulary of a tokenizer.json of Gemma's form, as llama.cpp has SentencePiece's: what is merged first has the
     highest score. llama.cpp does not split the text first, so some texts have other tokens there."""
+    import gguf
+
     tokenizer = json.loads(path.read_text())
     vocabulary, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
     rank = {}
@@ -163,6 +164,8 @@ def add_tokenizer(writer, path):
 
 
 def write_gguf(directory, path, tokenizer=None):
+    import gguf  # benches/leakage has no use for it
+
     config = json.loads((directory / "config.json").read_text())
     tensors = read_safetensors(directory / "model.safetensors")
     writer = gguf.GGUFWriter(path, "gemma")
