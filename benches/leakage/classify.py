@@ -72,6 +72,11 @@ def features(trace, which="all"):
         pace = times - np.polyval(np.polyfit(np.arange(len(times)), times, 1), np.arange(len(times))) if len(times) > 2 else 0 * times
         told |= {f"off pace {index}": value for index, value in enumerate(padded(pace, FIRST))}
         told["off pace"] = np.abs(pace).mean()
+        # Timers that fire on whole milliseconds of a clock show in the fraction how late a thread was that was woken by them.
+        phase = np.array([segment.at % 1_000_000 for segment in down]) / 1e6
+        told |= {f"phase {index}": value for index, value in enumerate(padded(phase, FIRST))}
+        turn = np.exp(2j * np.pi * phase).mean()
+        told |= {"phase spread": abs(turn), "phase mean": np.angle(turn)}
         steps = np.abs(np.diff(gaps)) if len(gaps) > 1 else np.zeros(1)
         for name, part in zip("abcd", np.array_split(gaps, 4), strict=True):
             told[f"gap deviation {name}"] = part.std() if len(part) else 0

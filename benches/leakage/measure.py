@@ -1,8 +1,8 @@
 """What the sizes and times of sealed traffic tell, as one table: AUC of a classifier for each pair, mode and model.
 
-    measure.py [--programs DIR] [--pair NAME]... [--mode NAME]... [--model tiny|random]... [--load] [--traces N]
+    measure.py [--programs DIR] [--pair NAME]... [--mode NAME]... [--model NAME]... [--load] [--traces N]
                [--lanes N] [--permutations N] [--seed N] [--price] [--work DIR] [--output FILE]
-    measure.py --short      three pairs, the default mode, random weights: at most ten minutes
+    measure.py --short      three pairs, the default mode, random weights, four lanes: at most ten minutes
 
 --programs holds `codeseal` and `codeseal-server`, built with the sandbox feature (target/release). Each mode is one
 server; all trials of all pairs go to it in one random order, so that what drifts is not taken for a difference of
@@ -25,80 +25,84 @@ from pathlib import Path
 
 from capture import open_capture
 from classify import SETS, classify
-from pairs import PAIRS, SHORT, CannotMake, Maker
+from pairs import PAIRS, SHORT, Ask, CannotMake, Maker
 from price import price
 from report import markdown
-from sealed import bucket, post
+from sealed import COMPLETIONS, GENERATE, bucket, post
 from world import MODELS, ROOT, World
 
 MODES = ("constant", "bucket", "off")
-# Whole answers are the same in every mode, so they are measured in the first one that is asked for.
 TRACES, PERMUTATIONS = 260, 60
 # For --short: classification takes a minute of the ten.
-SHORT_SECONDS = 480
+SHORT_SECONDS, SHORT_TRACES = 450, 150
 # Of the trials of a pair, how many may turn out not to be of their class.
 MOST_STRAY = 0.2
 REDRAWS = 50
+# `{"id":"…","path":"…","body":…}` without the body.
+CALL_BYTES = len('{"id":"0123456789012345678901","path":"/v1/completions","body":}')
 
 
 class Session:
-    """One server, and what is asked of it."""
+    """One server, its keys, and what is asked of it."""
 
-    def __init__(self, world, server, capture, seed):
-        self.world, self.server, self.capture = world, server, capture
-        self.random = random.Random(seed)
-        self.keys = {name: world.key() for name in ("user", "colleague", "oracle")}
-        self.maker = Maker(self.random, self.oracle, server.metric)
+    def __init__(self, world, server, capture=None):
+        self.server, self.capture = server, capture
+        self.keys = {name: world.key() for name in ("user", "colleague")}
 
-    def oracle(self, body):
-        key = self.keys["oracle"]
-        body = key.seal("/v1/completions", {"temperature": 0, **body})
-        return key.open("/v1/completions", post(self.server.address, "/v1/completions", body)[0])
+    def answer(self, body):
+        """The answer to a body, greedy unless it says otherwise."""
+        key = self.keys["user"]
+        return key.open(COMPLETIONS, self.post(Ask({"temperature": 0, **body})))
 
-    def trials(self, pair, count):
-        """Trials of both classes, `count` of each, their requests of one size."""
-        size, made = None, []
-        for label in (0, 1) * count:
-            for _ in range(REDRAWS):
-                trial = PAIRS[pair](self.maker, label)
-                sealed = bucket(len(json.dumps(trial.ask.body, separators=(",", ":"))) + CALL_BYTES)
-                size = size or sealed
-                # A pair is told apart within one bucket of requests.
-                if sealed == size or trial.ask.path == "/generate":
-                    break
-            made.append(trial)
-        return made
+    def post(self, ask, capture=None):
+        sealed = self.keys[ask.key].seal(ask.path, ask.body)
+        body, segments = post(self.server.address, ask.path, sealed, capture)
+        return (body, segments) if capture else body
 
     def observe(self, trial):
         """The segments of a trial and whether its answer is of its class."""
         for ask in trial.before:
             self.post(ask)
-        key, ask = self.keys[trial.ask.key], trial.ask
-        answer, segments = post(self.server.address, ask.path, key.seal(ask.path, ask.body), self.capture)
-        return segments, trial.check(key.open(ask.path, answer))
-
-    def post(self, ask):
-        key = self.keys[ask.key]
-        post(self.server.address, ask.path, key.seal(ask.path, ask.body))
+        answer, segments = self.post(trial.ask, self.capture)
+        return segments, trial.check(self.keys[trial.ask.key].open(trial.ask.path, answer))
 
 
-# `{"id":"…","path":"…","body":…}` without the body.
-CALL_BYTES = len('{"id":"0123456789012345678901","path":"/v1/completions","body":}')
+def trials_of(maker, pair, count):
+    """Trials of both classes, `count` of each, in turn, their requests of one sealed size."""
+    size, made = None, []
+    for label in (0, 1) * count:
+        for _ in range(REDRAWS):
+            trial = PAIRS[pair](maker, label)
+            sealed = bucket(len(json.dumps(trial.ask.body, separators=(",", ":"))) + CALL_BYTES)
+            size = size or sealed
+            if sealed == size or trial.ask.path == GENERATE:
+                break
+        else:
+            raise CannotMake(f"no request of {REDRAWS} has the size of the first one")
+        made.append(trial)
+    return made
 
 
-def record(session, pairs, count, lanes, seconds=None):
-    """Traces by pair, recorded in one random order. Ends early after `seconds`, with equal numbers of all pairs."""
+def prepare(world, model, pairs, count, seed):
+    """Trials by pair, and why there are none of others. An unshaped server tells which prompts have which answers."""
     trials, missing = {}, {}
-    for pair in pairs:
-        try:
-            trials[pair] = session.trials(pair, count)
-        except CannotMake as error:
-            missing[pair] = str(error)
+    with world.server(model, "off") as server:
+        maker = Maker(random.Random(f"{seed} {model}"), Session(world, server).answer, server.metric)
+        for pair in pairs:
+            try:
+                trials[pair] = trials_of(maker, pair, count)
+            except CannotMake as error:
+                missing[pair] = str(error)
+    return trials, missing
+
+
+def record(session, trials, seed, lanes, seconds=None):
+    """Traces by pair, recorded in one random order. Ends early after `seconds`, with equal numbers of all pairs."""
+    rng, queue = random.Random(seed), []
     # Rounds with one trial of each class of each pair, in random order: whatever ends the run, classes are as many.
-    queue = []
-    for index in range(count):
+    for index in range(max(map(len, trials.values()), default=0) // 2):
         turn = [(pair, trial) for pair in trials for trial in trials[pair][2 * index : 2 * index + 2]]
-        session.random.shuffle(turn)
+        rng.shuffle(turn)
         queue += turn
     started, lock, recorded = time.monotonic(), threading.Lock(), {pair: [] for pair in trials}
     places = iter(enumerate(queue))
@@ -123,7 +127,7 @@ def record(session, pairs, count, lanes, seconds=None):
             pool.submit(lane)
     if failed:
         raise failed[0]
-    return {pair: sorted(traces, key=lambda trace: trace[0]) for pair, traces in recorded.items()}, missing
+    return {pair: sorted(traces, key=lambda trace: trace[0]) for pair, traces in recorded.items()}
 
 
 def judge(traces, seed, permutations):
@@ -143,17 +147,18 @@ def judge(traces, seed, permutations):
 def measure(options, world, capture):
     rows = []
     for model in options.model:
+        trials, missing = prepare(world, model, options.pair, options.traces, options.seed)
         for mode in options.mode:
             for load in (False, True) if options.load else (False,):
-                pairs = [pair for pair in options.pair if streamed(pair) or mode == options.mode[0]]
                 with world.server(model, mode) as server:
-                    session = Session(world, server, capture, f"{options.seed} {model} {mode} {load}")
+                    session = Session(world, server, capture)
                     if load:
                         server.begin_load()
                     seconds = SHORT_SECONDS if options.short else None
-                    recorded, missing = record(session, pairs, options.traces, options.lanes, seconds)
+                    seed = f"{options.seed} {model} {mode} {load}"
+                    recorded = record(session, trials, seed, options.lanes, seconds)
                 # The classifier works while no server does.
-                for pair in pairs:
+                for pair in options.pair:
                     row = {"pair": pair, "model": model, "mode": mode, "load": load, "lanes": options.lanes}
                     if pair in missing:
                         rows.append(row | {"missing": missing[pair]})
@@ -161,10 +166,6 @@ def measure(options, world, capture):
                         rows.append(row | judge(recorded[pair], options.seed, options.permutations))
                     print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
-
-
-def streamed(pair):
-    return not pair.startswith(("whole", "generate"))
 
 
 def commit():
@@ -182,7 +183,7 @@ def arguments(words):
     parser.add_argument("--load", action="store_true")
     parser.add_argument("--price", action="store_true")
     parser.add_argument("--short", action="store_true")
-    parser.add_argument("--traces", type=int, default=TRACES, help="of each class of each pair")
+    parser.add_argument("--traces", type=int, help="of each class of each pair")
     parser.add_argument("--lanes", type=int)
     parser.add_argument("--permutations", type=int, default=PERMUTATIONS)
     parser.add_argument("--seed", type=int, default=1)
@@ -190,9 +191,11 @@ def arguments(words):
     options = parser.parse_args(words)
     if options.short:
         options.pair, options.mode = options.pair or SHORT, options.mode or MODES[:1]
-        options.model, options.lanes = options.model or ["random"], options.lanes or 3
+        options.model, options.lanes = options.model or ["random-60m"], options.lanes or 4
+        options.traces = options.traces or SHORT_TRACES
     options.pair, options.mode = options.pair or list(PAIRS), options.mode or MODES
     options.model, options.lanes = options.model or MODELS, options.lanes or 1
+    options.traces = options.traces or TRACES
     return options
 
 

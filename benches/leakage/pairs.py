@@ -33,7 +33,7 @@ class Trial:
 
 
 class Maker:
-    """Makes the trials of a pair. `oracle(body)` answers a body under a key of its own, unobserved; `counter` reads a metric."""
+    """Makes the trials of a pair. `oracle(body)` answers a body on an unshaped server of its own; `counter` reads its metrics."""
 
     def __init__(self, random, oracle, counter):
         self.random, self.oracle, self.counter = random, oracle, counter

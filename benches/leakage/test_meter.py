@@ -44,6 +44,15 @@ def trace(rng, first=50.0, gap=50.0, frames=32, size=1500, busy=0.0, until=0):
     return segments
 
 
+def on_milliseconds(rng, late):
+    """A stream with random departures on whole milliseconds; a thread that is woken late adds to them, 20 ms of jitter or not."""
+    segments = [Segment(0, False, 900)]
+    for index in range(32):
+        at = 50 * (index + 1) + rng.randrange(20) + 0.06 + late * rng.random()
+        segments.append(Segment(int(at * 1e6), True, 1500))
+    return segments
+
+
 def judged(zero, one, count=60, seed=3):
     """The figures for traces that two functions make."""
     rng, traces, labels = random.Random(seed), [], []
@@ -67,11 +76,13 @@ class Synthetic(unittest.TestCase):
             "size of the request": lambda rng: [Segment(0, False, 901), *trace(rng)[1:]],
             "time of the first frame": lambda rng: trace(rng, first=50.2),
             "late while the model works": lambda rng: trace(rng, busy=0.4, until=20),
+            "timers of whole milliseconds": lambda rng: on_milliseconds(rng, 0.3),
             "pace": lambda rng: trace(rng, gap=50.01),
         }
         for name, one in planted.items():
             with self.subTest(name):
-                result = judged(trace, one)
+                zero = (lambda rng: on_milliseconds(rng, 0.0)) if "milliseconds" in name else trace
+                result = judged(zero, one)
                 self.assertGreater(result.low, 0.75, result)
 
     def test_a_leak_in_a_minority_of_traces_is_found_by_more_traces(self):

@@ -18,7 +18,7 @@ from sealed import Key
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TINY = ROOT / "models" / "tiny"
-MODELS = ("tiny", "random")
+MODELS = ("tiny", "random-60m", "random-187m")
 LOAD_CLIENTS = 8
 START_SECONDS = 120
 
@@ -59,10 +59,10 @@ class World:
         """The directory of a model; random weights are written once."""
         if name == "tiny":
             return TINY
-        directory = self.work / "random-187m"
+        directory = self.work / name
         if not (directory / "tokenizer.json").exists():
             script = ROOT / "benches" / "peers" / "weights.py"
-            subprocess.run([sys.executable, script, "random", HERE / "random-187m.json", directory], check=True)
+            subprocess.run([sys.executable, script, "random", HERE / f"{name}.json", directory], check=True)
             # Last: with it the directory is whole.
             shutil.copy(TINY / "tokenizer.json", directory)
         return directory
