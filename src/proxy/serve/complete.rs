@@ -9,6 +9,7 @@ use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde_json::{Value, json};
 
+use super::gathered;
 use super::pump::{ChoiceState, Keep, Pump};
 use super::speculate::Next;
 use super::{Call, Core, json as json_response};
@@ -184,7 +185,9 @@ impl Job<'_> {
         let ask = &self.ask;
         let bound = ask.options.max_tokens.unwrap_or(USUAL_TOKENS);
         let stream = ask.reply.stream && bound > self.core.whole_below;
-        let request = Request::new(&ask.task, &ask.options, ask.reply.echo, stream, warm.features)?;
+        // Log probabilities come with whole answers only, and a server of the first version tells counts only with them.
+        let gather = !stream && ask.options.logprobs.is_none() && warm.features.holes;
+        let request = Request::new(&ask.task, &ask.options, ask.reply.echo, stream || gather, warm.features)?;
         let asking = async {
             if let Some(guard) = &self.guard {
                 guard.settled().await;
@@ -194,6 +197,9 @@ impl Job<'_> {
             tokio::spawn(async move { preparing.link.prepare_connection().await });
             let opened = if stream {
                 server.link.stream(&warm.held, request.path, &request.body).await?
+            } else if gather {
+                let opened = server.link.stream(&warm.held, request.path, &request.body).await?;
+                Opened::Whole(gathered::body(opened, ask.options.n.unwrap_or(1)).await?)
             } else {
                 StreamReply::Whole(server.link.call(&warm.held, request.path, &request.body, None).await?)
             };

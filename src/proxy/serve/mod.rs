@@ -1,6 +1,7 @@
 //! Answers requests: guard, route, body, then the endpoint.
 
 mod complete;
+mod gathered;
 mod info;
 mod pump;
 mod routes;

@@ -30,8 +30,8 @@ const MAX_PENDING: usize = 16;
 const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a client that waits is told that the connection lives.
 const COMMENT_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the frames after the text may take: more than the 32 that a stream is rounded to.
-const REST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the frames after the text may take: more than the 128 that a stream is rounded to.
+pub(super) const REST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// All that a stream needs until its end.
 pub(super) struct Pump {
