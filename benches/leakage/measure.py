@@ -31,10 +31,10 @@ from report import markdown
 from sealed import COMPLETIONS, GENERATE, bucket, post
 from world import MODELS, ROOT, World
 
-MODES = ("constant", "bucket", "off")
+MODES = ("pace-and-length", "off")
 TRACES, PERMUTATIONS = 260, 60
-# For --short: classification takes a minute of the ten.
-SHORT_SECONDS, SHORT_TRACES = 450, 150
+# For --short: preparing takes two or three minutes of the ten, classification one.
+SHORT_SECONDS, SHORT_TRACES, SHORT_PERMUTATIONS = 340, 100, 20
 # Of the trials of a pair, how many may turn out not to be of their class.
 MOST_STRAY = 0.2
 REDRAWS = 50
@@ -185,7 +185,7 @@ def arguments(words):
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--traces", type=int, help="of each class of each pair")
     parser.add_argument("--lanes", type=int)
-    parser.add_argument("--permutations", type=int, default=PERMUTATIONS)
+    parser.add_argument("--permutations", type=int)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(words)
@@ -193,9 +193,11 @@ def arguments(words):
         options.pair, options.mode = options.pair or SHORT, options.mode or MODES[:1]
         options.model, options.lanes = options.model or ["random-60m"], options.lanes or 4
         options.traces = options.traces or SHORT_TRACES
+        options.permutations = SHORT_PERMUTATIONS if options.permutations is None else options.permutations
     options.pair, options.mode = options.pair or list(PAIRS), options.mode or MODES
     options.model, options.lanes = options.model or MODELS, options.lanes or 1
     options.traces = options.traces or TRACES
+    options.permutations = PERMUTATIONS if options.permutations is None else options.permutations
     return options
 
 

@@ -125,7 +125,7 @@ mod tests {
 
     fn sealed(key: &PathKey, id: RequestId, status: u16, body: &str) -> Vec<u8> {
         let body: Box<RawValue> = serde_json::from_str(body).unwrap();
-        serde_json::to_vec(&Reply { id, status, body }.seal(key).unwrap()).unwrap()
+        serde_json::to_vec(&Reply { id, status, body }.seal(key, 0).unwrap()).unwrap()
     }
 
     fn code(result: Result<TextCompletion, ClientError>) -> u8 {

@@ -123,7 +123,7 @@ impl Scene {
             },
             profile: Profile::Sandbox,
             on_token_expiry: OnTokenExpiry::Wait,
-            shaping: Shaping::Constant(Shaping::INTERVAL),
+            shaping: Shaping::PaceAndLength(Shaping::INTERVAL),
             engine: EngineConfig { kv_cache_bytes: Some(KV_CACHE_BYTES), ..EngineConfig::new(1, 1) },
             limits: RequestLimits {
                 max_new_tokens: 32,

@@ -258,17 +258,17 @@ impl<'a> Call<'a> {
     /// # Errors
     /// JSON that cannot be written.
     pub fn encode(&self) -> Result<Secret<Vec<u8>>, serde_json::Error> {
-        padding::to_padded_json(self)
+        padding::to_padded_json(self, 0)
     }
 }
 
 impl<B: Serialize> Reply<B> {
-    /// Pads and seals the answer; `key` is that of the path's answers.
+    /// Pads the answer to a bucket of `least` bytes or more and seals it; `key` is that of the path's answers.
     ///
     /// # Errors
     /// JSON that cannot be written.
-    pub fn seal(&self, key: &PathKey) -> Result<SealedReply, serde_json::Error> {
-        Ok(SealedReply { ciphertext: key.seal(padding::to_padded_json(self)?.expose()) })
+    pub fn seal(&self, key: &PathKey, least: usize) -> Result<SealedReply, serde_json::Error> {
+        Ok(SealedReply { ciphertext: key.seal(padding::to_padded_json(self, least)?.expose()) })
     }
 }
 
@@ -293,7 +293,7 @@ mod tests {
         let id = RequestId::generate().unwrap();
         let body = RawValue::from_string("{}".into()).unwrap();
         let call = Call { id, path: PATH, server: None, body: &body }.encode().unwrap();
-        let reply = padding::to_padded_json(&Reply { id, status: 200, body: "x" }).unwrap();
+        let reply = padding::to_padded_json(&Reply { id, status: 200, body: "x" }, 0).unwrap();
         let frame = super::super::FrameWriter::new(id).next_frame(&mut Vec::new(), true).unwrap();
         for plaintext in [call, reply, frame] {
             assert!(is_of_v1(plaintext.expose()));

@@ -15,13 +15,17 @@ pub(super) fn bucket(len: usize) -> usize {
     if len <= STEP { len.next_power_of_two().max(MIN_BUCKET) } else { len.next_multiple_of(STEP) }
 }
 
-/// Writes `value` as JSON and fills it up with spaces, which JSON ignores, to the next bucket.
-pub(super) fn to_padded_json(value: &impl Serialize) -> Result<Secret<Vec<u8>>, serde_json::Error> {
+/// Writes `value` as JSON and fills it up with spaces, which JSON ignores, to the next bucket of `least` bytes or more.
+pub(super) fn to_padded_json(
+    value: &impl Serialize,
+    least: usize,
+) -> Result<Secret<Vec<u8>>, serde_json::Error> {
     let mut json = Zeroizing::new(serde_json::to_vec(value)?);
+    let length = bucket(json.len().max(least));
     // A copy into the final size, so that growing in place leaves no unwiped half behind.
-    let mut padded = Vec::with_capacity(bucket(json.len()));
+    let mut padded = Vec::with_capacity(length);
     padded.append(&mut json);
-    padded.resize(bucket(padded.len()), b' ');
+    padded.resize(length, b' ');
     Ok(Secret::new(padded))
 }
 
@@ -40,7 +44,11 @@ mod tests {
 
     #[test]
     fn texts_of_one_bucket_are_of_one_length() {
-        let lengths = ["", "a", &"b".repeat(400)].map(|text| to_padded_json(&text).unwrap().expose().len());
-        assert_eq!(lengths, [512; 3]);
+        let lengths = |least| {
+            ["", "a", &"b".repeat(400)].map(|text| to_padded_json(&text, least).unwrap().expose().len())
+        };
+        assert_eq!(lengths(0), [512; 3]);
+        assert_eq!(lengths(1100), [2048; 3]);
+        assert_eq!(to_padded_json(&"b".repeat(3000), 1100).unwrap().expose().len(), 4096);
     }
 }

@@ -100,6 +100,11 @@ impl Observation {
         self.usage.with_cached(self.cached.unwrap_or(0))
     }
 
+    /// Whether the server is about to stop: it waits for this request.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.app.lifecycle.check() == Err(ErrorCode::Draining)
+    }
+
     /// The whole answer is on its way.
     pub(crate) fn succeeded(&mut self) {
         self.outcome = RequestOutcome::Ok;

@@ -80,33 +80,89 @@ async fn shaped(shaping: Shaping, prompt: &str, max_tokens: usize) -> (Vec<usize
 }
 
 #[tokio::test]
-async fn shaped_streams_have_a_round_number_of_frames() {
-    for max_tokens in [1, 17] {
-        let (lengths, ..) = shaped(Shaping::Bucket, "def f(", max_tokens).await;
-        assert_eq!(lengths, vec![lengths[0]; 32], "{max_tokens} tokens");
-        let (lengths, ..) = shaped(Shaping::Constant(Duration::from_millis(2)), "def f(", max_tokens).await;
-        // How many there are depends on the machine as well.
-        assert_eq!(lengths, vec![lengths[0]; lengths.len().next_multiple_of(32)], "{max_tokens} tokens");
+async fn the_number_of_frames_follows_from_the_tokens_that_were_asked_for() {
+    let slot = Duration::from_millis(2);
+    for (max_tokens, frames) in [(1, 32), (17, 32), (65, 64), (256, 128)] {
+        let (lengths, ..) = shaped(Shaping::PaceAndLength(slot), "def f(", max_tokens).await;
+        // A machine that is too slow takes a multiple of them.
+        let expected = vec![lengths[0]; lengths.len().next_multiple_of(frames)];
+        assert_eq!(lengths, expected, "{max_tokens} tokens");
     }
-    let (lengths, ..) = shaped(Shaping::Bucket, "def f(", 40).await;
-    assert_eq!(lengths.len(), 64);
 }
 
 #[tokio::test]
-async fn on_a_clock_a_short_answer_takes_as_long_as_a_longer_one() {
-    let period = Duration::from_millis(10);
-    let (_, short, took_short) = shaped(Shaping::Constant(period), "def f(", 1).await;
-    let (_, long, took_long) = shaped(Shaping::Constant(period), "def f(", 12).await;
-    assert!(short.len() < long.len());
-    // Never faster than the clock; how much slower is up to the machine.
-    assert!(took_short.min(took_long) >= 31 * period, "{took_short:?} {took_long:?}");
+async fn a_shaped_answer_never_leaves_before_its_time() {
+    let slot = Duration::from_millis(10);
+    for max_tokens in [1, 12] {
+        let (.., took) = shaped(Shaping::PaceAndLength(slot), "def f(", max_tokens).await;
+        // How much later is up to the machine.
+        assert!(took >= 31 * slot + slot / 2, "{max_tokens}: {took:?}");
+    }
+}
+
+/// The head alone would show how long the request took to open and to tokenize.
+#[tokio::test]
+async fn the_head_of_a_shaped_stream_comes_with_the_first_frame() {
+    let world = World::start().await;
+    let slot = Duration::from_millis(400);
+    let shaping = Shaping::PaceAndLength(slot);
+    let server = Server::start(ServerConfig { shaping, ..world.config() }).await;
+    let employee = world.employee().await;
+    let sealed = employee.seal("/v1/completions", &json!({ "prompt": "x", "stream": true, "max_tokens": 1 }));
+    let started = Instant::now();
+    let request = server.http.post(server.url("/v1/completions")).json(&sealed.body);
+    let response = request.send().await.unwrap();
+    assert!(started.elapsed() >= slot / 2, "{:?}", started.elapsed());
+    let first = response.bytes_stream().next().await.unwrap().unwrap();
+    assert!(first.starts_with(b"data: ") && first.ends_with(b"\n\n"));
+}
+
+#[tokio::test]
+async fn shaped_whole_answers_of_any_length_have_one_size_and_leave_no_earlier() {
+    let world = World::start().await;
+    let slot = Duration::from_millis(10);
+    let shaping = Shaping::PaceAndLength(slot);
+    let server = Server::start(ServerConfig { shaping, ..world.config() }).await;
+    let employee = world.employee().await;
+    let path = "/v1/completions";
+    let whole = async |body: Value| {
+        let sealed = employee.seal(path, &body);
+        let started = Instant::now();
+        let answer = server.post(path, &sealed.body).await;
+        assert!(started.elapsed() >= 31 * slot + slot / 2, "{:?}", started.elapsed());
+        let (_, opened) = employee.open(sealed.id, &answer);
+        (answer.text.len(), opened["usage"]["completion_tokens"].as_u64().unwrap())
+    };
+    let body = json!({ "prompt": "def f(", "max_tokens": 60 });
+    let (long, tokens) = whole(body).await;
+    let (_, answer) = server.ask(&employee, path, json!({ "prompt": "def f(", "max_tokens": 1 })).await;
+    let first = answer["choices"][0]["text"].as_str().unwrap();
+    let (short, fewer) = whole(json!({ "prompt": "def f(", "max_tokens": 60, "stop": [first] })).await;
+    assert!(fewer < tokens, "{fewer} {tokens}");
+    assert_eq!(short, long);
+}
+
+/// A server that drains waits for the fillers of 32 frames at the most.
+#[tokio::test]
+async fn a_drain_shortens_what_follows_the_text() {
+    let world = World::start().await;
+    let shaping = Shaping::PaceAndLength(Duration::from_millis(100));
+    let server = Server::start(ServerConfig { shaping, ..world.config() }).await;
+    let employee = world.employee().await;
+    let body = json!({ "prompt": "def f(", "stream": true, "max_tokens": 256, "stop": ["\n"] });
+    let sealed = employee.seal("/v1/completions", &body);
+    let request = server.http.post(server.url("/v1/completions")).json(&sealed.body);
+    let response = request.send().await.unwrap();
+    let (stream, ()) = tokio::join!(response.text(), server.service.shutdown());
+    let frames = employee.open_stream(sealed.id, &stream.unwrap());
+    assert!(frames.len() < 128 && frames.len().is_multiple_of(32), "{}", frames.len());
 }
 
 #[tokio::test]
 async fn an_echoed_prompt_on_a_clock_takes_as_many_frames_as_it_needs() {
     let prompt = "\"quoted\"\n\t한국어 🦀 ".repeat(60);
     let world = World::start().await;
-    let shaping = Shaping::Constant(Duration::from_millis(1));
+    let shaping = Shaping::PaceAndLength(Duration::from_millis(1));
     let server = Server::start(ServerConfig { shaping, ..world.config() }).await;
     let employee = world.employee().await;
     let body = json!({ "prompt": prompt, "echo": true, "stream": true, "max_tokens": 1 });

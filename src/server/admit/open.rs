@@ -25,8 +25,10 @@ pub(crate) struct Admitted<'a> {
     pub(crate) dek: Arc<Dek>,
     remembered: Remembered,
     pub(crate) slot: Slot,
+    /// When the last byte of the request's body was read.
+    pub(crate) arrived: Instant,
     /// Size of the request's body, in bytes.
-    bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// Opens `request`: its plaintext, and what is needed to answer it. `parse` reads the envelope; KMS has until `deadline`.
@@ -42,9 +44,9 @@ pub(crate) async fn open(
     let loaded = app.loaded()?;
     check_server(app, &request)?;
     let body = body::read(request, app.limits.max_body_bytes, app.limits.body_timeout).await?;
+    let (arrived, bytes) = (Instant::now(), body.len());
     // After the body: a client that sends it slowly must not keep a slot from others.
     let slot = app.admit()?;
-    let bytes = body.len();
     let envelope = blocking::run(bytes, move || parse(&body)).await??;
     let dek = unwrap_key(app, loaded, &envelope, deadline).await?;
     let (key, replay) = (Arc::clone(&dek), Arc::clone(&app.replay));
@@ -55,7 +57,7 @@ pub(crate) async fn open(
         Ok::<_, ApiError>((plaintext, remembered))
     });
     let (plaintext, remembered) = opened.await??;
-    Ok((Admitted { loaded, dek, remembered, slot, bytes }, plaintext))
+    Ok((Admitted { loaded, dek, remembered, slot, arrived, bytes }, plaintext))
 }
 
 /// A client that names the server it verified is not answered by another, nor is its key unwrapped.

@@ -28,6 +28,33 @@ pub(crate) struct Prepared {
     pub(crate) parameters: Parameters,
 }
 
+/// JSON around the texts of an answer, in bytes.
+const ANSWER_BYTES: usize = 512;
+/// A token of code in JSON, in bytes, generously.
+const TOKEN_BYTES: usize = 12;
+/// One token with its log probability in JSON, in bytes.
+const LOGPROB_BYTES: usize = 96;
+/// No answer is filled up to more than this: a request for many tokens must not cost much memory.
+const MAX_FILLED_BYTES: usize = 256 * 1024;
+
+impl Prepared {
+    /// How many tokens the answers may have, all together.
+    pub(crate) fn max_tokens(&self) -> usize {
+        self.parameters.max_new_tokens.saturating_mul(self.parameters.choices)
+    }
+
+    /// What a whole answer is filled up to, in bytes: it follows from the request alone. A longer answer is possible, because a
+    /// token may be any number of characters.
+    pub(crate) fn answer_bytes(&self) -> usize {
+        let logprobs = self.parameters.logprobs.map_or(0, |likeliest| LOGPROB_BYTES * (1 + likeliest));
+        // Quotation marks and line ends are two bytes in JSON.
+        let lead = self.lead.as_ref().map_or(0, |lead| lead.expose().len().saturating_mul(2));
+        let answers = lead.saturating_mul(self.parameters.choices);
+        let tokens = self.max_tokens().saturating_mul(TOKEN_BYTES + logprobs);
+        ANSWER_BYTES.saturating_add(tokens).saturating_add(answers).min(MAX_FILLED_BYTES)
+    }
+}
+
 /// A whole answer.
 pub(crate) struct FinishedChoice {
     pub(crate) text: Secret<String>,

@@ -1,6 +1,7 @@
 //! The sealed endpoints: once an envelope has opened, every answer is sealed, errors included.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use super::choices::{Choices, Prepared};
 use super::dialect::{Dialect, Heading, TokenLimits};
+use super::shaping::{Facts, Pacer, Shaping, depart};
 use super::sse::{self, EventStream};
 use crate::protocol::{
     Call, Envelope, ErrorCode, PathKey, Rejected, Reply, RequestId, SealedReply, ServerId,
@@ -22,6 +24,9 @@ use crate::server::error::ApiError;
 use crate::server::observation::Observation;
 use crate::server::state::App;
 use crate::tokenizer::Tokenizer;
+
+/// An answer that is held checks this often whether the server drains.
+const DRAIN_CHECK: Duration = Duration::from_millis(250);
 
 /// The handler of a sealed endpoint.
 pub(crate) async fn handle<D: Dialect>(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -119,20 +124,24 @@ async fn answer<D: Dialect>(
     let key = admitted.dek.for_answers(D::PATH);
     let started = async {
         let ParsedRequest { prepared, stream } = request?;
+        let facts = Facts { arrived: admitted.arrived, bytes: admitted.bytes, tokens: prepared.max_tokens() };
+        let pacer = Pacer::new(app.shaping, facts);
+        let least = if app.shaping == Shaping::Off { 0 } else { prepared.answer_bytes() };
         let choices = Choices::start(admitted.loaded, prepared, admitted.dek.namespace(), &mut observation)?;
         let heading = Heading::new::<D>(id, admitted.loaded.engine.model_name());
         if stream {
-            return Ok(Started::Stream(Box::new(choices), heading));
+            return Ok::<_, ApiError>(Started::Stream(Box::new(choices), heading, pacer));
         }
         let choices = choices.collect(&mut observation).await?;
         let body = D::answer(&heading, &choices, &admitted.loaded.tokenizer, observation.usage());
-        seal(&key, id, 200, body).map(Started::Whole)
+        let reply = seal(&key, id, 200, body, least)?;
+        hold(&pacer, &observation).await?;
+        Ok(Started::Whole(reply))
     };
     match started.await {
-        Ok(Started::Stream(choices, heading)) => {
-            let events =
-                EventStream::new(*choices, heading, id, key, admitted.slot, observation, app.shaping);
-            sse::respond::<D>(events)
+        Ok(Started::Stream(choices, heading, pacer)) => {
+            let events = EventStream::new(*choices, heading, id, key, admitted.slot, observation, pacer);
+            sse::respond::<D>(events).await
         }
         Ok(Started::Whole(reply)) => {
             observation.succeeded();
@@ -141,7 +150,7 @@ async fn answer<D: Dialect>(
         Err(error) => {
             observation.failed(error.code());
             admitted.give_up(&error);
-            match seal(&key, id, error.code().status(), error.body()) {
+            match seal(&key, id, error.code().status(), error.body(), 0) {
                 Ok(reply) => Json(reply).into_response(),
                 Err(unsealed) => unsealed.into_response(),
             }
@@ -151,12 +160,33 @@ async fn answer<D: Dialect>(
 
 /// An answer without an error so far: a stream that begins, or a whole reply.
 enum Started {
-    Stream(Box<Choices>, Heading),
+    Stream(Box<Choices>, Heading, Pacer),
     Whole(SealedReply),
 }
 
-fn seal(key: &PathKey, id: RequestId, status: u16, body: impl Serialize) -> Result<SealedReply, ApiError> {
-    Reply { id, status, body }.seal(key).map_err(|_| ErrorCode::Internal.into())
+/// Keeps a whole answer until its release time. A server that drains does not wait, nor does a request past its deadline.
+async fn hold(pacer: &Pacer, observation: &Observation) -> Result<(), ApiError> {
+    let Some(release) = pacer.release().map_err(|_| ErrorCode::Internal)? else { return Ok(()) };
+    let release = release.min(observation.deadline());
+    while Instant::now() + DRAIN_CHECK < release {
+        tokio::time::sleep(DRAIN_CHECK).await;
+        if observation.is_draining() {
+            return Ok(());
+        }
+    }
+    depart(release).await;
+    Ok(())
+}
+
+/// Seals an answer, padded as if it had at least `least` bytes.
+fn seal(
+    key: &PathKey,
+    id: RequestId,
+    status: u16,
+    body: impl Serialize,
+    least: usize,
+) -> Result<SealedReply, ApiError> {
+    Reply { id, status, body }.seal(key, least).map_err(|_| ErrorCode::Internal.into())
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {

@@ -1,64 +1,110 @@
-//! What the frames of a stream let be seen: when they leave, and how many there are.
+//! What the network shows of an answer: when it leaves, in how many frames, and how large it is.
 //!
-//! The pace of a model's tokens tells what a text is about to those who watch the line ("What Was Your Prompt?",
-//! USENIX Security 2024; "Whisper Leak", 2025). On a clock, frames leave at the same pace whatever there is to say.
-//! Pure but for the clock.
+//! The pace of a model's tokens tells an observer of the network what a text is about ("What Was Your Prompt?", USENIX Security
+//! 2024; "Whisper Leak", 2025). With [`Shaping::PaceAndLength`] departures follow from the request and from random numbers:
+//! time is divided into slots that begin a fixed time after the request arrived, and one frame leaves within each, at a
+//! random point of it. What the model does in between changes nothing. A frame is sealed ahead of its departure. The jitter
+//! is as wide as a slot, because a thread that is woken while the model computes runs up to some milliseconds late, and an
+//! observer averages over all frames of a stream.
+//!
+//! How many frames there are follows from `max_tokens`, if the model is fast enough; if it is not, a multiple of that.
+//! Pure but for the clock and the random numbers.
 
 use std::str::FromStr;
 use std::time::Duration;
 
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::time::{Instant, sleep_until};
 
-/// Streams of other than `off` have a multiple of so many frames.
-const BUCKET_FRAMES: u64 = 32;
+/// The fewest frames of a shaped stream.
+const FEWEST_FRAMES: u64 = 32;
+/// Of requests for more tokens, streams have a multiple of this number: a stream holds its connection until its last
+/// frame, and a server that drains waits for it.
+const MOST_FRAMES: u64 = 128;
+/// Tokens that a model is expected to generate within a slot. A slower model's streams get more frames.
+const TOKENS_PER_FRAME: u64 = 2;
+/// A frame is sealed this long before it leaves, or a fifth of a slot.
+const AHEAD: Duration = Duration::from_millis(5);
+/// The runtime's timers fire on whole milliseconds of its own: this long before a departure a thread takes over that sleeps to the
+/// nanosecond. Otherwise the fraction of a millisecond of each departure would show how late the thread was that sent it.
+const FINE: Duration = Duration::from_millis(2);
+/// The first slot begins later by one slot for as many bytes of a request: it takes some of that to open and tokenize them.
+const BYTES_PER_SLOT: usize = 64 * 1024;
 
-/// How the frames of a stream leave.
+/// What the network may see of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shaping {
-    /// One with each step of the model, and no more.
+    /// Everything: a frame leaves with each step of the model.
     Off,
-    /// One with each step of the model, and others at the end until their number is a round one.
-    Bucket,
-    /// One at each tick of a clock of this period, until their number is a round one.
-    Constant(Duration),
+    /// Neither the pace of the model nor the length of the answer. A slot lasts this long.
+    PaceAndLength(Duration),
 }
 
 impl Shaping {
-    /// Between two ticks unless configured: hardly to be felt, and time enough for a step of most models.
+    /// A slot unless configured: hardly perceptible, and long enough for a step of most models.
     pub const INTERVAL: Duration = Duration::from_millis(50);
 }
 
-/// A mode's name, without the clock's period.
+/// A mode's name, without the length of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShapingMode {
     /// [`Shaping::Off`]
     Off,
-    /// [`Shaping::Bucket`]
-    Bucket,
-    /// [`Shaping::Constant`]
-    Constant,
+    /// [`Shaping::PaceAndLength`]
+    PaceAndLength,
 }
 
 /// Not the name of a mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("streams are shaped by one of constant, bucket and off")]
+#[error("traffic is shaped by pace-and-length or off")]
 pub struct UnknownShaping;
 
-/// Counts the frames of one stream, and times them.
+/// What is known of a request before anything is generated: all that departures depend on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    /// When its last byte was read.
+    pub(crate) arrived: Instant,
+    /// How long its body is, in bytes: the network shows that.
+    pub(crate) bytes: usize,
+    /// How many tokens its answers may have, all together.
+    pub(crate) tokens: usize,
+}
+
+/// When the parts of one answer leave. Without a schedule, as soon as they are ready.
 #[derive(Debug)]
 pub(crate) struct Pacer {
-    shaping: Shaping,
-    clock: Option<Interval>,
+    schedule: Option<Schedule>,
     sent: u64,
 }
 
+/// When a frame is sealed, and when it leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Departure {
+    /// What is known by then is in the frame.
+    pub(crate) seal: Instant,
+    /// When the frame is handed to the connection.
+    pub(crate) at: Instant,
+}
+
+/// The slots of one answer.
+#[derive(Debug)]
+struct Schedule {
+    /// When the first slot begins.
+    start: Instant,
+    /// How long each lasts.
+    slot: Duration,
+    /// The number of the slot that the next frame leaves in.
+    next: u64,
+    /// How many frames there are, or a multiple.
+    frames: u64,
+}
+
 impl ShapingMode {
-    /// The mode with the period that its clock has, should it have one.
+    /// The mode with slots of this length, if it has any.
     pub fn with_interval(self, interval: Duration) -> Shaping {
         match self {
             Self::Off => Shaping::Off,
-            Self::Bucket => Shaping::Bucket,
-            Self::Constant => Shaping::Constant(interval),
+            Self::PaceAndLength => Shaping::PaceAndLength(interval),
         }
     }
 }
@@ -69,63 +115,209 @@ impl FromStr for ShapingMode {
     fn from_str(name: &str) -> Result<Self, UnknownShaping> {
         match name {
             "off" => Ok(Self::Off),
-            "bucket" => Ok(Self::Bucket),
-            "constant" => Ok(Self::Constant),
+            "pace-and-length" => Ok(Self::PaceAndLength),
             _ => Err(UnknownShaping),
         }
     }
 }
 
 impl Pacer {
-    /// A clock begins to tick now. Needs a runtime.
-    pub(crate) fn start(shaping: Shaping) -> Self {
-        let clock = match shaping {
-            Shaping::Off | Shaping::Bucket => None,
-            Shaping::Constant(period) => {
-                let mut clock = interval(period);
-                // A client that takes frames slowly does not get a burst afterwards: that would show how slow it was.
-                clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                Some(clock)
-            }
+    /// Departures of the answer to a request.
+    pub(crate) fn new(shaping: Shaping, facts: Facts) -> Self {
+        let schedule = match shaping {
+            Shaping::Off => None,
+            Shaping::PaceAndLength(slot) => Some(Schedule::new(slot, facts)),
         };
-        Self { shaping, clock, sent: 0 }
+        Self { schedule, sent: 0 }
     }
 
-    /// The clock, if frames leave by one.
-    pub(crate) fn clock(&mut self) -> Option<&mut Interval> {
-        self.clock.as_mut()
+    /// When the next frame leaves; `None` as soon as it is ready.
+    ///
+    /// # Errors
+    /// The system has no randomness to give.
+    pub(crate) fn next_departure(&mut self) -> Result<Option<Departure>, getrandom::Error> {
+        let Some(schedule) = &mut self.schedule else { return Ok(None) };
+        Ok(Some(schedule.next_departure(Instant::now(), random()?)))
     }
 
-    /// Counts the frame that leaves next. Returns whether it may be the last one.
-    pub(crate) fn count(&mut self) -> bool {
+    /// When a whole answer leaves that is ready now; `None` at once.
+    ///
+    /// # Errors
+    /// The system has no randomness to give.
+    pub(crate) fn release(&self) -> Result<Option<Instant>, getrandom::Error> {
+        let Some(schedule) = &self.schedule else { return Ok(None) };
+        Ok(Some(schedule.release(Instant::now(), random()?)))
+    }
+
+    /// Counts the frame that leaves next. Returns whether it may be the last one; a server that drains is `hurried`.
+    pub(crate) fn count(&mut self, hurried: bool) -> bool {
         self.sent += 1;
-        self.shaping == Shaping::Off || self.sent.is_multiple_of(BUCKET_FRAMES)
+        let Some(Schedule { frames, .. }) = self.schedule else { return true };
+        self.sent.is_multiple_of(if hurried { FEWEST_FRAMES } else { frames })
     }
+}
+
+impl Schedule {
+    fn new(slot: Duration, facts: Facts) -> Self {
+        // Half a slot for parsing, opening and tokenizing what is short.
+        let wait = slot / 2 + times(slot, (facts.bytes / BYTES_PER_SLOT) as u64);
+        let frames = (facts.tokens as u64).div_ceil(TOKENS_PER_FRAME).clamp(FEWEST_FRAMES, MOST_FRAMES);
+        Self { start: facts.arrived + wait, slot, next: 0, frames: frames.next_power_of_two() }
+    }
+
+    /// A departure within the next slot; `random` is where in it. Slots that are over are left out: a client that takes
+    /// frames slowly gets no burst afterwards.
+    fn next_departure(&mut self, now: Instant, random: u64) -> Departure {
+        let over = now.saturating_duration_since(self.start).as_nanos() / self.slot.as_nanos().max(1);
+        let number = self.next.max(u64::try_from(over).unwrap_or(u64::MAX));
+        self.next = number.saturating_add(1);
+        let at = self.start + times(self.slot, number) + share(self.slot, random);
+        Departure { seal: at - AHEAD.min(self.slot / 5), at }
+    }
+
+    /// A departure within the last slot of a whole stream's time, or of a multiple of that which has not begun.
+    fn release(&self, now: Instant, random: u64) -> Instant {
+        let whole = times(self.slot, self.frames);
+        let past = now.saturating_duration_since(self.start) + self.slot;
+        let wholes = past.as_nanos().div_ceil(whole.as_nanos().max(1)).max(1);
+        let end = times(whole, u64::try_from(wholes).unwrap_or(u64::MAX));
+        self.start + (end - self.slot) + share(self.slot, random)
+    }
+}
+
+/// Waits for a departure.
+pub(crate) async fn depart(at: Instant) {
+    if let Some(coarse) = at.checked_sub(FINE) {
+        sleep_until(coarse).await;
+    }
+    let rest = at.saturating_duration_since(Instant::now());
+    if rest.is_zero() {
+        return;
+    }
+    if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+        // The thread that wakes writes the frame itself: to wake another one would take as long again.
+        tokio::task::block_in_place(|| std::thread::sleep(rest));
+    } else {
+        // It fails only when the runtime ends.
+        tokio::task::spawn_blocking(move || std::thread::sleep(rest)).await.ok();
+    }
+}
+
+fn random() -> Result<u64, getrandom::Error> {
+    getrandom::u64()
+}
+
+fn times(slot: Duration, count: u64) -> Duration {
+    slot.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// The part of a slot that `random` is of 2^64.
+fn share(slot: Duration, random: u64) -> Duration {
+    let nanos = (slot.as_nanos() * u128::from(random)) >> 64;
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn only_unshaped_streams_may_end_anywhere() {
-        for (shaping, expected) in [
-            (Shaping::Off, (1..=64).collect::<Vec<u64>>()),
-            (Shaping::Bucket, vec![32, 64]),
-            (Shaping::Constant(Duration::from_millis(1)), vec![32, 64]),
-        ] {
-            let mut pacer = Pacer::start(shaping);
-            let ends: Vec<u64> = (1..=64).filter(|_| pacer.count()).collect();
-            assert_eq!(ends, expected, "{shaping:?}");
+    const SLOT: Duration = Duration::from_millis(50);
+
+    fn schedule(bytes: usize, tokens: usize) -> (Instant, Schedule) {
+        let arrived = Instant::now();
+        (arrived, Schedule::new(SLOT, Facts { arrived, bytes, tokens }))
+    }
+
+    fn ends(shaping: Shaping, tokens: usize, hurried: bool) -> Vec<u64> {
+        let mut pacer = Pacer::new(shaping, Facts { arrived: Instant::now(), bytes: 0, tokens });
+        (1..=256).filter(|_| pacer.count(hurried)).collect()
+    }
+
+    #[test]
+    fn the_number_of_frames_follows_from_the_tokens_that_were_asked_for() {
+        let shaped = Shaping::PaceAndLength(SLOT);
+        for (tokens, first) in [(0, 32), (1, 32), (64, 32), (65, 64), (128, 64), (129, 128), (1 << 20, 128)] {
+            let expected: Vec<u64> = (1..=256 / first).map(|count| count * first).collect();
+            assert_eq!(ends(shaped, tokens, false), expected, "{tokens}");
+        }
+        assert_eq!(ends(shaped, usize::MAX, false), [128, 256]);
+        assert_eq!(ends(shaped, 1000, true), (1..=8).map(|count| count * 32).collect::<Vec<u64>>());
+        assert_eq!(ends(Shaping::Off, 9, false).len(), 256);
+    }
+
+    #[test]
+    fn one_frame_leaves_in_each_slot_whenever_the_one_before_was_ready() {
+        let (arrived, mut slots) = schedule(900, 64);
+        let start = arrived + SLOT / 2;
+        for (number, random) in [0, u64::MAX, 1 << 63, 0].into_iter().enumerate() {
+            let begin = start + SLOT * number as u32;
+            // The slot before may be used up to its end, and a little more.
+            let departure = slots.next_departure(begin + SLOT / 4, random);
+            assert!(begin <= departure.at && departure.at < begin + SLOT, "{number}");
+            assert!(departure.seal < departure.at && departure.at - departure.seal <= AHEAD);
         }
     }
 
     #[test]
-    fn modes_have_names() {
-        let named = |name: &str| name.parse::<ShapingMode>().map(|mode| mode.with_interval(Duration::MAX));
+    fn the_first_slot_depends_on_the_arrival_and_the_size_alone() {
+        for (bytes, wait) in
+            [(0, SLOT / 2), (65_535, SLOT / 2), (65_536, SLOT * 3 / 2), (1 << 20, SLOT * 33 / 2)]
+        {
+            let (arrived, slots) = schedule(bytes, 9);
+            assert_eq!(slots.start - arrived, wait, "{bytes}");
+        }
+        let (arrived, mut slots) = schedule(0, 9);
+        // However long reading took, up to the end of the slot.
+        for taken in [Duration::ZERO, SLOT / 2, SLOT] {
+            slots.next = 0;
+            assert_eq!(slots.next_departure(arrived + taken, 0).at, arrived + SLOT / 2);
+        }
+    }
+
+    #[test]
+    fn slots_that_are_over_are_left_out_and_the_rest_stay_in_place() {
+        let (arrived, mut slots) = schedule(0, 9);
+        let start = arrived + SLOT / 2;
+        assert_eq!(slots.next_departure(arrived, 0).at, start);
+        assert_eq!(slots.next_departure(start + SLOT * 7 / 2, 0).at, start + SLOT * 3);
+        assert_eq!(slots.next_departure(start + SLOT * 7 / 2, 0).at, start + SLOT * 4);
+    }
+
+    #[test]
+    fn a_whole_answer_leaves_when_a_stream_would_have_ended() {
+        let (arrived, slots) = schedule(0, 64);
+        let (start, whole) = (arrived + SLOT / 2, SLOT * 32);
+        let last = |wholes: u32| start + whole * wholes - SLOT;
+        for (ready, wholes) in [
+            (Duration::ZERO, 1),
+            (whole - SLOT, 1),
+            (whole - SLOT + Duration::from_nanos(1), 2),
+            (whole * 2, 3),
+            (whole * 5 / 2, 3),
+        ] {
+            assert_eq!(slots.release(start + ready, 0), last(wholes), "{ready:?}");
+            let latest = slots.release(start + ready, u64::MAX);
+            assert!(last(wholes) < latest && latest < last(wholes) + SLOT);
+        }
+        assert_eq!(slots.release(arrived, 0), last(1));
+    }
+
+    #[test]
+    fn jitter_fills_a_slot() {
+        assert_eq!(share(SLOT, 0), Duration::ZERO);
+        assert_eq!(share(SLOT, 1 << 63), SLOT / 2);
+        assert!(share(SLOT, u64::MAX) < SLOT && share(SLOT, u64::MAX) > SLOT * 99 / 100);
+        let drawn: Vec<Duration> = (0..64).map(|_| share(SLOT, random().unwrap())).collect();
+        assert!(drawn.iter().any(|&at| at < SLOT / 2) && drawn.iter().any(|&at| at >= SLOT / 2));
+    }
+
+    #[test]
+    fn modes_are_named_by_what_they_hide() {
+        let named = |name: &str| name.parse::<ShapingMode>().map(|mode| mode.with_interval(SLOT));
         assert_eq!(named("off"), Ok(Shaping::Off));
-        assert_eq!(named("bucket"), Ok(Shaping::Bucket));
-        assert_eq!(named("constant"), Ok(Shaping::Constant(Duration::MAX)));
-        assert_eq!(named("Constant"), Err(UnknownShaping));
+        assert_eq!(named("pace-and-length"), Ok(Shaping::PaceAndLength(SLOT)));
+        for unknown in ["constant", "bucket", "Off"] {
+            assert_eq!(named(unknown), Err(UnknownShaping));
+        }
     }
 }

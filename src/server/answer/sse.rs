@@ -1,4 +1,4 @@
-//! A sealed stream: server-sent events, each one frame of constant size, paced as [`Shaping`] has it.
+//! A sealed stream: server-sent events, each one frame of constant size, which leave when [`Pacer`] says.
 //!
 //! A client that goes away drops the stream, and with it the generation and the slot.
 
@@ -7,15 +7,16 @@ use std::convert::Infallible;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use serde_json::value::{RawValue, to_raw_value};
+use tokio::time::sleep_until;
 
 use super::choices::Choices;
 use super::dialect::{Dialect, Heading};
 use super::generation::{ChoiceEvent, concat};
-use super::shaping::{Pacer, Shaping};
+use super::shaping::{Departure, Pacer, depart};
 use super::split::json_pieces;
 use crate::protocol::{ErrorCode, FrameWriter, MAX_EVENT_BYTES, PathKey, RequestId};
 use crate::secret::Secret;
@@ -45,12 +46,15 @@ pub(crate) struct EventStream {
     _slot: Slot,
 }
 
-/// Answers with the frames of `events`.
-pub(crate) fn respond<D: Dialect>(events: EventStream) -> Response {
-    let frames = stream::unfold(events, |mut events| async move {
+/// Answers with the frames of `events`. The head leaves together with the first frame: alone it would show how long the
+/// request took to open and to tokenize.
+pub(crate) async fn respond<D: Dialect>(mut events: EventStream) -> Response {
+    let first = events.next_frame::<D>().await;
+    let rest = stream::unfold(events, |mut events| async move {
         let frame = events.next_frame::<D>().await?;
-        Some((Ok::<_, Infallible>(frame), events))
+        Some((frame, events))
     });
+    let frames = stream::iter(first).chain(rest).map(Ok::<_, Infallible>);
     let mut response = Response::new(Body::from_stream(frames));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response
@@ -65,14 +69,14 @@ impl EventStream {
         key: PathKey,
         slot: Slot,
         observation: Observation,
-        shaping: Shaping,
+        pacer: Pacer,
     ) -> Self {
         Self {
             choices,
             heading,
             key,
             writer: FrameWriter::new(id),
-            pacer: Pacer::start(shaping),
+            pacer,
             texts: Vec::new(),
             opened: Vec::new(),
             ends: Vec::new(),
@@ -84,42 +88,58 @@ impl EventStream {
         }
     }
 
-    /// The next `data:` line; `None` after the last frame, or if no frame can be made: the client sees a cut stream.
+    /// The next `data:` line, at its time; `None` after the last frame, or if no frame can be made: the client sees a cut
+    /// stream.
     async fn next_frame<D: Dialect>(&mut self) -> Option<Bytes> {
         if self.finished {
             return None;
         }
-        let Ok(frame) = self.make_frame::<D>().await else {
-            self.observation.failed(ErrorCode::Internal);
-            return None;
+        let Ok(departure) = self.pacer.next_departure() else {
+            return self.fail();
         };
-        Some(Bytes::from(format!("data: {}\n\n", self.key.seal(frame.expose()))))
+        let Ok(frame) = self.make_frame::<D>(departure).await else {
+            return self.fail();
+        };
+        let line = Bytes::from(format!("data: {}\n\n", self.key.seal(frame.expose())));
+        if let Some(Departure { at, .. }) = departure {
+            depart(at).await;
+        }
+        Some(line)
     }
 
-    async fn make_frame<D: Dialect>(&mut self) -> Result<Secret<Vec<u8>>, serde_json::Error> {
-        self.gather::<D>().await?;
+    fn fail(&mut self) -> Option<Bytes> {
+        self.finished = true;
+        self.observation.failed(ErrorCode::Internal);
+        None
+    }
+
+    async fn make_frame<D: Dialect>(
+        &mut self,
+        departure: Option<Departure>,
+    ) -> Result<Secret<Vec<u8>>, serde_json::Error> {
+        self.gather::<D>(departure).await?;
         self.write_texts::<D>()?;
         self.events.append(&mut self.ends);
-        let may_end = self.pacer.count() && self.ended;
+        let may_end = self.pacer.count(self.observation.is_draining()) && self.ended;
         let frame = self.writer.next_frame(&mut self.events, may_end)?;
         self.finished = may_end && self.events.is_empty();
         Ok(frame)
     }
 
-    /// Waits for what the next frame says, or for its time.
-    async fn gather<D: Dialect>(&mut self) -> Result<(), serde_json::Error> {
+    /// Waits for what the next frame says, or until it has to be sealed.
+    async fn gather<D: Dialect>(&mut self, departure: Option<Departure>) -> Result<(), serde_json::Error> {
+        let Some(Departure { seal, .. }) = departure else {
+            // One step per frame, whether or not it made text, so that the frames do not tell words apart.
+            if !self.ended && self.events.is_empty() {
+                let event = self.choices.next(&mut self.observation).await;
+                self.take::<D>(event)?;
+            }
+            return Ok(());
+        };
         loop {
-            let Some(clock) = self.pacer.clock() else {
-                // One step per frame, whether or not it made text, so that the frames do not tell words apart.
-                if !self.ended && self.events.is_empty() {
-                    let event = self.choices.next(&mut self.observation).await;
-                    self.take::<D>(event)?;
-                }
-                return Ok(());
-            };
             let event = tokio::select! {
                 biased;
-                _ = clock.tick() => return Ok(()),
+                () = sleep_until(seal) => return Ok(()),
                 event = self.choices.next(&mut self.observation), if !self.ended => event,
             };
             self.take::<D>(event)?;

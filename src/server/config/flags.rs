@@ -143,18 +143,18 @@ pub(crate) struct ServeArgs {
     #[arg(long, help_heading = "Keys", env = "CODESEAL_SANDBOX_ENDPOINT", value_name = "URL")]
     pub(super) sandbox_endpoint: Option<String>,
 
-    /// Traffic shaping of streams: constant (frames on a fixed clock, their number rounded up), bucket (a frame per step,
-    /// their number rounded up) or off. Timing and number of frames reveal topics to a network observer
+    /// Traffic shaping of answers, by what it hides from a network observer: pace-and-length (frames leave at random times within
+    /// fixed intervals, their number follows from max_tokens, and whole answers leave when a stream would have ended) or off
     #[arg(
         long,
         help_heading = "Traffic shaping",
         env = "CODESEAL_STREAM_SHAPING",
         value_name = "MODE",
-        default_value = "constant"
+        default_value = "pace-and-length"
     )]
     pub(super) stream_shaping: ShapingMode,
 
-    /// Interval between frames with constant shaping, in milliseconds
+    /// Interval within which one frame leaves with pace-and-length, in milliseconds
     #[arg(long, help_heading = "Traffic shaping", env = "CODESEAL_STREAM_INTERVAL_MS", value_name = "N",
         default_value_t = Shaping::INTERVAL.as_millis() as u64, value_parser = RangedU64ValueParser::<u64>::new().range(1..=1000))]
     pub(super) stream_interval_ms: u64,

@@ -51,7 +51,7 @@ async fn a_stream_is_the_whole_text_in_pieces_whichever_way_it_was_asked_for() {
 async fn the_editors_stream_ends_with_the_text_and_the_sealed_one_is_read_on() {
     let world = World::start().await;
     let mut server_config = world.config();
-    server_config.shaping = Shaping::Constant(Duration::from_millis(40));
+    server_config.shaping = Shaping::PaceAndLength(Duration::from_millis(40));
     let server = Server::start(server_config).await;
     let mut proxy_config = config(&world, &server.url(""));
     proxy_config.whole_below = 0;
