@@ -49,6 +49,21 @@ async fn a_stream_is_the_whole_text_in_pieces_whichever_way_it_was_asked_for() {
 /// With frames on a slow clock a sealed stream takes much longer than its text.
 #[tokio::test]
 async fn the_editors_stream_ends_with_the_text_and_the_sealed_one_is_read_on() {
+    let answer = with_the_text_and_not_with_the_fillers(true).await;
+    assert!(answer.ends_with("data: [DONE]\n\n"), "{answer}");
+}
+
+/// A server that shapes its traffic keeps whole answers back, so the proxy gathers them from a stream.
+#[tokio::test]
+async fn an_editor_that_wants_one_piece_gets_it_with_the_text() {
+    let answer = with_the_text_and_not_with_the_fillers(false).await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["choices"][0]["finish_reason"], "length", "{answer}");
+    assert_eq!(answer["usage"]["completion_tokens"], 2, "{answer}");
+}
+
+/// An editor's answer, which came before the last frames of the sealed stream; these are read all the same.
+async fn with_the_text_and_not_with_the_fillers(stream: bool) -> String {
     let world = World::start().await;
     let mut server_config = world.config();
     server_config.shaping = Shaping::PaceAndLength(Duration::from_millis(40));
@@ -58,18 +73,18 @@ async fn the_editors_stream_ends_with_the_text_and_the_sealed_one_is_read_on() {
     let proxy = Proxy::start(proxy_config).await.unwrap();
     proxy.ready().await;
     let url = url(&proxy);
-    let body = json!({ "prompt": "def f", "max_tokens": 2, "stream": true });
+    let body = json!({ "prompt": "def f", "max_tokens": 2, "stream": stream });
     let received = async || -> u64 {
         let status: Value = http().get(format!("{url}/status")).send().await.unwrap().json().await.unwrap();
         status["servers"][0]["sealed_bytes_received"].as_u64().unwrap()
     };
     let before = received().await;
     let answer = super::post(&url, "/v1/completions", &body).await;
-    assert!(answer.text.ends_with("data: [DONE]\n\n"), "{}", answer.text);
     // 32 frames of 1024 bytes and their seal; the text was in the first few.
     let at_end = received().await - before;
     assert!(at_end < 32 * 1400, "the editor waited for the fillers: {at_end}");
     until("the rest is read", async || received().await - before >= 32 * 1400).await;
+    answer.text
 }
 
 #[tokio::test]
