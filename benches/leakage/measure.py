@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -203,6 +204,9 @@ def arguments(words):
 
 def main(words=None):
     options = arguments(words)
+    if threading.current_thread() is threading.main_thread():
+        # Servers must not outlive the run.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     capture = open_capture()
     with World(options.programs, options.work) as world:
         told = {
