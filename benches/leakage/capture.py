@@ -38,7 +38,7 @@ class Segment:
 
 
 class CaptureLost(Exception):
-    """The kernel dropped segments because nobody read them in time."""
+    """The kernel dropped segments because they were not read in time."""
 
 
 class PacketCapture:

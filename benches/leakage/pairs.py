@@ -141,7 +141,7 @@ def prefix_cache(make, label, primer="user"):
 
 
 def prefix_of_another_key(make, label):
-    """A prompt whose beginning was read under another key, against one that nobody has sent."""
+    """A prompt whose beginning was read under another key, against one that was not sent before."""
     return prefix_cache(make, label, primer="colleague")
 
 
