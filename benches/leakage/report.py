@@ -26,7 +26,7 @@ def markdown(told):
         f"{told['date']}, commit {told['commit']}, {told['machine']}; observer: {told['observer']}; seed {told['seed']}, "
         f"{told['permutations']} permutations.",
         "",
-        "| pair | model | mode | load | traces | AUC [95 %] | by sizes | by times | by chance | p | |",
+        "| pair | model | mode | load | traces | AUC [95 %] | by sizes | by times | permuted | p | |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in told["rows"]:
