@@ -196,11 +196,19 @@ pub(crate) async fn depart(at: Instant) {
     }
     if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
         // The thread that wakes writes the frame itself: to wake another one would take as long again.
-        tokio::task::block_in_place(|| std::thread::sleep(rest));
+        tokio::task::block_in_place(|| sleep_exactly(rest));
     } else {
         // It fails only when the runtime ends.
-        tokio::task::spawn_blocking(move || std::thread::sleep(rest)).await.ok();
+        tokio::task::spawn_blocking(move || sleep_exactly(rest)).await.ok();
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "at most FINE, on a thread that may block; timers are too coarse"
+)]
+fn sleep_exactly(rest: Duration) {
+    std::thread::sleep(rest);
 }
 
 fn random() -> Result<u64, getrandom::Error> {

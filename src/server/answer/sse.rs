@@ -102,6 +102,9 @@ impl EventStream {
         };
         let line = Bytes::from(format!("data: {}\n\n", self.key.seal(frame.expose())));
         if let Some(Departure { at, .. }) = departure {
+            // hyper writes what it has when the body is pending. A departure soon after the one before would be ready without
+            // that, and both frames would leave together.
+            tokio::task::yield_now().await;
             depart(at).await;
         }
         Some(line)
