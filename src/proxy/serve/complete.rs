@@ -199,7 +199,7 @@ impl Job<'_> {
                 server.link.stream(&warm.held, request.path, &request.body).await?
             } else if gather {
                 let opened = server.link.stream(&warm.held, request.path, &request.body).await?;
-                Opened::Whole(gathered::body(opened, ask.options.n.unwrap_or(1)).await?)
+                StreamReply::Whole(gathered::body(opened, ask.options.n.unwrap_or(1)).await?)
             } else {
                 StreamReply::Whole(server.link.call(&warm.held, request.path, &request.body, None).await?)
             };

@@ -9,7 +9,7 @@
 use serde::Serialize;
 
 use super::pump::REST_TIMEOUT;
-use crate::client::{ClientError, Events, NotAuthentic, Opened};
+use crate::client::{ClientError, Events, NotAuthentic, StreamReply};
 use crate::protocol::openai::FinishReason;
 use crate::proxy::upstream::Answer;
 use crate::secret::Secret;
@@ -60,10 +60,10 @@ struct Gathered {
 ///
 /// # Errors
 /// The stream breaks off, or is none of this protocol.
-pub(super) async fn body(opened: Opened, choices: usize) -> Result<Secret<String>, ClientError> {
+pub(super) async fn body(opened: StreamReply, choices: usize) -> Result<Secret<String>, ClientError> {
     let mut events = match opened {
-        Opened::Whole(body) => return Ok(body),
-        Opened::Stream(events) => events,
+        StreamReply::Whole(body) => return Ok(body),
+        StreamReply::Stream(events) => events,
     };
     let mut gathered = Gathered::expecting(choices);
     while !gathered.is_whole() {
