@@ -142,7 +142,9 @@ impl Body {
             .unwrap_or_default();
         let seed = first(|knobs| knobs.seed).or_else(|| first(|knobs| knobs.random_seed)).unwrap_or_default();
         let waits = [self.t_max_prompt_ms, self.t_max_predict_ms];
-        let deadline = self.t_max_predict_ms.count().filter(|&ms| ms > 0);
+        // llama.vim's warm calls bound the time to 1 ms: that is for what is predicted, and they predict nothing.
+        let reads_only = max_tokens.count() == Some(0);
+        let deadline = self.t_max_predict_ms.count().filter(|&ms| ms > 0 && !reads_only);
         Options {
             max_tokens: max_tokens.count(),
             temperature: number(|knobs| knobs.temperature).0,

@@ -222,6 +222,8 @@ fn llama_cpp_sends_the_cursors_line_apart() {
     assert_eq!(ask.options.max_tokens, Some(0));
     let waits = json!({ "input_prefix": "a", "t_max_prompt_ms": 500, "t_max_predict_ms": 250 });
     assert_eq!(self::ask(Endpoint::Infill, &waits).options.deadline_ms, Some(750));
+    let warm = json!({ "input_prefix": "a", "n_predict": 0, "t_max_prompt_ms": 1, "t_max_predict_ms": 1 });
+    assert_eq!(self::ask(Endpoint::Infill, &warm).options.deadline_ms, None);
     let waits = json!({ "input_prefix": "a", "t_max_prompt_ms": 500 });
     assert_eq!(self::ask(Endpoint::Infill, &waits).options.deadline_ms, None);
 }
