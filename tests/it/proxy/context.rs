@@ -18,7 +18,7 @@ fn write(root: &Path, path: &str, text: &str) {
 }
 
 fn prices() -> String {
-    (0..12).map(|line| format!("price_{line} = compute_price({line})\n")).collect()
+    (0..40).map(|line| format!("price_{line} = compute_price({line})\n")).collect()
 }
 
 fn repository(root: &Path) {
