@@ -36,7 +36,7 @@ import run as peers  # noqa: E402
 
 PARTS = ["tokens", "times", "cancel", "proxy"]
 CLIENTS = ["lines", "characters"]
-CANCELS = 8
+CANCELS = 6
 # Requests of one turn with the proxy and of one without, and how many turns.
 TURN, TURNS = 200, 5
 
@@ -99,7 +99,7 @@ def tokens(options, made):
 
 
 def times(options, made, result, save):
-    """Times from the key to the completion, in the closed and in the open loop."""
+    """Times from the key to the completion, in the closed and in the open loop, and steps after a cancel."""
     source, gguf = weights(made, "2b")
 
     def measure(name, port):
@@ -115,6 +115,9 @@ def times(options, made, result, save):
     with servers.codeseal(options.binaries, source, "q8_0", options.hole, options.draft_tokens) as ours:
         if "cancel" in options.only:
             result["cancel"] = cancel(ours)
+            save()
+        if "times" not in options.only:
+            return
         measure("codeseal", ours.proxy)
     with servers.llama_server(made.llama(), gguf, options.threads) as port:
         measure("llama-server", port)
@@ -261,7 +264,7 @@ def main():
     if "tokens" in options.only:
         result["tokens"] = tokens(options, made)
         save()
-    if "times" in options.only:
+    if "times" in options.only or "cancel" in options.only:
         times(options, made, result.setdefault("times", {}), save)
     print(table(result))
 
