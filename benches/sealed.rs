@@ -14,11 +14,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use codeseal::attestation::{OnTokenExpiry, Profile};
-use codeseal::server::{RequestLimits, Logging, ModelOrigin, ServerConfig};
 use codeseal::engine::{EngineConfig, Quantize};
 use codeseal::keys::{CacheLimits, Endpoint, Keys, KmsConfig, Timeouts, WrapConfig, Wrapper};
 use codeseal::protocol::{Call, Dek, RequestId, WrappedDek};
 use codeseal::sandbox::{Sandbox, SandboxConfig};
+use codeseal::server::{Logging, ModelOrigin, RequestLimits, ServerConfig};
 use codeseal::server::{Service, Shaping};
 use codeseal::telemetry::{LogFormat, LogLevel};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};

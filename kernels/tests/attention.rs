@@ -1,6 +1,7 @@
 //! Attention of one token and of many, over pages, against the textbook.
 
 use codeseal_kernels::cuda::{HEAD, KvLayout, Narrow, Partial, Prompts, attend_decode, attend_prefill};
+use codeseal_kernels::kv::BLOCK_TOKENS;
 use half::{bf16, f16};
 
 use codeseal_emulator::device::Emulator;

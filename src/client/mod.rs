@@ -26,7 +26,8 @@ mod verify;
 pub use self::call::{Events, Held, Link, Proof, Recorded, Recorder, SpareKey, StreamReply, Traffic};
 pub use self::complete::{Client, OnText};
 pub use self::config::{
-    CompleteArgs, CompleteConfig, FileError, FileSettings, GoldenSettings, Servers, SettingsError, VerifyArgs, VerifyConfig,
+    CompleteArgs, CompleteConfig, FileError, FileSettings, GoldenSettings, Servers, SettingsError,
+    VerifyArgs, VerifyConfig,
 };
 pub use self::error::{ClientError, NotAuthentic, Refusal, exit_code};
 pub use self::fim::{Cursor, CursorError};

@@ -27,9 +27,9 @@ mod paths;
 mod report;
 pub mod what_if;
 
+pub use self::cel::{Reason, Undecided};
 #[cfg(feature = "client")]
 pub use self::command::{ClaimsError, ConditionFile, Format, PolicyCommand, PolicyOutcome, claims_of};
-pub use self::cel::{Reason, Undecided};
 pub use self::condition::{ClauseVerdict, Condition, ConditionError, LookedAt, Place, Unmet};
 pub use self::decide::{Decision, Verdict};
 pub use self::image::{Command, Image, ImageError, Set};
