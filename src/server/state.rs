@@ -4,6 +4,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::config::RequestLimits;
 use crate::attestation::{LauncherSocket, OnTokenExpiry};
@@ -28,9 +30,10 @@ pub(crate) struct App {
     pub(crate) attestor: Attestor,
     pub(crate) shaping: Shaping,
     pub(crate) unauthenticated: Unauthenticated,
-    slots: Arc<Semaphore>,
     /// As many as the engine takes: beyond it every request would be refused there.
-    capacity: usize,
+    slots: Arc<Semaphore>,
+    /// Admitted requests whose answer is not finished.
+    unanswered: TaskTracker,
     loaded: OnceLock<Loaded>,
     on_token_expiry: OnTokenExpiry,
 }
@@ -42,11 +45,20 @@ pub(crate) struct Loaded {
     pub(crate) tokenizer: Arc<Tokenizer>,
 }
 
-/// The right to use the model, held from admission to the end of the answer.
+/// The right to use the model, from admission on. A drain waits until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Slot(
-    #[expect(dead_code, reason = "it is what dropping it gives back")] OwnedSemaphorePermit,
-);
+pub(crate) struct Slot {
+    permit: Option<OwnedSemaphorePermit>,
+    #[expect(dead_code, reason = "dropping it ends the request for the drain")]
+    unanswered: TaskTrackerToken,
+}
+
+impl Slot {
+    /// Lets another request use the model while a finished answer is held back. The drain still waits for the answer.
+    pub(crate) fn release(&mut self) {
+        self.permit = None;
+    }
+}
 
 impl App {
     /// A server that is starting, for `capacity` requests at the same time; `launcher` makes tokens for clients.
@@ -67,7 +79,7 @@ impl App {
             lifecycle: Lifecycle::default(),
             replay: ReplayGuard::new(REPLAY_WINDOW_SECS, limits.max_replay_entries),
             slots: Arc::new(Semaphore::new(capacity)),
-            capacity,
+            unanswered: TaskTracker::new(),
             loaded: OnceLock::new(),
             on_token_expiry,
             shaping,
@@ -103,21 +115,21 @@ impl App {
     /// # Errors
     /// [`ErrorCode::ServerBusy`] if all are taken, [`ErrorCode::Draining`] if none is given any more.
     pub(crate) fn admit(&self) -> Result<Slot, ErrorCode> {
-        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| ErrorCode::ServerBusy)?;
-        // Looked at again while the slot is held: a drain that began before now waits for it.
-        self.lifecycle.check().map(|()| Slot(slot))
+        let permit = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| ErrorCode::ServerBusy)?;
+        let slot = Slot { permit: Some(permit), unanswered: self.unanswered.token() };
+        // Checked again while the slot is held: a drain that began before now waits for it.
+        self.lifecycle.check().map(|()| slot)
     }
 
-    /// Requests that hold a slot.
+    /// Requests that are not answered yet.
     pub(crate) fn running(&self) -> usize {
-        self.capacity - self.slots.available_permits()
+        self.unanswered.len()
     }
 
-    /// Waits until no request holds a slot. After [`App::set_draining`] none gets one.
+    /// Waits until all admitted requests are answered. After [`App::set_draining`] none is admitted.
     pub(crate) async fn idle(&self) {
-        let all = u32::try_from(self.capacity).unwrap_or(u32::MAX);
-        // The semaphore is never closed.
-        drop(self.slots.acquire_many(all).await);
+        self.unanswered.close();
+        self.unanswered.wait().await;
     }
 
     /// Whether a load balancer should send requests.

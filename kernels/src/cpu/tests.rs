@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::kv::{BLOCK_TOKENS, BlockId};
 
 /// Numbers between -1 and 1.
 pub(super) fn numbers(seed: u64, count: usize) -> Vec<f32> {

@@ -96,7 +96,7 @@ fn what_is_chosen_is_what_the_kernel_s_steps_choose() {
         let (logits, params, seed) = (row(&mut state), params(&mut state), round);
         let sampler = RowSampler::new(&params, seed);
         for counter in [0, 1, u64::MAX] {
-            let expected = reference::sample_row(&logits, &sampler, counter);
+            let expected = reference::choose(&logits, &sampler, counter);
             assert!(expected.is_some());
             for scratch in &mut kept {
                 let chosen = sample_row(&logits, &sampler, counter, scratch);

@@ -116,7 +116,7 @@ fn parse<D: Dialect>(
 
 async fn answer<D: Dialect>(
     app: &App,
-    admitted: Admitted<'_>,
+    mut admitted: Admitted<'_>,
     call: OpenedCall,
     mut observation: Observation,
 ) -> Response {
@@ -135,6 +135,7 @@ async fn answer<D: Dialect>(
         let choices = choices.collect(&mut observation).await?;
         let body = D::answer(&heading, &choices, &admitted.loaded.tokenizer, observation.usage());
         let reply = seal(&key, id, 200, body, least)?;
+        admitted.slot.release();
         hold(&pacer, &observation).await?;
         Ok(Started::Whole(reply))
     };

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use codeseal::config::{ModelOrigin, ServerConfig};
 use codeseal::proxy::{Golden, Proxy};
+use codeseal::server::{ModelOrigin, ServerConfig};
 use serde_json::{Value, json};
 
 use super::verify::{good, verifying};

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use codeseal::config::ServerConfig;
 use codeseal::proxy::{AccessToken, Proxy, ProxyConfig};
+use codeseal::server::ServerConfig;
 use codeseal::server::Shaping;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -24,7 +24,7 @@ const TOKEN: &str = "a-token-of-some-length";
 /// More tokens than a client waits for before it cancels.
 const MANY_TOKENS: usize = 4000;
 /// The clock of a server whose only slot a stream keeps: 32 frames last longer than all tests.
-const SLOW_CLOCK: Duration = Duration::from_secs(60);
+const SLOW_CLOCK: Duration = Duration::from_secs(1);
 
 /// A situation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -192,16 +192,17 @@ impl Scenes {
 /// A server that takes one request at a time, and sends the frames of a stream very slowly.
 fn one_slot(world: &World) -> ServerConfig {
     let mut config = world.config();
-    (config.engine.max_running, config.engine.max_waiting, config.limits.max_requests) = (1, 0, 1);
-    config.shaping = Shaping::Constant(SLOW_CLOCK);
-    config.limits.request_timeout = SLOW_CLOCK * 60;
+    (config.engine.max_running, config.engine.max_waiting) = (1, 0);
+    config.shaping = Shaping::PaceAndLength(SLOW_CLOCK);
+    config.limits.request_timeout = SLOW_CLOCK * 600;
     config
 }
 
 /// Keeps the only slot of `server`, for as long as the answer is not dropped.
 async fn occupy(world: &World, server: &Server) -> reqwest::Response {
     let employee = world.employee().await;
-    let sealed = employee.seal("/v1/completions", &json!({ "prompt": "x", "stream": true }));
+    let sealed =
+        employee.seal("/v1/completions", &json!({ "prompt": "x", "stream": true, "max_tokens": 1000 }));
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut answer = client.post(server.url("/v1/completions")).json(&sealed.body).send().await.unwrap();
     assert!(answer.chunk().await.unwrap().is_some());
