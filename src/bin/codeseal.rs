@@ -5,11 +5,12 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum as _};
 use codeseal::client::{self, CompleteArgs, FileSettings, SettingsError, VerifyArgs};
 #[cfg(feature = "sandbox")]
 use codeseal::config::client::SandboxArgs;
 use codeseal::config::client::{ClientArgs, Command, PolicyArgs, settings_file};
+use codeseal::config::{self, Program};
 #[cfg(all(feature = "server", feature = "sandbox"))]
 use codeseal::demo::{self, DemoConfig};
 use codeseal::proxy::{self, ProxyArgs, ProxyTask};
@@ -38,6 +39,13 @@ fn main() -> ExitCode {
         Command::Sandbox(args) => sandbox(&runtime, args),
         #[cfg(all(feature = "server", feature = "sandbox"))]
         Command::Demo => demo(&runtime),
+        Command::Completions(args) => {
+            written(args.write(config::command(args.program), &mut std::io::stdout()))
+        }
+        Command::Man(args) => {
+            let programs = Program::value_variants().iter().map(|program| config::command(*program));
+            written(args.write(programs).map(drop))
+        }
     };
     // A KMS client may have left a refresh behind that nobody waits for.
     runtime.shutdown_background();
@@ -175,6 +183,13 @@ fn demo(runtime: &Runtime) -> ExitCode {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let config = DemoConfig { scratch: std::env::temp_dir(), colour: stdout.is_terminal() && !plain };
     match runtime.block_on(demo::run(config, &mut stdout)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(INTERNAL, &error),
+    }
+}
+
+fn written(result: std::io::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(INTERNAL, &error),
     }

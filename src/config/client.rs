@@ -10,6 +10,7 @@ use clap::Args;
 use clap::{Parser, Subcommand};
 
 pub use self::policy::PolicyArgs;
+use super::shell::{CompletionsArgs, ManArgs};
 #[cfg(feature = "sandbox")]
 use crate::client::SettingsError;
 use crate::client::config::EXIT_CODES;
@@ -47,6 +48,10 @@ pub enum Command {
     /// Show the whole flow on this machine: no account, no GPU, nothing downloaded
     #[cfg(all(feature = "server", feature = "sandbox"))]
     Demo,
+    /// Print a script that completes command lines in a shell
+    Completions(CompletionsArgs),
+    /// Write the man pages of all commands
+    Man(ManArgs),
 }
 
 /// The flags of `codeseal sandbox`.
