@@ -130,11 +130,12 @@ fn remember(windows: &mut VecDeque<Window>, client: ClientId, sent: &str, hole: 
     });
 }
 
-/// Whether a window of `prefix` may begin at `at`: not too long, and without giving up more than a third.
+/// Whether a window of `prefix` may begin at `at`: not too long, and without giving up more than a third and the line that
+/// begins there.
 fn fits(prefix: &str, at: usize) -> bool {
     let at_line = at == 0 || prefix.as_bytes().get(at - 1) == Some(&b'\n');
     prefix.len() - at <= MAX_PREFIX_BYTES
-        && (at <= prefix.len() / 3 || prefix.len() > MAX_PREFIX_BYTES)
+        && (at <= line_after(prefix, prefix.len() / 3) || prefix.len() > MAX_PREFIX_BYTES)
         && at_line
 }
 
@@ -243,6 +244,21 @@ mod tests {
         }
         starts.dedup();
         assert_eq!(starts.len(), 3, "{starts:?}");
+    }
+
+    /// The window's beginning is behind the third for as long as the line there is.
+    #[test]
+    fn a_hole_stays_in_a_window_that_has_just_moved() {
+        let windows = Windows::default();
+        let typed = "    a = 1\n    b = 2\n    c = 3\n";
+        let mut middles = Vec::new();
+        for end in 1..typed.len() {
+            let before = format!("{}{}", file(0..100), typed.get(..end).unwrap());
+            let last = before.get(before.len() - 2500..).unwrap();
+            middles.push(arranged(&windows, HoleStart::Lines, last, "end\n").1);
+        }
+        let expected: Vec<_> = (1..typed.len()).map(|end| typed.get(..end).unwrap()).collect();
+        assert_eq!(middles, expected);
     }
 
     #[test]

@@ -15,7 +15,7 @@ fn file(lines: std::ops::Range<usize>) -> String {
 /// Tokens computed for each second key of `TYPED`, by a client that sends `window` of the text before the cursor.
 async fn computed(layout: HoleStart, window: impl Fn(&str) -> String) -> Vec<u64> {
     let desk = Desk::with(|config| config.layout = layout).await;
-    let (above, below) = (file(0..80), file(80..100));
+    let (above, below) = (file(0..100), file(100..120));
     let mut tokens = Vec::new();
     for end in (0..TYPED.len()).step_by(2) {
         let before = format!("{above}{}", TYPED.get(..end).unwrap());
@@ -45,7 +45,7 @@ async fn a_key_costs_tens_of_tokens_with_a_hole_above_the_cursor() {
 /// As clients do that send the last so many characters, whatever stands there.
 #[tokio::test]
 async fn a_window_that_moves_with_each_key_is_read_twice_and_no_more() {
-    let last = |before: &str| before.get(before.len() - 3000..).unwrap().to_owned();
+    let last = |before: &str| before.get(before.len() - 2500..).unwrap().to_owned();
     let tokens = computed(HoleStart::Lines, last).await;
     let expensive = tokens.iter().filter(|&&tokens| tokens > 100).count();
     assert!(expensive <= 2 && mean(&tokens[2..]) <= 20, "{tokens:?}");
