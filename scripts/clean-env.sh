@@ -6,7 +6,7 @@ case $1 in
 */deps/*)
   for name in $(env | sed -n 's/^\([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p'); do
     case $name in
-    CODESEAL_EDITORS_PYTHON | CODESEAL_PYTHON | CODESEAL_SAMPLE_CLIENT) ;; # Read by tests themselves.
+    CODESEAL_EDITORS_* | CODESEAL_PICTURES | CODESEAL_PYTHON | CODESEAL_SAMPLE_CLIENT) ;; # Read by tests themselves.
     CODESEAL_* | CLOUDSDK_* | GCLOUD_* | GOOGLE_* | HF_* | HOME | NO_COLOR | RUST_LOG | XDG_* | *_PROXY | *_proxy)
       unset "$name"
       ;;

@@ -16,7 +16,6 @@ mod error;
 mod exchange;
 mod kms;
 mod names;
-#[cfg(feature = "server")]
 mod retry;
 #[cfg(feature = "server")]
 mod service;

@@ -1,6 +1,7 @@
 """Drives the Python clients of editors through the scenes. Packages: editors.txt beside this file."""
 
 import asyncio
+import json
 import os
 import shutil
 import sys
@@ -102,7 +103,10 @@ class Llm:
     async def run(scene, key, prefix, suffix, tokens, *flags):
         with tempfile.TemporaryDirectory() as directory:
             shutil.copy(f"{SNIPPETS}/{scene}/llm", f"{directory}/extra-openai-models.yaml")
-            environment = {**os.environ, "LLM_USER_PATH": directory, "OPENAI_API_KEY": key}
+            # What `llm keys set codeseal` writes.
+            with open(f"{directory}/keys.json", "w") as keys:
+                json.dump({"codeseal": key}, keys)
+            environment = {**os.environ, "LLM_USER_PATH": directory}
             options = ["-o", "max_tokens", str(tokens), "-o", "temperature", "0", "--no-log", *flags]
             command = [sys.executable, "-m", "llm", "-m", "codeseal", *options, marked(prefix, suffix)]
             pipe = asyncio.subprocess.PIPE

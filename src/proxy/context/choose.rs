@@ -1,7 +1,7 @@
 //! Which files go with a file: those that it imports and those that were edited lately, within a bound of bytes.
 //!
 //! The order is by the time of the last change, the oldest first: a file that is saved leaves those before it in the
-//! server's prefix cache. Must not touch: the network.
+//! server's prefix cache.
 
 use std::path::Path;
 use std::time::{Instant, SystemTime};

@@ -1,6 +1,6 @@
 //! Which files of the repository a text imports, for the common languages.
 //!
-//! A rough reading: what it takes for an import only matters if a file is called so. Must not touch: the disk.
+//! A rough reading: what it takes for an import only matters if a file is called so.
 
 use super::index::Index;
 
@@ -99,7 +99,7 @@ fn same_kind(one: &str, other: &str) -> bool {
     match (extension(one), extension(other)) {
         (Some(one), Some(other)) => {
             let together = |kind: &&[&str]| kind.contains(&one.as_str()) && kind.contains(&other.as_str());
-            one == other || KINDS.iter().any(|kind| together(kind))
+            one == other || KINDS.iter().any(together)
         }
         _ => false,
     }

@@ -1,7 +1,6 @@
 //! The files of a repository that may be used, and which lines are in which of them.
 //!
 //! Bounded: files, bytes and time. What was read before and has not changed is not read again.
-//! Must not touch: the network; anything outside the root.
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;

@@ -2,7 +2,6 @@
 //!
 //! A request never waits for the disk: it uses what was read in the background, and goes without if there is nothing yet.
 //! What git or `.codesealignore` ignores, what looks like a secret, and what is outside the repository is never read.
-//! Must not touch: the network.
 
 mod choose;
 mod imports;

@@ -1,6 +1,6 @@
 //! Which file of the repository a hole is in: as the client says, or as its text shows.
 //!
-//! Pure. Must not touch: the disk.
+//! Pure.
 
 use std::collections::HashMap;
 use std::path::Path;

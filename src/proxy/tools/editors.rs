@@ -147,8 +147,13 @@ pub(super) fn snippet(editor: Editor, url: &str, token: Option<&str>) -> Snippet
             in_object: false,
             unique: None,
             text: format!(
-                "- model_id: codeseal\n  model_name: codegemma-2b\n  api_base: \"{url}/v1\"\n  completion: true\n\
-                 # A token, if the proxy wants one: llm keys set openai\n"
+                "- model_id: codeseal\n  model_name: codegemma-2b\n  api_base: \"{url}/v1\"\n  completion: true\n{}",
+                // llm sends no key to another base URL unless the model names one.
+                if token.is_some() {
+                    "  # The proxy's token: llm keys set codeseal\n  api_key_name: codeseal\n"
+                } else {
+                    ""
+                }
             ),
         },
         Editor::Aider => Snippet {

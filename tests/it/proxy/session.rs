@@ -1,8 +1,8 @@
 //! What happens around a session: the golden request, the next key, a warm start after a pause, changes of the server.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
+use codeseal::model::ModelFiles;
 use codeseal::proxy::{Golden, Proxy};
 use codeseal::server::{ModelOrigin, ServerConfig};
 use serde_json::{Value, json};
@@ -114,7 +114,8 @@ fn other_weights(dir: &std::path::Path) -> ModelOrigin {
     let path = dir.join("config.json");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(path, text + "\n").unwrap();
-    ModelOrigin::Fetched { source: dir.to_str().unwrap().parse().unwrap(), cache: PathBuf::from(dir) }
+    // The manifest knows the embedded model by its weights, and refuses another configuration beside them.
+    ModelOrigin::Files { name: String::from("other"), files: ModelFiles::at(dir) }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use super::scenes::Scenes;
 use crate::harness::clean;
 
 /// Importing the packages of a client takes seconds on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(240);
+pub(super) const PATIENCE: Duration = Duration::from_secs(480);
 
 /// A program that drives clients.
 pub(super) struct Driver {
