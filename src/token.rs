@@ -1,4 +1,6 @@
 //! Token ids: what tokenizer, prompts, engine and model exchange.
+//!
+//! Allowed modules: none.
 
 use zeroize::DefaultIsZeroes;
 

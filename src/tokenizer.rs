@@ -5,7 +5,7 @@
 //! tokens as text; if a control id comes out all the same, the text is cut inside the piece that made it; and
 //! if even that does not help, the text is refused.
 //!
-//! Allowed modules: model::FilesError, model::ModelFiles, secret.
+//! Allowed modules: model::FilesError, model::ModelFiles, secret, token.
 //! Forbidden: axum, hyper, reqwest.
 
 mod decoder;

@@ -1,4 +1,6 @@
 //! A stream whose peer must take what is written to it: one that stops reading is given up.
+//!
+//! Allowed modules: none.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -4,8 +4,6 @@
 //! depend on the order of additions or on a library's exponential: probabilities are integers, 2^40 for the most likely
 //! token, made by f32 operations that are rounded alike everywhere, and their sums are exact. Random numbers come from a
 //! counter-based generator: they depend on the seed and the position, not on earlier draws.
-//!
-//! Must not touch: where logits come from.
 
 #[cfg(test)]
 mod reference;

@@ -3,7 +3,7 @@
 //! Only the model's own steps are measured: no scheduler, no tokenizer, no seal. The tokens are arbitrary, and each
 //! new one is the likeliest, as in a greedy answer. Every figure is the median of its repetitions.
 //!
-//! Allowed modules: files, flags, machine, model, telemetry, tokenizer.
+//! Allowed modules: files, flags, machine, model, telemetry, token.
 //! Forbidden: axum, google_cloud_*, hyper, reqwest, tokio.
 
 mod check;

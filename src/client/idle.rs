@@ -1,7 +1,7 @@
 //! How many connections to the server wait in the HTTP client's pool, as far as can be told from outside.
 //!
 //! A request that is cancelled takes its HTTP/1.1 connection with it, so the next one needs another that is open
-//! already. Must not touch: what is sent.
+//! already.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};

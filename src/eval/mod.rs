@@ -5,7 +5,7 @@
 //! longer than the context is shortened ([`prompt::infill_within`]) to the context less the new tokens. The model
 //! is loaded by [`engine::open`], as a server loads it: what is measured is what is served.
 //!
-//! Allowed modules: engine, files, flags, model, prompt, protocol, tokenizer.
+//! Allowed modules: engine, files, flags, model, prompt, protocol, token, tokenizer.
 //! Forbidden: axum, google_cloud_*, hyper, reqwest.
 
 mod cases;

@@ -1,7 +1,7 @@
 //! Files of weights: what their headers say of the tensors in them.
 //!
 //! A header is parsed once, when its file is opened. Nothing is allocated by a number of a header before the file has been
-//! seen to be long enough. Must not touch: architectures.
+//! seen to be long enough.
 
 pub(super) mod gguf;
 mod safetensors;

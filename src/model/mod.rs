@@ -8,7 +8,7 @@
 //!
 //! Another architecture is another folder beside [`gemma`]; the formats and files know none.
 //!
-//! Allowed modules: machine, prompt, tokenizer.
+//! Allowed modules: machine, prompt, token.
 //! Forbidden: axum, tokio.
 
 mod error;

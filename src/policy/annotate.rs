@@ -1,6 +1,4 @@
 //! Findings as GitHub's workflow commands: `::error file=…,line=…,col=…::message`.
-//!
-//! Must not touch: what is found.
 
 use super::condition::Place;
 

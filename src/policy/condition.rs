@@ -2,7 +2,6 @@
 //!
 //! It fails closed: a missing claim, an error and any result but `true` deny. Where it is not known what Google's
 //! service decides, there is no verdict, and that denies, too.
-//! Must not touch: the network.
 
 use std::fmt;
 

@@ -2,7 +2,6 @@
 //!
 //! Whether Google's service reads JSON numbers as `int` or as `double` is not documented: both are evaluated, and
 //! where they differ there is no verdict.
-//! Must not touch: syntax.
 
 use serde::Serialize;
 use serde_json::Value;

@@ -2,7 +2,6 @@
 //!
 //! Nothing is run and no base image is read, so what a base image sets stays unknown. What a builder refuses is
 //! refused here; `tests/vectors/dockerfiles` holds this against what both builders made.
-//! Must not touch: judgement.
 
 mod expand;
 mod lines;

@@ -1,6 +1,4 @@
 //! What a condition demands, in plain words.
-//!
-//! Must not touch: claims' values, verdicts.
 
 use serde::Serialize;
 

@@ -1,7 +1,6 @@
 //! The provider's attribute mapping: claims → `google.subject`, `google.groups`, `attribute.*`.
 //!
 //! The bounds are those that Google documents for workload identity pool providers.
-//! Must not touch: the condition.
 
 use std::sync::Arc;
 

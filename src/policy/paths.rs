@@ -1,6 +1,4 @@
 //! Which claims an expression reads.
-//!
-//! Must not touch: claims' values.
 
 use super::cel::{self, Expr, ExprKind};
 

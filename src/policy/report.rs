@@ -1,6 +1,4 @@
 //! Verdicts and explanations, printed for people, for programs and as annotations.
-//!
-//! Must not touch: files, how verdicts are found.
 
 use std::io::{self, Write};
 

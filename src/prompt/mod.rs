@@ -3,7 +3,7 @@
 //! A template is a list of ids, never a text that is encoded as a whole: what a user wrote goes through the
 //! `encode` function alone, which yields no control id, and the control ids are put between the pieces here.
 //!
-//! Allowed modules: protocol, secret, tokenizer.
+//! Allowed modules: protocol, secret, token.
 //! Forbidden: async, axum, std::fs, std::io, tokio.
 
 mod budget;

@@ -1,6 +1,6 @@
 //! Where a hole begins: how much of the text before the cursor is sent as `middle` instead of `prompt`.
 //!
-//! Pure. Must not touch: tokens.
+//! Pure.
 
 use serde::Serialize;
 

@@ -2,7 +2,6 @@
 //!
 //! It shows that the model answers, with text, and without the names of control tokens. Which text is right depends on
 //! weights and quantization, so it is compared only if the user says what it must be.
-//! Must not touch: the network, requests of editors.
 
 use crate::client::ClientError;
 use crate::proxy::dialect::{Hole, Options, Task};

@@ -2,7 +2,7 @@
 //!
 //! Editors talk to it in the words that they know; from here on all is sealed for an attested workload.
 //!
-//! Allowed modules: client, keys, protocol, secret, telemetry.
+//! Allowed modules: client, keys, protocol, secret, telemetry, write_timeout.
 //! Forbidden: codeseal_kernels, fernet, google_cloud_*.
 
 mod answer;

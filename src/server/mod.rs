@@ -11,7 +11,7 @@
 //! with a `dialect`) → `admit::open` (body, slot, key, envelope, replay) → `answer::choices` → `answer::generation`.
 //!
 //! Allowed modules: attestation, engine, flags, hub, keys, model::ModelFiles, model::Quantize, prompt, protocol,
-//! rate, secret, telemetry, tokenizer.
+//! rate, secret, telemetry, token, tokenizer, write_timeout.
 //! Forbidden: aws_lc_rs, fernet, google_cloud_*.
 
 mod admit;

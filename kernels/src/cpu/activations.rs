@@ -1,7 +1,6 @@
 //! Activations packed as the kernels read them: in tiles of a few tokens, in the type that is multiplied with the weights.
 //!
 //! A token is rounded by itself, so what becomes of it does not depend on its neighbours.
-//! Must not touch: weights.
 
 use half::bf16;
 use rayon::prelude::*;

@@ -3,8 +3,6 @@
 //!
 //! Each query goes through the blocks from the first token on, whatever else is computed with it, so a text gives
 //! the same bits whether it is read at once or in pieces.
-//!
-//! Must not touch: what the tokens are.
 
 use rayon::prelude::*;
 

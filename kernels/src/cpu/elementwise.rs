@@ -1,6 +1,4 @@
 //! What happens to each row by itself: norm, rotation, activation, addition. All in f32.
-//!
-//! Must not touch: weights of matrices.
 
 use rayon::prelude::*;
 

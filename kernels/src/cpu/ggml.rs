@@ -1,6 +1,4 @@
 //! Types of numbers in files: floats, and ggml's blocks of 32 or 256 quantized ones. Little endian.
-//!
-//! Must not touch: how weights lie in memory.
 
 mod large;
 mod small;

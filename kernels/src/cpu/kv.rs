@@ -1,6 +1,4 @@
 //! The KV cache of CPUs: a pool of KV blocks in f32.
-//!
-//! Must not touch: who owns which block.
 
 use super::simd::{LANES, Lane};
 use crate::kv::{BLOCK_TOKENS, BlockId};

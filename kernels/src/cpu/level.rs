@@ -1,6 +1,4 @@
 //! The instruction sets that this machine has, detected at run time.
-//!
-//! Must not touch: what is computed.
 
 use super::simd::{Kernel, Portable, Simd};
 #[cfg(target_arch = "x86_64")]

@@ -2,8 +2,6 @@
 //!
 //! Sixteen rows are a panel, and lie side by side in a register: no sum is ever taken across one. A tile of panels and
 //! tokens stays in registers from the first column to the last, and how it is cut changes nothing in a sum's order.
-//!
-//! Must not touch: what the numbers mean.
 
 use rayon::prelude::*;
 

@@ -1,7 +1,7 @@
 //! Matrices of weights in memory: packed into panels of sixteen rows, in the type of the file or quantized.
 //!
 //! A panel goes column by column, so one load gives sixteen rows the same columns, and a kernel reads memory in one
-//! direction. Must not touch: files.
+//! direction.
 use half::{bf16, f16};
 use rayon::prelude::*;
 

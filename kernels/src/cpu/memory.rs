@@ -1,7 +1,6 @@
 //! Zeroed memory for weights: aligned to cache lines, and in huge pages where the OS provides them.
 //!
 //! A load that lies across two lines costs twice, and a model is read from end to end for every token.
-//! Must not touch: what lies in it.
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 

@@ -6,8 +6,6 @@
 //! Activations are rounded once for each product, on every path alike. With bf16 weights and AVX-512 they become bf16: in
 //! the small model that changes a logit by at most 0.3% of the largest one. With quantized weights they become eight bits
 //! and a scale for every 32: by at most 1.6% with q8_0, in both cases beside the same weights multiplied in f32.
-//!
-//! Must not touch: requests, files.
 
 mod activations;
 mod attention;

@@ -1,7 +1,6 @@
 //! Four bits for a weight: 256 columns of sixteen rows, and how they are chosen.
 //!
 //! The numbers are those of ggml's `Q4_K`; only the six bits of a scale take a byte here, so that sixteen are read at once.
-//! Must not touch: files.
 use half::f16;
 use rayon::prelude::*;
 

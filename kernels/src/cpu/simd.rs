@@ -1,6 +1,4 @@
 //! Sixteen lanes on any instruction set: the operations that kernels are written in.
-//!
-//! Must not touch: what is computed, which instruction sets there are.
 
 /// How many numbers are worked on at a time.
 pub(crate) const LANES: usize = 16;

@@ -1,7 +1,6 @@
 //! What is between two loads and a sum: each type of weights times the activations that it is multiplied with.
 //!
 //! A sum goes from the first column to the last, in every tile. Products of bytes are whole numbers, and exact.
-//! Must not touch: how work is spread.
 
 use super::activations::{Bytes, STEP};
 use super::matrix::EightBitBlock;

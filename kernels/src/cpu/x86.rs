@@ -1,7 +1,5 @@
 //! AVX-512 and AVX2. Their values are made by [`Avx512::detect`] and [`Avx2::detect`] alone: having one is the proof that the
 //! machine has the instructions.
-//!
-//! Must not touch: what is computed.
 use std::arch::x86_64::*;
 
 use super::simd::{Kernel, Lane, Simd};

@@ -1,7 +1,5 @@
 //! Launches attention over KV blocks: of one token of each sequence (`attention_decode.cu`), or of many
 //! (`attention_prefill.cu`).
-//!
-//! Must not touch: what the tokens are.
 
 use super::kv::{HEAD, KvLayout, Layer};
 use super::launch::{DeviceError, Launch, Shape, count, require};

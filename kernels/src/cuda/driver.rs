@@ -1,7 +1,6 @@
 //! The CUDA driver behind [`Device`]: one device, one stream, the kernels that `build.rs` compiled.
 //!
 //! The driver's library is loaded when a device is opened, so the same program starts where there is none.
-//! Must not touch: what the kernels compute.
 
 mod pinned;
 

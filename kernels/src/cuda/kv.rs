@@ -1,7 +1,6 @@
 //! The KV cache on a device, and where each row of a batch finds its blocks: `paged.cuh`, where KV blocks are called pages.
 //!
 //! All that changes from step to step is in the device's memory, so the launches of a step are the same each time.
-//! Must not touch: who owns which block.
 
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! How a kernel is started: by name, over a grid, on whatever can run it.
 //!
 //! Launchers are written once over [`Launch`]. The driver implements it, and so does the emulator that the tests run
-//! kernels on. Must not touch: any driver.
+//! kernels on.
 
 /// Why a device did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,5 @@
 //! Matrices of weights on the device, and launches of what reads them: products (`skinny.cu`, `wide.cu`,
 //! `gemm.cu`) and embedding (`embed.cu`).
-//!
-//! Must not touch: files.
 
 use std::ops::Range;
 

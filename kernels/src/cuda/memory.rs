@@ -1,7 +1,7 @@
 //! Device memory with types and bounds, which makes launchers safe to call.
 //!
 //! A view borrows its buffer, so nothing is read and written by the same launch, and nothing is given back before a
-//! launch was handed to the device; devices give memory back in the order of launches. Must not touch: any driver.
+//! launch was handed to the device; devices give memory back in the order of launches.
 
 use std::marker::PhantomData;
 use std::ops::Range;

@@ -1,8 +1,7 @@
 //! Kernels for CUDA: one source for all devices and for the emulator, and the code that launches them.
 //!
 //! Launchers check every size and are safe to call; indices that a kernel reads from tables, it checks itself, and stops the
-//! device if one is out of bounds. Which launches make a forward pass is the model's business. Must not touch: models,
-//! requests, files.
+//! device if one is out of bounds. Which launches make a forward pass is the model's business.
 
 mod attention;
 #[cfg_attr(not(feature = "cuda"), path = "no_driver.rs")]

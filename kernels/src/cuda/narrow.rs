@@ -1,7 +1,7 @@
 //! The two types of sixteen bits that tensor cores multiply, and the kernels for each.
 //!
 //! Keys, values and what is multiplied with weights are kept in one of them. Sums, norms and the residual stream are always
-//! f32. Must not touch: launches.
+//! f32.
 
 use half::{bf16, f16};
 

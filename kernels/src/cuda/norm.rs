@@ -1,6 +1,4 @@
 //! Launches the residual addition and norm: `norm.cu`.
-//!
-//! Must not touch: what the rows mean.
 
 use super::launch::{Arg, DeviceError, Launch, Shape, count, require};
 use super::memory::{View, ViewMut};

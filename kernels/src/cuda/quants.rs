@@ -1,6 +1,4 @@
 //! Packs quantized rows from ggml's blocks into the order in which a device reads them: `weights.cuh`.
-//!
-//! Must not touch: devices.
 
 use half::f16;
 

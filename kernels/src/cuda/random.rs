@@ -1,6 +1,4 @@
 //! Launches kernels that fill memory with random numbers: `random.cu`. For random weights.
-//!
-//! Must not touch: what the numbers are for.
 
 use super::launch::{Arg, DeviceError, Launch, Shape, count, require};
 use super::memory::ViewMut;

@@ -2,8 +2,6 @@
 //!
 //! A replay uses the addresses that were recorded. The device's [`super::Retention`] keeps that memory allocated as long as
 //! there are recordings, so replaying is safe.
-//!
-//! Must not touch: any driver.
 
 use super::launch::DeviceError;
 use super::memory::Device;

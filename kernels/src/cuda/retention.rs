@@ -2,8 +2,6 @@
 //!
 //! Memory that is dropped while a device has recordings is kept in the device's [`Retention`] and freed with the last of
 //! them.
-//!
-//! Must not touch: any driver.
 
 use std::cell::RefCell;
 use std::mem::ManuallyDrop;

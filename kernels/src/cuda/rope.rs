@@ -1,6 +1,4 @@
 //! Launches the rotation of queries and keys, which also puts keys and values into pages: `rope.cu`.
-//!
-//! Must not touch: attention.
 
 use super::kv::{HEAD, Layer};
 use super::launch::{DeviceError, Launch, Shape, count, require};

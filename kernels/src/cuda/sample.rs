@@ -1,6 +1,6 @@
 //! Launches sampling, and the kernel that makes the sampled tokens the next step's input: `sample.cu`.
 //!
-//! The algorithm is explained in `kernels::sampling`. Must not touch: what the logits mean.
+//! The algorithm is explained in `kernels::sampling`.
 
 use super::launch::{DeviceError, Launch, Shape, count, require};
 use super::memory::{View, ViewMut};

@@ -1,6 +1,4 @@
 //! Passes over all logits of a row, with the widest instruction set and the same result on all of them.
-//!
-//! Must not touch: random numbers.
 
 use super::ONE;
 use crate::cpu::{Kernel, LANES, Lane, Level, Simd};

@@ -1,7 +1,6 @@
 //! What a verification rests on, in a form that can be kept: with it the verification is repeated later, offline.
 //!
 //! The first verification goes through the same record, so both ask the same questions.
-//! Must not touch: the network, the clock.
 
 use std::time::{Duration, UNIX_EPOCH};
 

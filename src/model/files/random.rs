@@ -1,6 +1,6 @@
 //! Random weights: a safetensors file that is generated while it is read.
 //!
-//! For measuring speed, which depends on shapes and hardly on values. Must not touch: real files, architectures.
+//! For measuring speed, which depends on shapes and hardly on values.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Seek, SeekFrom};

@@ -1,6 +1,4 @@
 //! A loaded model on CPUs.
-//!
-//! Must not touch: how a forward pass is computed.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,8 +1,6 @@
 //! The parameters of a Gemma, in whatever form matrices (`M`) and vectors (`V`) are kept, and loading them.
 //!
 //! The fields are listed here once: CPUs, devices and estimates of memory differ in `M` and `V` only.
-//!
-//! Must not touch: files, kernels.
 
 use codeseal_kernels::cpu::{Format, Source};
 

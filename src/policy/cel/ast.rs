@@ -1,6 +1,4 @@
 //! The syntax tree: one node per construct of the source, macros not expanded.
-//!
-//! Must not touch: evaluation.
 
 use super::value::Value;
 

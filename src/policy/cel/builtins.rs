@@ -1,6 +1,4 @@
 //! Functions: which code a call runs, by the types of its arguments.
-//!
-//! Must not touch: syntax.
 
 use super::eval::{Evaluated, Stop, no_overload};
 use super::steps::Steps;

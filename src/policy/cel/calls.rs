@@ -1,6 +1,4 @@
 //! Calls, macros and the names of protobuf types, as nodes of the tree.
-//!
-//! Must not touch: tokens.
 
 use super::ast::{Expr, ExprKind, Macro};
 use super::types::TypeName;

@@ -2,7 +2,6 @@
 //!
 //! `assertion` is a map from strings to values of any type; so are `google` and `attribute`, whose members' types
 //! Google does not document.
-//! Must not touch: claims.
 
 use super::ast::{BinaryOp, Expr, ExprKind, Macro};
 use super::functions::{self, Overload, PARAMETERS};

@@ -1,6 +1,4 @@
 //! Conversions between types: `int(…)`, `string(…)` and the like.
-//!
-//! Must not touch: claims.
 
 use super::Reason;
 use super::eval::{Evaluated, Stop, no_overload};

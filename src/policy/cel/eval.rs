@@ -1,6 +1,4 @@
 //! Evaluation, with the engine's rules for errors: `&&`, `||`, `all` and `exists` decide in spite of one if they can.
-//!
-//! Must not touch: syntax, types.
 
 use std::sync::Arc;
 

@@ -1,7 +1,6 @@
 //! The functions that conditions can call, with the types that they take.
 //!
 //! The standard library, and what Google documents for attribute mappings: `extract`, `split`, `join`, `lowerAscii`.
-//! Must not touch: evaluation.
 
 use super::types::Type;
 

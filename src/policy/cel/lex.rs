@@ -1,6 +1,4 @@
 //! Text → tokens, by the grammar of Google's engine.
-//!
-//! Must not touch: what tokens mean.
 
 use super::Problem;
 use super::ast::Span;

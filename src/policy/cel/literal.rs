@@ -1,6 +1,4 @@
 //! Literal tokens → values.
-//!
-//! Must not touch: where tokens end; that is in [`super::lex`].
 
 use super::Problem;
 use super::value::Value;

@@ -3,7 +3,6 @@
 //! It decides as Google's C++ engine does, or says that it does not know: [`Undecided`] is never a verdict. The
 //! language definition is google/cel-spec; where it leaves room, the engine's behavior was observed, and
 //! `tests/vectors/cel/` holds this module to it.
-//! Must not touch: claims as JSON other than by [`Value::from_json`], files, the network.
 
 mod ast;
 mod builtins;

@@ -1,6 +1,4 @@
 //! Arithmetic, and the text of numbers.
-//!
-//! Must not touch: claims.
 
 use std::sync::Arc;
 

@@ -1,6 +1,4 @@
 //! Tokens → syntax tree: the grammar of Google's engine, with its bounds on nesting.
-//!
-//! Must not touch: types.
 
 use super::ast::{BinaryOp, Expr, ExprKind, MAX_HEIGHT, Span};
 use super::calls::{call, protobuf_message, protobuf_type};

@@ -1,6 +1,4 @@
 //! The syntax tree as text, with all parentheses, so that it parses to the same tree.
-//!
-//! Must not touch: the source.
 
 use super::ast::{Expr, ExprKind};
 use super::types::TypeName;

@@ -3,7 +3,6 @@
 //! What RE2 rejects is an error here; `\d`, `\w`, `\s` and `\b` are ASCII, as RE2's. Whether a text matches does not
 //! depend on captures and greediness, so both are dropped. Patterns with Unicode tables are decided for ASCII texts
 //! alone, because the tables' versions differ.
-//! Must not touch: claims.
 
 use std::fmt::Write;
 

@@ -1,6 +1,4 @@
 //! Character classes of patterns, as RE2 has them.
-//!
-//! Must not touch: texts.
 
 use super::Reason;
 use super::eval::Stop;

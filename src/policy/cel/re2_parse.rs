@@ -1,6 +1,4 @@
 //! RE2's syntax: what RE2 refuses is an error here.
-//!
-//! Must not touch: texts.
 
 use super::Reason;
 use super::eval::Stop;

@@ -1,6 +1,4 @@
 //! What the rounds of a macro come to.
-//!
-//! Must not touch: syntax.
 
 use std::sync::Arc;
 

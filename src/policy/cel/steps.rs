@@ -1,6 +1,4 @@
 //! The bounds of one evaluation.
-//!
-//! Must not touch: values.
 
 use std::collections::HashMap;
 use std::sync::Arc;

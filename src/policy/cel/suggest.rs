@@ -1,6 +1,4 @@
 //! "Did you mean": the nearest of some names.
-//!
-//! Must not touch: what the names are for.
 
 /// The name in `known` that `name` was probably meant to be: at most a third of its letters differ, two at most.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -2,7 +2,6 @@
 //!
 //! `split`, `join` and `lowerAscii` are CEL's strings extension. `extract` is Google's own: its documentation gives
 //! a rule and eight examples; templates of another form have no defined result.
-//! Must not touch: claims.
 
 use std::sync::Arc;
 

@@ -1,6 +1,4 @@
 //! Timestamps and durations: text forms as Abseil parses them, calendar fields, ranges.
-//!
-//! Must not touch: the clock.
 
 use std::fmt;
 

@@ -1,6 +1,4 @@
 //! Types of expressions, and what can be given where what is taken.
-//!
-//! Must not touch: values.
 
 use std::fmt;
 

@@ -1,6 +1,4 @@
 //! Values: what expressions come to, how they compare, and how JSON is read.
-//!
-//! Must not touch: syntax.
 
 use std::cmp::Ordering;
 use std::sync::Arc;

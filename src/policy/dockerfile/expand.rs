@@ -1,7 +1,6 @@
 //! Quotes, escapes and variables of a Dockerfile's words, as the builders process them.
 //!
 //! A port of BuildKit's `frontend/dockerfile/shell` (v0.32.2); buildah 1.28 differs where [`Builder`] is asked.
-//! Must not touch: instructions.
 
 use super::pattern::{self, Pattern};
 use super::{Builder, Problem, problem, unknown};

@@ -1,7 +1,6 @@
 //! A Dockerfile's text as instructions: byte-order mark, directives, comments, continued lines, here-documents.
 //!
 //! A port of BuildKit's `frontend/dockerfile/parser` (v0.32.2); buildah 1.28 differs where [`Builder`] is asked.
-//! Must not touch: what an instruction means.
 
 use super::expand::{Lex, Value};
 use super::{Builder, Problem, problem, unknown};

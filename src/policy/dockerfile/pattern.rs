@@ -2,7 +2,6 @@
 //!
 //! BuildKit makes a regular expression of a pattern. Stars are all lazy or all greedy there, so what it finds is the
 //! shortest or the longest match.
-//! Must not touch: variables.
 
 use super::{Problem, problem, unknown};
 

@@ -1,7 +1,6 @@
 //! What builders make of the words of EXPOSE.
 //!
 //! A port of BuildKit's `dockerfile2llb/convert_expose.go` (v0.32.2) and of `docker.Port` in buildah 1.28.
-//! Must not touch: variables, images.
 
 use core::net::IpAddr;
 

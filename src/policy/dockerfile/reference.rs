@@ -1,7 +1,6 @@
 //! Names of images, as builders parse them before they look for one.
 //!
 //! A port of `ParseNormalizedNamed` in github.com/distribution/reference.
-//! Must not touch: registries.
 
 /// Whether `image` is `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`.
 pub(super) fn is_valid(image: &str) -> bool {

@@ -1,6 +1,4 @@
 //! A stage: what its instructions set.
-//!
-//! Must not touch: the text of instructions, other stages.
 
 use std::collections::BTreeSet;
 

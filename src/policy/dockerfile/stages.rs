@@ -1,7 +1,6 @@
 //! Stages: which one is the image, what it inherits, and what its instructions set.
 //!
 //! A port of BuildKit's `frontend/dockerfile/dockerfile2llb` (v0.32.2), and of buildah 1.28 where [`Builder`] is asked.
-//! Must not touch: the text of instructions.
 
 use std::collections::{BTreeMap, BTreeSet};
 

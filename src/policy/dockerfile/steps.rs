@@ -1,7 +1,6 @@
 //! Instructions with their arguments checked: what a builder refuses before it runs anything is refused here.
 //!
 //! A port of BuildKit's `frontend/dockerfile/instructions` (v0.32.2).
-//! Must not touch: variables, stages.
 
 use super::lines::{self, Instruction};
 use super::words::{at_blanks, list, pairs, pairs_or_none, words};

@@ -1,7 +1,6 @@
 //! An instruction's arguments as words, names with values, and lists.
 //!
 //! A port of BuildKit's `frontend/dockerfile/parser/line_parsers.go` (v0.32.2).
-//! Must not touch: variables.
 
 use serde_json::Value;
 

@@ -2,7 +2,6 @@
 //!
 //! The launcher reads names without their case and merges what is there twice; a reader that takes the last of two
 //! would see another image.
-//! Must not touch: what members mean.
 
 use std::fmt;
 

@@ -1,6 +1,4 @@
 //! A Dockerfile of which builders make different images: what is said of the other builder's.
-//!
-//! Must not touch: Dockerfiles.
 
 use super::super::image::{Image, ImageError, Other};
 use super::{Finding, Level};

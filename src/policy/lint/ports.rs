@@ -1,6 +1,4 @@
 //! Ports of an image, as the launcher opens them (`openPorts` in `launcher/container_runner.go` of go-tpm-tools).
-//!
-//! Must not touch: levels.
 
 use super::super::image::Image;
 

@@ -1,6 +1,4 @@
 //! Variables that programs read, by the program.
-//!
-//! Must not touch: values.
 
 use super::Danger;
 

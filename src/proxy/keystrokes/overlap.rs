@@ -1,7 +1,7 @@
 //! Takes the end off a completion that repeats what stands after the cursor, such as a closing bracket.
 //!
 //! An overlap is taken off only if brackets and quotes fit better without it, or if it repeats the whole rest of the
-//! line. Must not touch: the network, JSON.
+//! line.
 
 use super::{head, tail};
 use crate::secret::Secret;

@@ -1,6 +1,4 @@
 //! What a server ran when it was last verified, and whether it may run something else.
-//!
-//! Must not touch: the network.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

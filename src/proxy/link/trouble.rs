@@ -1,6 +1,4 @@
 //! Why a server cannot be used now.
-//!
-//! Must not touch: what requests say.
 
 use super::pins::Changed;
 use crate::client::{ClientError, NotAuthentic};

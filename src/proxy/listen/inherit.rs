@@ -1,6 +1,4 @@
 //! Sockets that the service manager has bound: systemd's socket activation.
-//!
-//! Must not touch: what is sent.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;

@@ -3,8 +3,6 @@
 //! A server that shapes its traffic keeps a whole answer until a stream of as many tokens would have ended, because the time
 //! of an answer shows its length. The text of a stream is there as soon as it is generated, and the rest of its frames is
 //! read in the background.
-//!
-//! Must not touch: the forms that editors know.
 
 use serde::Serialize;
 

@@ -1,7 +1,6 @@
 //! After an accept, the completion that may be accepted next is asked for before the editor asks for it.
 //!
 //! Only while no editor's request runs, and the next one ends it: it takes no request's place here.
-//! Must not touch: the shapes that editors know.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,4 @@
 //! Blocks of 256 numbers, whose parts have scales that are multiples of one for the block.
-//!
-//! Must not touch: how weights lie in memory.
 
 use half::f16;
 

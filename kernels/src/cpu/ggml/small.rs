@@ -1,6 +1,4 @@
 //! Blocks of 32 numbers with a scale of their own.
-//!
-//! Must not touch: how weights lie in memory.
 
 use super::{SMALL, half, push_q8_0};
 

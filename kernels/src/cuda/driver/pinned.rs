@@ -1,6 +1,4 @@
 //! Host memory that the device copies to and from by itself.
-//!
-//! Must not touch: what is in it.
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! Attention has two kernels, which round differently: many tokens of a prompt at once, on tensor cores, or one token of a
 //! sequence. Which one computes a token depends only on whether it is of the prompt, so the result does not depend on how a
-//! sequence is cut into steps. Must not touch: files, who owns which block.
+//! sequence is cut into steps.
 
 use codeseal_kernels::cuda::{
     Buffer, Device, DeviceError, Element as _, HEAD, KvLayout, Layer, Matrix, Narrow, Partial, Places,

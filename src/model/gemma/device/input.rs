@@ -1,6 +1,4 @@
 //! The input of a step beside weights and KV cache, packed into one array of words, so that it is one copy to the device.
-//!
-//! Must not touch: launches.
 
 use std::ops::Range;
 

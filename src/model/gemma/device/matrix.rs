@@ -1,7 +1,5 @@
 //! A matrix on its way to a device: some rows at a time are converted or quantized, packed as the kernels read them, and
 //! copied.
-//!
-//! Must not touch: which matrices there are, launches.
 
 use std::borrow::Cow;
 

@@ -6,8 +6,6 @@
 //! | [`runner`] | steps: prefill and decode, recorded launches, sampling, the KV cache |
 //! | [`input`] | what a step copies to the device |
 //! | [`matrix`] | a matrix on its way to the device |
-//!
-//! Must not touch: which sequences are in a batch, who owns which block.
 
 mod forward;
 mod input;

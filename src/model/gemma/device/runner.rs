@@ -5,8 +5,6 @@
 //! as it is, nothing is copied to the device, and the next step is launched before the tokens of this one are read. A step
 //! that was launched ahead and is not needed does no harm: it wrote behind the ends of sequences, where whatever is read
 //! later is written before.
-//!
-//! Must not touch: files, who owns which block.
 
 use codeseal_kernels::cuda::{
     Buffer, Device, DeviceError, Feedback, Narrow, Prompts, Recorded, SamplingBuffers, View, feed_back,
