@@ -87,7 +87,7 @@ class Synthetic(unittest.TestCase):
 
     def test_a_leak_in_a_minority_of_traces_is_found_by_more_traces(self):
         result = judged(trace, lambda rng: trace(rng, first=60 if rng.random() < 0.3 else 50), count=150)
-        self.assertGreater(result.low, 0.52, result)
+        self.assertGreater(result.low, 0.5, result)
 
     def test_drift_is_not_taken_for_a_leak(self):
         clock = {"turn": 0}

@@ -1,6 +1,7 @@
 //! A proxy for each situation that a client can meet.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Mutex;
@@ -11,7 +12,10 @@ use codeseal::server::ServerConfig;
 use codeseal::server::Shaping;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{Employee, Server, World, clean, http};
@@ -56,6 +60,7 @@ pub(super) struct Scenes {
     _busy: Server,
     _slot: Mutex<reqwest::Response>,
     _cutting: AbortOnDropHandle<()>,
+    _forwarding: (watch::Sender<bool>, AbortOnDropHandle<()>),
 }
 
 impl Scene {
@@ -93,6 +98,9 @@ impl Scenes {
         let employee = world.employee().await;
         let busy = Server::start(one_slot(&world)).await;
         let (between, cutting) = cutting(server.url("")).await;
+        // The proxy connects to a server that is quick, and its clients meet one that is busy.
+        let (forwarder, switch, forwarding) =
+            forwarder(server.service.address(), busy.service.address()).await;
 
         let mut proxies = BTreeMap::new();
         for scene in Scene::ALL {
@@ -104,7 +112,7 @@ impl Scenes {
                 },
                 Scene::Down => config(&world, "http://127.0.0.1:1"),
                 Scene::NotVerified => verifying(&world, &server, &dir, OTHER),
-                Scene::Busy => config(&world, &busy.url("")),
+                Scene::Busy => config(&world, &forwarder),
                 Scene::Cut => config(&world, &between),
             };
             // Every stream that a client requests is one on the line as well.
@@ -117,6 +125,7 @@ impl Scenes {
             proxies.insert(scene, proxy);
         }
         let slot = Mutex::new(occupy(&world, &busy).await);
+        switch.send_replace(true);
         let scenes = Self {
             _world: world,
             server,
@@ -127,6 +136,7 @@ impl Scenes {
             _busy: busy,
             _slot: slot,
             _cutting: cutting,
+            _forwarding: (switch, forwarding),
         };
         scenes.write_snippets().await;
         scenes
@@ -196,6 +206,31 @@ fn one_slot(world: &World) -> ServerConfig {
     config.shaping = Shaping::PaceAndLength(SLOW_CLOCK);
     config.limits.request_timeout = SLOW_CLOCK * 600;
     config
+}
+
+/// Forwards connections to `first`, and from the switch on to `second`: those to the first then end.
+async fn forwarder(
+    first: SocketAddr,
+    second: SocketAddr,
+) -> (String, watch::Sender<bool>, AbortOnDropHandle<()>) {
+    let (switch, state) = watch::channel(false);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut state = state.clone();
+            tokio::spawn(async move {
+                let to = if *state.borrow_and_update() { second } else { first };
+                let Ok(mut server) = TcpStream::connect(to).await else { return };
+                tokio::select! {
+                    _ = copy_bidirectional(&mut client, &mut server) => {}
+                    _ = state.changed() => {}
+                }
+            });
+        }
+    });
+    (url, switch, AbortOnDropHandle::new(task))
 }
 
 /// Keeps the only slot of `server`, for as long as the answer is not dropped.
