@@ -2,11 +2,11 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`layout`], [`files`] | which files make a model, and reading them |
-//! | [`format`] | headers of safetensors and GGUF files: names, shapes, types and offsets of tensors |
-//! | [`gemma`] | the Gemma architecture: configuration, table of tensors, checkpoint, forward pass on CPUs and devices |
+//! | `layout`, `files` | which files make a model, and reading them |
+//! | `format` | headers of safetensors and GGUF files: names, shapes, types and offsets of tensors |
+//! | `gemma` | the Gemma architecture: configuration, table of tensors, checkpoint, forward pass on CPUs and devices |
 //!
-//! Another architecture is another folder beside [`gemma`]; the formats and files know none.
+//! Another architecture is another folder beside `gemma`; the formats and files know none.
 //!
 //! Allowed modules: machine, prompt, token.
 //! Forbidden: axum, tokio.

@@ -2,10 +2,10 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`forward`] | the forward pass, launch by launch |
-//! | [`runner`] | steps: prefill and decode, recorded launches, sampling, the KV cache |
-//! | [`input`] | what a step copies to the device |
-//! | [`matrix`] | a matrix on its way to the device |
+//! | `forward` | the forward pass, launch by launch |
+//! | `runner` | steps: prefill and decode, recorded launches, sampling, the KV cache |
+//! | `input` | what a step copies to the device |
+//! | `matrix` | a matrix on its way to the device |
 
 mod forward;
 mod input;
