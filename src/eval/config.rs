@@ -25,7 +25,7 @@ pub struct FimConfig {
     pub cases: PathBuf,
     /// Where holes begin: text from there to the cursor goes behind the middle marker.
     pub hole: HoleStart,
-    /// Only so many cases, from the beginning of the file.
+    /// At most this many cases, from the beginning of the file.
     pub limit: Option<usize>,
     /// How many tokens an answer may have.
     pub max_new_tokens: usize,

@@ -46,7 +46,7 @@ enum Slot<'a, M> {
 }
 
 impl<M> Weights<M, Vec<f32>> {
-    /// Loads all parameters of `checkpoint`. `allocate` makes a matrix of a format with so many rows and columns, `fill`
+    /// Loads all parameters of `checkpoint`. `allocate` makes a matrix of a format with that many rows and columns, `fill`
     /// overwrites whole rows of it from a row on with bytes of a type, and `progress` gets the bytes read and all bytes.
     ///
     /// Scales of norms are as in the file: see [`Checkpoint::norms_include_one`].

@@ -23,7 +23,7 @@ use super::dialect::{ContextFile, Hole};
 
 /// The shortest time between two walks through the repository.
 const MIN_REFRESH: Duration = Duration::from_secs(5);
-/// A walk may take this share of the time: one part in so many.
+/// A walk may take one part in this many of the time.
 const WALK_SHARE: u32 = 20;
 /// How long the files of a prompt stay as they are. Each change makes the server read the prompt again.
 const CHOICE_AGE: Duration = Duration::from_secs(30);

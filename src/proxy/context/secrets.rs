@@ -82,7 +82,7 @@ const CONTENTS: &[&str] = &[
     "AccountKey=",
     "\"private_key\"",
 ];
-/// A key that begins with one of these has at least so many characters.
+/// A key that begins with one of these has at least this many characters.
 const MIN_KEY_CHARS: usize = 16;
 /// What a secret value is assigned to.
 const VALUES: &[&str] = &[

@@ -10,7 +10,7 @@ use crate::proxy::dialect::Hole;
 
 /// Lines before and after the hole that are looked for.
 const MAX_LINES: usize = 80;
-/// At least so many of them are in the file, and in no other.
+/// At least this many of them are in the file, and in no other.
 const MIN_FOUND: usize = 3;
 /// What comments begin with that name a file, as Continue writes them.
 const COMMENTS: &[&str] = &["//", "#", "--", ";", "%", "/*", "<!--"];

@@ -77,7 +77,7 @@ impl<D: Device, T: Multiplied> MatrixBuilder<D, T> {
     /// Overwrites whole rows, from `first` on, with `bytes` of the type `source`.
     ///
     /// # Errors
-    /// There are not so many rows, or the copy failed.
+    /// There are fewer rows, or the copy failed.
     pub(super) fn fill_rows(
         &mut self,
         device: &D,
