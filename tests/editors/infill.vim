@@ -16,7 +16,7 @@ func! s:Report(fields) abort
 endfunc
 
 func! s:Until(load) abort
-  call system('curl --silent --fail ' . $CODESEAL_CONDUCTOR . '/wait/' . a:load)
+  call system('curl --silent --fail ' . shellescape($CODESEAL_CONDUCTOR . '/wait/' . a:load))
   if v:shell_error | throw 'not in time: ' . a:load | endif
 endfunc
 
@@ -115,7 +115,7 @@ func! s:Drive() abort
   let killed = []
   for text in ['#', '# ', '# #', '# # ']
     call add(killed, s:Key(s:Body(s:endless, text, 4000, v:false)))
-    call s:Until('running')
+    call s:Until('running?requests=' . len(killed))
   endfor
   let last = s:Wait(s:Key(s:Body(s:endless, '# # #', 12, v:false)))
   call map(killed, 's:Wait(v:val).code')

@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
@@ -53,25 +54,41 @@ async fn counts(scenes: &Scenes) -> Vec<u64> {
     counts
 }
 
+fn since(before: &[u64], now: &[u64]) -> u64 {
+    now.iter().zip(before).map(|(now, before)| now - before).sum()
+}
+
 /// Keeps a report, with the number of requests that reached the proxies since the one before.
 async fn report(State(shared): State<Arc<Shared>>, Json(mut report): Json<Value>) {
     let mut counted = shared.counted.lock().await;
     let now = counts(&shared.scenes).await;
-    let requests: u64 = now.iter().zip(counted.iter()).map(|(now, before)| now - before).sum();
+    report["requests"] = since(&counted, &now).into();
     *counted = now;
-    report["requests"] = requests.into();
     shared.reports.lock().unwrap().push(report);
 }
 
-/// Answers when the server works on a request (`running`), or on none (`idle`).
-async fn wait(State(shared): State<Arc<Shared>>, Path(load): Path<String>) {
+#[derive(Deserialize)]
+struct After {
+    /// Requests that must have reached the proxies since the last report.
+    #[serde(default)]
+    requests: u64,
+}
+
+/// Answers when the server works on a request (`running`), or on none (`idle`), and `requests` have reached the proxies.
+///
+/// A client that ends one request with the next needs the number: the server may still work on the one before.
+async fn wait(State(shared): State<Arc<Shared>>, Path(load): Path<String>, Query(after): Query<After>) {
     let running = match load.as_str() {
         "running" => "codeseal_num_requests_running 1",
         "idle" => "codeseal_num_requests_running 0",
         _ => panic!("no such load: {load}"),
     };
     let waiting = async {
-        while !shared.scenes.server.metrics().await.contains(running) {
+        loop {
+            let arrived = since(&*shared.counted.lock().await, &counts(&shared.scenes).await);
+            if arrived >= after.requests && shared.scenes.server.metrics().await.contains(running) {
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
