@@ -3,10 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
@@ -67,17 +66,13 @@ async fn report(State(shared): State<Arc<Shared>>, Json(mut report): Json<Value>
     shared.reports.lock().unwrap().push(report);
 }
 
-#[derive(Deserialize)]
-struct After {
-    /// Requests that must have reached the proxies since the last report.
-    #[serde(default)]
-    requests: u64,
-}
-
 /// Answers when the server works on a request (`running`), or on none (`idle`), and `requests` have reached the proxies.
 ///
-/// A client that ends one request with the next needs the number: the server may still work on the one before.
-async fn wait(State(shared): State<Arc<Shared>>, Path(load): Path<String>, Query(after): Query<After>) {
+/// A client that ends one request with the next needs the number: the server may still work on the one before. The query
+/// is `requests=NUMBER`, counted since the last report.
+async fn wait(State(shared): State<Arc<Shared>>, Path(load): Path<String>, RawQuery(query): RawQuery) {
+    let number = query.as_deref().and_then(|query| query.strip_prefix("requests="));
+    let requests: u64 = number.map_or(0, |number| number.parse().unwrap());
     let running = match load.as_str() {
         "running" => "codeseal_num_requests_running 1",
         "idle" => "codeseal_num_requests_running 0",
@@ -86,7 +81,7 @@ async fn wait(State(shared): State<Arc<Shared>>, Path(load): Path<String>, Query
     let waiting = async {
         loop {
             let arrived = since(&*shared.counted.lock().await, &counts(&shared.scenes).await);
-            if arrived >= after.requests && shared.scenes.server.metrics().await.contains(running) {
+            if arrived >= requests && shared.scenes.server.metrics().await.contains(running) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
