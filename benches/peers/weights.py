@@ -18,6 +18,9 @@ import numpy as np
 
 # Numbers that are drawn; every matrix is a piece of them, from a place of its own, repeated as needed.
 DRAWN = 1 << 26
+# Rows of the embedding that are zero: those of Gemma's control tokens. The embedding is tied, so random weights repeat the last
+# token of a prompt; a model that repeats a control token writes no text.
+CONTROL_TOKENS = 108
 # As small as those of a trained model.
 DEVIATION = 0.02
 # Gemma's names, and those of the GGUF format.
@@ -80,10 +83,14 @@ def write_random(config_file, directory):
     with open(directory / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         start = 0
-        for shape in shapes(config).values():
+        for name, shape in shapes(config).items():
             start = (start + 7919) % DRAWN
             left = int(np.prod(shape))
             at = start
+            if name == "model.embed_tokens.weight":
+                zeros = np.zeros(min(CONTROL_TOKENS, shape[0]) * shape[1], np.uint16)
+                file.write(zeros.tobytes())
+                left -= zeros.size
             while left:
                 piece = drawn[at : at + left]
                 file.write(piece.tobytes())

@@ -74,8 +74,8 @@ def wait_until_ready(child, port, path, log):
 
 
 @contextlib.contextmanager
-def codeseal(binaries, model, quantize, hole, draft_tokens):
-    """A sandbox, a server with `model` and a proxy in front of it."""
+def codeseal(binaries, model, quantize, hole, draft_tokens, shaping="pace-and-length"):
+    """A sandbox, a server with `model` and a proxy in front of it. `shaping` is the server's traffic shaping."""
     # The settings of a developer's environment must not change what is measured.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CODESEAL_")}
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
@@ -98,6 +98,7 @@ def codeseal(binaries, model, quantize, hole, draft_tokens):
         command += ["--profile", "sandbox", "--sandbox-endpoint", values["endpoint"], "--kms-key", values["kms_key"]]
         command += ["--wip-audience", values["wip_audience"], "--attestation-token", values["token_file"]]
         command += ["--attestation-socket", values["socket"], "--model", model, "--quantize", quantize]
+        command += ["--stream-shaping", shaping]
         server = start("server", *command, "--draft-tokens", draft_tokens, "--request-timeout-secs", "300")
         wait_until_ready(server, ports[1], "/readyz", log("server"))
         command = [binaries / "codeseal", "proxy", "--server", f"http://{listen[0]}", "--listen", listen[2]]
