@@ -1,6 +1,6 @@
 //! Findings as GitHub's workflow commands: `::error file=…,line=…,col=…::message`.
 
-use super::condition::Place;
+use super::rejected::Place;
 
 /// The levels that GitHub has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

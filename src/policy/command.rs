@@ -5,52 +5,11 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::annotate::{Severity, annotation};
-use super::condition::{Condition, ConditionError, Place};
 use super::image::Image;
 use super::lint::{Launcher, Level, Report, lint};
+use super::rejected::{ConditionError, Place};
 use super::report::{Judged, explain_to, print};
-
-/// How results are printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON value.
-    Json,
-    /// GitHub's workflow commands: a line per finding, which becomes an annotation of the file.
-    Github,
-}
-
-/// How a command ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PolicyOutcome {
-    /// All is well.
-    Good,
-    /// The image is not clean, or the condition is not met.
-    Bad,
-    /// There is no verdict, or the condition cannot be used.
-    Undecided,
-}
-
-impl PolicyOutcome {
-    /// The exit code.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Good => 0,
-            Self::Bad => 1,
-            Self::Undecided => 2,
-        }
-    }
-}
-
-/// A condition, as read from a file.
-pub struct ConditionFile {
-    /// The file's name as it was given.
-    pub name: String,
-    /// The condition.
-    pub condition: Condition,
-}
+use super::result::{ConditionFile, Format, PolicyOutcome};
 
 /// A subcommand of `codeseal policy`, with its files read.
 pub enum PolicyCommand {
@@ -191,6 +150,7 @@ fn annotate_lint(report: &Report, file: &str, out: &mut dyn Write) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Condition;
 
     fn run(command: PolicyCommand) -> (PolicyOutcome, String) {
         let mut out = Vec::new();

@@ -12,9 +12,7 @@ use super::cel::{self, Expr, ExprKind, Reason, Rejected, Undecided};
 use super::decide::{Decision, Verdict, decide};
 use super::mapping::AttributeMapping;
 use super::paths::{collect_paths, dotted};
-
-/// Google's bound on an attribute condition, in characters.
-pub(super) const MAX_CHARACTERS: usize = 4096;
+use super::rejected::{ConditionError, MAX_CHARACTERS, Place, place};
 
 /// A condition that Google's engine takes.
 #[derive(Debug)]
@@ -24,46 +22,6 @@ pub struct Condition {
     clauses: Vec<Clause>,
     paths: Vec<Vec<String>>,
     mapping: Option<AttributeMapping>,
-}
-
-/// A line and a column of a text, both from one; columns count characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
-    /// The line.
-    pub line: usize,
-    /// The column.
-    pub column: usize,
-}
-
-/// Why a condition cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConditionError {
-    /// Longer than Google takes.
-    #[error("the attribute condition has {0} characters: {MAX_CHARACTERS} at most")]
-    TooLong(usize),
-    /// The text starts with U+FEFF.
-    #[error(
-        "the attribute condition starts with a byte-order mark (U+FEFF): save the file as UTF-8 without one"
-    )]
-    ByteOrderMark,
-    /// Google rejects it when the provider is created or updated.
-    #[error("line {}, column {}: {message}{}", place.line, place.column, hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default())]
-    Invalid {
-        /// Where.
-        place: Place,
-        /// What is wrong.
-        message: String,
-        /// What was probably meant, or what to do.
-        hint: Option<String>,
-    },
-    /// It is not known whether Google takes it.
-    #[error("line {}, column {}: undecided: {why}", place.line, place.column)]
-    Undecided {
-        /// Where.
-        place: Place,
-        /// Why.
-        why: Undecided,
-    },
 }
 
 /// Why a condition denied a token.
@@ -228,43 +186,6 @@ fn check_attributes(whole: &Expr) -> Result<(), Rejected> {
         }
         other => other,
     }
-}
-
-impl ConditionError {
-    pub(super) fn at(text: &str, rejected: Rejected) -> Self {
-        match rejected {
-            Rejected::Problem(problem) => {
-                Self::Invalid { place: place(text, problem.at), message: problem.message, hint: problem.hint }
-            }
-            Rejected::Undecided(at, why) => Self::Undecided { place: place(text, at), why },
-        }
-    }
-
-    /// Where in the text.
-    pub fn place(&self) -> Place {
-        match self {
-            Self::Invalid { place, .. } | Self::Undecided { place, .. } => *place,
-            Self::TooLong(_) | Self::ByteOrderMark => Place { line: 1, column: 1 },
-        }
-    }
-
-    /// What is wrong, without the place.
-    pub fn message(&self) -> String {
-        match self {
-            Self::Invalid { message, hint: Some(hint), .. } => format!("{message}: {hint}"),
-            Self::Invalid { message, hint: None, .. } => message.clone(),
-            Self::Undecided { why, .. } => format!("undecided: {why}"),
-            other => other.to_string(),
-        }
-    }
-}
-
-/// The line and column of a byte of `text`.
-fn place(text: &str, at: usize) -> Place {
-    let before = text.get(..at).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |end| end + 1);
-    let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
-    Place { line: before.matches('\n').count() + 1, column }
 }
 
 #[cfg(test)]

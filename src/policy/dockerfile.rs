@@ -3,6 +3,8 @@
 //! Nothing is run and no base image is read, so what a base image sets stays unknown. What a builder refuses is
 //! refused here; `tests/vectors/dockerfiles` holds this against what both builders made.
 
+mod blank;
+mod build;
 mod expand;
 mod lines;
 mod pattern;
@@ -89,7 +91,7 @@ fn read_as(text: &str, builder: Builder, arguments: &BTreeMap<String, String>) -
             Problem::Unknown(format!("the frontend {syntax} of # syntax= reads it in its own way")),
         )));
     }
-    stages::Build::run(&parsed, builder, arguments).map_err(at)
+    build::Build::run(&parsed, builder, arguments).map_err(at)
 }
 
 fn is_frontend(image: &str) -> bool {

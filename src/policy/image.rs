@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::members::Unique;
-use super::dockerfile;
 
 mod members;
 
@@ -162,14 +161,8 @@ impl<T> Set<T> {
 }
 
 impl Image {
-    /// Reads an image configuration or a Dockerfile; `arguments` are the build's.
-    ///
-    /// # Errors
-    /// [`ImageError`].
-    pub fn read(text: &str, arguments: &BTreeMap<String, String>) -> Result<Self, ImageError> {
-        if !text.trim_start().starts_with(['{', '[']) {
-            return dockerfile::read(text, arguments);
-        }
+    /// Reads an image configuration: OCI's, or the output of `docker inspect`.
+    pub(super) fn from_configuration(text: &str) -> Result<Self, ImageError> {
         let Unique(value) = serde_json::from_str(text)
             .map_err(|error| members::twice(&error).map_or(ImageError::NotAnImage, ImageError::Ambiguous))?;
         match value {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::cel::{self, Activation, EvalError, Expr, Key, MappedKind, Reason, Rejected, Stop, Value};
-use super::condition::ConditionError;
+use super::rejected::ConditionError;
 
 const MAX_EXPRESSION_CHARACTERS: usize = 2048;
 const MAX_SUBJECT_BYTES: usize = 127;

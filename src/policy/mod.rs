@@ -23,14 +23,21 @@ pub mod lint;
 mod mapping;
 mod names;
 mod paths;
+mod read;
+mod rejected;
 #[cfg(feature = "client")]
 mod report;
+#[cfg(feature = "client")]
+mod result;
 pub mod what_if;
 
 pub use self::cel::{Reason, Undecided};
 #[cfg(feature = "client")]
-pub use self::command::{ClaimsError, ConditionFile, Format, PolicyCommand, PolicyOutcome, claims_of};
-pub use self::condition::{ClauseVerdict, Condition, ConditionError, LookedAt, Place, Unmet};
+pub use self::command::{ClaimsError, PolicyCommand, claims_of};
+pub use self::condition::{ClauseVerdict, Condition, LookedAt, Unmet};
 pub use self::decide::{Decision, Verdict};
 pub use self::image::{Command, Image, ImageError, Set};
 pub use self::mapping::{AttributeMapping, MappingError};
+pub use self::rejected::{ConditionError, Place};
+#[cfg(feature = "client")]
+pub use self::result::{ConditionFile, Format, PolicyOutcome};

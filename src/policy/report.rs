@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::annotate::{Severity, annotation};
-use super::command::{ConditionFile, Format, PolicyOutcome};
-use super::condition::{ClauseVerdict, Condition, Place};
+use super::condition::{ClauseVerdict, Condition};
 use super::decide::{Decision, Verdict};
 use super::explain::explain;
+use super::rejected::Place;
+use super::result::{ConditionFile, Format, PolicyOutcome};
 use super::what_if::{Answer, Missing, ask, ask_without};
 
 /// A condition, held against claims and against those of other workloads.

@@ -3,6 +3,7 @@
 mod checks;
 mod issuer_keys;
 mod policy;
+mod recheck;
 mod report;
 mod saved;
 pub(super) mod untrusted;
@@ -13,8 +14,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 pub use self::policy::{Anchor, Policy, PolicyError};
+pub use self::recheck::{RecheckError, recheck};
 pub use self::report::{Finding, Found, Measurements, Verdict};
-pub use self::saved::{RecheckError, recheck};
 pub use self::untrusted::Untrusted;
 
 use self::saved::{Keys, Saved};

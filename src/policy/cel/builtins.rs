@@ -1,7 +1,7 @@
 //! Functions: which code a call runs, by the types of its arguments.
 
-use super::eval::{Evaluated, Stop, no_overload};
 use super::steps::Steps;
+use super::stop::{Evaluated, Stop, no_overload};
 use super::time::Timestamp;
 use super::value::Value;
 use super::{Reason, convert, text};

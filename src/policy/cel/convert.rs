@@ -1,8 +1,8 @@
 //! Conversions between types: `int(…)`, `string(…)` and the like.
 
 use super::Reason;
-use super::eval::{Evaluated, Stop, no_overload};
 use super::number::double_text;
+use super::stop::{Evaluated, Stop, no_overload};
 use super::time::{Duration, Timestamp};
 use super::value::Value;
 

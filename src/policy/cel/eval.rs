@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use super::Reason;
 use super::ast::{BinaryOp, Expr, ExprKind, Macro};
 use super::builtins;
 use super::number;
 use super::rounds::Rounds;
 use super::steps::Steps;
+use super::stop::{EvalError, Evaluated, Stop, no_overload};
 use super::suggest::nearest;
 use super::types::TypeName;
 use super::value::{Key, Map, Value, find};
-use super::{Reason, Undecided};
 
 /// The engine's bound on rounds of macros, all of an evaluation together.
 const MAX_ROUNDS: u32 = 10_000;
@@ -22,35 +23,6 @@ pub(in crate::policy) struct Activation {
     pub(in crate::policy) assertion: Value,
     /// `google` and `attribute`, if there is a mapping.
     pub(in crate::policy) mapped: Option<(Value, Value)>,
-}
-
-/// An error of the language: a claim is missing, a type does not fit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::policy) struct EvalError {
-    pub(in crate::policy) message: String,
-}
-
-/// Why an expression has no value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::policy) enum Stop {
-    /// `&&`, `||` and the like may still decide.
-    Error(EvalError),
-    /// The engine gives up at once.
-    Fatal(EvalError),
-    /// It is not known what the engine does.
-    Undecided(Undecided),
-}
-
-pub(super) type Evaluated = Result<Value, Stop>;
-
-impl Stop {
-    pub(super) fn error(message: impl Into<String>) -> Self {
-        Self::Error(EvalError { message: message.into() })
-    }
-
-    pub(super) fn undecided(reason: Reason, message: impl Into<String>) -> Self {
-        Self::Undecided(Undecided::new(reason, message))
-    }
 }
 
 /// Evaluates `expr`.
@@ -335,9 +307,4 @@ fn missing(operand: &Expr, field: &str, map: &Map) -> Stop {
         _ => format!("the claim `{field}` is missing"),
     };
     Stop::error(format!("{what}{near}"))
-}
-
-pub(super) fn no_overload(name: &str, given: &[&Value]) -> Stop {
-    let types: Vec<&str> = given.iter().map(|value| value.type_name().name()).collect();
-    Stop::error(format!("`{name}` does not take a value of type {}", types.join(" and ")))
 }

@@ -18,9 +18,11 @@ mod parse;
 mod print;
 mod re2;
 mod re2_class;
+mod re2_node;
 mod re2_parse;
 mod rounds;
 mod steps;
+mod stop;
 mod suggest;
 mod text;
 mod time;
@@ -31,10 +33,11 @@ use std::fmt;
 
 pub(super) use self::ast::{BinaryOp, Expr, ExprKind, Macro};
 pub(super) use self::check::{MappedKind, check, mapped_kind};
-pub(super) use self::eval::{Activation, EvalError, Stop, evaluate};
+pub(super) use self::eval::{Activation, evaluate};
 pub(super) use self::lex::tidy;
 pub(super) use self::parse::parse;
 pub(super) use self::print::{print, quoted};
+pub(super) use self::stop::{EvalError, Stop};
 pub(super) use self::value::{Key, NumberReading, Value};
 
 /// What Google's engine rejects before anything is evaluated.

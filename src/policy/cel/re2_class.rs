@@ -1,7 +1,7 @@
 //! Character classes of patterns, as RE2 has them.
 
 use super::Reason;
-use super::eval::Stop;
+use super::stop::Stop;
 
 type Range = (u32, u32);
 

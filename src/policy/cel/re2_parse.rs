@@ -1,9 +1,9 @@
 //! RE2's syntax: what RE2 refuses is an error here.
 
 use super::Reason;
-use super::eval::Stop;
-use super::re2::Node;
 use super::re2_class::{Class, perl_class};
+use super::re2_node::Node;
+use super::stop::Stop;
 
 /// RE2's bound on a repetition, and on the product of nested ones.
 const MAX_REPEAT: u32 = 1000;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ast::Macro;
-use super::eval::{Evaluated, Stop, no_overload};
+use super::stop::{Evaluated, Stop, no_overload};
 use super::value::Value;
 
 /// What a macro's rounds have come to.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Reason;
-use super::eval::Stop;
 use super::re2::Pattern;
+use super::stop::Stop;
 
 /// Bounds comparisons of elements and characters that patterns look at; far above what conditions need.
 const MAX_STEPS: u64 = 5_000_000;

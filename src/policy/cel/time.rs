@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::eval::Stop;
+use super::stop::Stop;
 use super::{Reason, Undecided};
 
 const NANOS: i128 = 1_000_000_000;

@@ -2,6 +2,7 @@
 //!
 //! A port of BuildKit's `frontend/dockerfile/parser` (v0.32.2); buildah 1.28 differs where [`Builder`] is asked.
 
+use super::blank::split_once_blank;
 use super::expand::{Lex, Value};
 use super::{Builder, Problem, problem, unknown};
 
@@ -106,17 +107,6 @@ pub(super) fn instruction(
         original: whole.to_owned(),
         documents: Vec::new(),
     })
-}
-
-/// What separates the words of an instruction; a no-break space does not.
-pub(super) fn is_blank(c: char) -> bool {
-    ['\t', '\u{b}', '\u{c}', '\r', ' '].contains(&c)
-}
-
-/// The text before the first blanks, and after them.
-pub(super) fn split_once_blank(text: &str) -> Option<(&str, &str)> {
-    let (first, rest) = text.split_once(is_blank)?;
-    Some((first, rest.trim_start_matches(is_blank)))
 }
 
 /// A line without its end.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use super::build::{Build, Built, Variables, known, value_of};
 use super::expand::{Expanded, Lex, Value};
 use super::ports;
-use super::stages::{Build, Built, Variables, known, value_of};
 use super::steps::{Line, Step};
 use super::{Problem, problem};
 use crate::policy::image::{Command, Set};

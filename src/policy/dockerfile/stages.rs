@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::build::{Build, Built, Variables, known, value_of};
 use super::expand::{Expanded, Lex, Value};
 use super::lines::{Instruction, Parsed};
 use super::reference;
@@ -28,8 +29,6 @@ const OF_THE_TARGET: &[(&str, &str)] = &[
 /// The names of an ARG with their defaults.
 type Arguments = Vec<(String, Option<String>)>;
 
-pub(super) type Variables = BTreeMap<String, Value>;
-
 /// A stage as it is written.
 struct Stage {
     line: usize,
@@ -39,26 +38,6 @@ struct Stage {
     /// The earlier stage that it is based on.
     parent: Option<usize>,
     steps: Vec<(usize, Step)>,
-}
-
-/// A stage as it was built.
-#[derive(Clone, Default)]
-pub(super) struct Built {
-    pub(super) image: Image,
-    /// Whether names that are not set here may be set by an image that cannot be seen.
-    pub(super) is_open: bool,
-    /// BuildKit keeps ENV and ARG in one place, and hands both on to stages that are based on this one.
-    pub(super) variables: Variables,
-    pub(super) shell: Vec<String>,
-}
-
-pub(super) struct Build<'a> {
-    pub(super) builder: Builder,
-    pub(super) lex: Lex,
-    escape: char,
-    /// Given from outside.
-    pub(super) given: &'a BTreeMap<String, String>,
-    pub(super) global: Variables,
 }
 
 impl<'a> Build<'a> {
@@ -297,19 +276,4 @@ fn with_parent(stages: &mut [Stage], index: usize) -> Option<(&mut Stage, &Stage
     let stage = rest.first_mut()?;
     let parent = earlier.get(stage.parent?)?;
     Some((stage, parent))
-}
-
-pub(super) fn value_of(expanded: Expanded) -> Value {
-    if expanded.unknown.is_some() { Value::Unknown } else { Value::Known(expanded.text) }
-}
-
-/// The text, if every variable in it is known.
-pub(super) fn known(expanded: Expanded) -> Result<String, Problem> {
-    match expanded.unknown {
-        None => Ok(expanded.text),
-        Some(name) => unknown(format!(
-            "${name} is set by the base image or by the machine that builds: lint the image that was built, or give \
-             --build-arg with an ARG"
-        )),
-    }
 }

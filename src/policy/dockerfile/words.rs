@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::lines::{is_blank, split_once_blank};
+use super::blank::{is_blank, split_once_blank};
 use super::{Builder, Problem, problem, unknown};
 
 /// Words at blanks that are neither quoted nor escaped; quotes and escapes stay.

@@ -16,9 +16,9 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::bind::{Bound, UnixSocket};
 use super::peer::Peer;
 use super::slots::{Activity, Slot, Slots};
+use super::socket::{Bound, UnixSocket};
 use crate::write_timeout::WriteTimeout;
 
 /// Connections at the same time, over all sockets.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use listenfd::ListenFd;
 
-use super::bind::{Bound, ListenError, UnixSocket};
+use super::socket::{Bound, ListenError, UnixSocket};
 
 /// The sockets that were passed to this process, none if it was started in another way.
 #[derive(Debug, Default)]
