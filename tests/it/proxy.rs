@@ -9,6 +9,7 @@ mod fleet;
 mod guard;
 mod keystrokes;
 mod log;
+mod page;
 mod service;
 mod session;
 mod stream;

@@ -1,4 +1,4 @@
-//! The status page: one document, one style sheet, one script, all from here.
+//! The status page: one document, one style sheet, one script, one icon, all from here.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -6,7 +6,7 @@ use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRE
 use http::{HeaderName, HeaderValue};
 
 /// Nothing from elsewhere, nothing inline, no frames around it.
-const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; \
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The files of the page besides the document.
@@ -14,6 +14,8 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; c
 pub(super) enum Page {
     Style,
     Script,
+    /// Browsers ask for it whatever the document says, at this path.
+    Icon,
 }
 
 /// The document.
@@ -26,6 +28,7 @@ pub(super) fn answer(page: Page) -> Response {
     match page {
         Page::Style => file("text/css; charset=utf-8", include_str!("page.css")),
         Page::Script => file("text/javascript; charset=utf-8", include_str!("page.js")),
+        Page::Icon => file("image/svg+xml", include_str!("icon.svg")),
     }
 }
 

@@ -23,7 +23,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use self::routes::Route;
+use self::routes::{Hint, Route};
 pub(super) use self::speculate::Speculation;
 use super::context::Repository;
 use super::error::Failure;
@@ -154,6 +154,7 @@ impl Core {
                 let _busy = call.activity.begin();
                 complete::playground(self, &body, self.ledger.begin(&call.headers, "playground")).await
             }
+            Route::Wrong(hint @ Hint::Automatic) => Err(Failure::NotFound(hint.sentence())),
             Route::Wrong(hint) => {
                 let failure = Failure::NotFound(hint.sentence());
                 self.ledger.begin(&call.headers, hint.name()).fail(&failure);

@@ -8,6 +8,20 @@ use crate::proxy::dialect::Endpoint;
 use crate::proxy::error::ErrorShape;
 use crate::proxy::page::Page;
 
+/// Files that browsers look for beside any page.
+const AUTOMATIC: &[&str] = &[
+    "apple-touch-icon-precomposed.png",
+    "apple-touch-icon.png",
+    "browserconfig.xml",
+    "favicon.png",
+    "favicon.svg",
+    "manifest.json",
+    "manifest.webmanifest",
+    "robots.txt",
+    "site.webmanifest",
+    "sitemap.xml",
+];
+
 /// What a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
@@ -52,6 +66,8 @@ pub(super) enum Hint {
     BaseUrl,
     Embeddings,
     Responses,
+    /// Browsers and their tools ask for it by themselves: no setting of an editor is wrong.
+    Automatic,
     Unknown,
 }
 
@@ -92,8 +108,11 @@ impl Route {
             ["playground"] => Self::Playground,
             ["page.css"] => Self::Page(Page::Style),
             ["page.js"] => Self::Page(Page::Script),
+            ["favicon.ico"] => Self::Page(Page::Icon),
             ["responses", ..] => Self::Wrong(Hint::Responses),
             ["embeddings" | "embedding", ..] => Self::Wrong(Hint::Embeddings),
+            [".well-known", ..] => Self::Wrong(Hint::Automatic),
+            [name] if AUTOMATIC.contains(name) => Self::Wrong(Hint::Automatic),
             _ => Self::Wrong(Hint::Unknown),
         }
     }
@@ -170,6 +189,7 @@ impl Hint {
                 "there is no Responses API here: choose the provider for OpenAI-compatible servers (chat completions) \
                  in the editor's settings"
             }
+            Self::Automatic => "there is no such file here",
             Self::Unknown => {
                 "nothing is at this path: the base URL for OpenAI clients ends in /v1, that for llama.cpp and Ollama \
                  clients has no path"
@@ -183,7 +203,7 @@ impl Hint {
             Self::BaseUrl => "(the base URL)",
             Self::Embeddings => "/v1/embeddings",
             Self::Responses => "/v1/responses",
-            Self::Unknown => "(an unknown path)",
+            Self::Automatic | Self::Unknown => "(an unknown path)",
         }
     }
 }
@@ -243,6 +263,9 @@ mod tests {
             ("/api/embed", Hint::Embeddings),
             ("/v1/nothing", Hint::Unknown),
             ("/..", Hint::Unknown),
+            ("/.well-known/appspecific/com.chrome.devtools.json", Hint::Automatic),
+            ("/robots.txt", Hint::Automatic),
+            ("/v1/robots.txt/x", Hint::Unknown),
         ] {
             assert_eq!(post(path), Route::Wrong(hint), "{path}");
         }
