@@ -2,20 +2,17 @@
 //!
 //! Dropping a future or a stream closes its connection, which cancels the request on the server.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use serde_json::value::RawValue;
-
-use super::error::{ClientError, NotAuthentic, Refusal};
+use super::error::{ClientError, NotAuthentic};
+use super::exchange::{self, Opened, StreamOpener};
 use super::session::{NO_RANDOMNESS, PendingCall, Session};
-use super::sse::SseReader;
 use super::transport::{Body, Incoming, Origin, Transport};
 use super::verify::{Verdict, Verifier};
 use crate::keys::WrapConfig;
-use crate::protocol::{ErrorBody, FrameReader, Reply, SealedReply, ServerId, SessionTag};
+use crate::protocol::{ServerId, SessionTag};
 use crate::secret::Secret;
 
 /// A server, the connections to it, and how sessions with it begin.
@@ -78,13 +75,9 @@ pub enum StreamReply {
 
 /// A sealed stream. Dropping it cancels the request.
 pub struct Events {
-    pending: PendingCall,
+    opener: StreamOpener,
     traffic: Arc<Traffic>,
     body: Body,
-    sse: SseReader,
-    frames: FrameReader,
-    tokens: VecDeque<String>,
-    last: bool,
 }
 
 impl Link {
@@ -163,7 +156,7 @@ impl Link {
         if let Some(recorder) = recorder {
             recorder.lock().received.clone_from(&answer);
         }
-        open(&pending, &answer)
+        exchange::whole(&pending, &answer)
     }
 
     /// Calls `path` with `body`, which asks for a stream.
@@ -180,17 +173,12 @@ impl Link {
             (pending, Incoming::Whole(answer)) => {
                 let answer = answer.whole().await?;
                 self.traffic.received(answer.len());
-                Ok(StreamReply::Whole(open(&pending, &answer)?))
+                Ok(StreamReply::Whole(exchange::whole(&pending, &answer)?))
             }
-            (pending, Incoming::Stream(body)) => Ok(StreamReply::Stream(Box::new(Events {
-                frames: FrameReader::new(pending.id),
-                pending,
-                traffic: Arc::clone(&self.traffic),
-                body,
-                sse: SseReader::default(),
-                tokens: VecDeque::new(),
-                last: false,
-            }))),
+            (pending, Incoming::Stream(body)) => {
+                let (opener, traffic) = (StreamOpener::new(pending), Arc::clone(&self.traffic));
+                Ok(StreamReply::Stream(Box::new(Events { opener, traffic, body })))
+            }
         }
     }
 
@@ -267,53 +255,24 @@ impl Events {
     /// # Errors
     /// [`ClientError::Refused`] for an error event, [`ClientError::NotAuthentic`] for a stream that is forged or cut.
     pub async fn next(&mut self) -> Result<Option<Vec<Secret<String>>>, ClientError> {
-        if self.last {
-            return Ok(None);
-        }
-        let token = loop {
-            if let Some(token) = self.tokens.pop_front() {
-                break token;
+        loop {
+            match self.opener.next()? {
+                Opened::Events(events) => return Ok(Some(events)),
+                Opened::End => return Ok(None),
+                Opened::More => {}
             }
             let Some(chunk) = self.body.chunk().await? else {
-                self.frames.finish().map_err(NotAuthentic::from)?;
+                self.opener.finish()?;
                 return Err(NotAuthentic::Cut.into());
             };
             self.traffic.received(chunk.len());
-            self.tokens.extend(self.sse.push(&chunk)?);
-        };
-        let plaintext = self.pending.open(&token)?;
-        let frame = self.frames.accept(plaintext.expose()).map_err(NotAuthentic::from)?;
-        self.last = frame.last;
-        let mut events = Vec::with_capacity(frame.events.len());
-        for event in frame.events {
-            let event = Secret::new(String::from(Box::<str>::from(event)));
-            if let Ok(error) = serde_json::from_str::<ErrorBody>(event.expose()) {
-                return Err(Refusal::sealed(200, error).into());
-            }
-            events.push(event);
+            self.opener.push(&chunk)?;
         }
-        Ok(Some(events))
     }
 }
 
 impl std::fmt::Debug for Events {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Events").field("last", &self.last).finish_non_exhaustive()
+        f.debug_struct("Events").field("opener", &self.opener).finish_non_exhaustive()
     }
-}
-
-/// Opens the whole answer to what was pending.
-fn open(pending: &PendingCall, answer: &[u8]) -> Result<Secret<String>, ClientError> {
-    let sealed: SealedReply = serde_json::from_slice(answer).map_err(|_| NotAuthentic::Malformed)?;
-    let plaintext = pending.open(&sealed.ciphertext)?;
-    let reply: Reply<&RawValue> =
-        serde_json::from_slice(plaintext.expose()).map_err(|_| NotAuthentic::Malformed)?;
-    if reply.id != pending.id {
-        return Err(NotAuthentic::WrongRequest.into());
-    }
-    if reply.status != 200 {
-        let error: ErrorBody = serde_json::from_str(reply.body.get()).map_err(|_| NotAuthentic::Malformed)?;
-        return Err(Refusal::sealed(reply.status, error).into());
-    }
-    Ok(Secret::new(reply.body.get().to_owned()))
 }

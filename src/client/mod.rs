@@ -9,6 +9,7 @@ mod call;
 mod complete;
 pub(crate) mod config;
 mod error;
+mod exchange;
 mod fim;
 mod idle;
 mod input;
@@ -30,6 +31,7 @@ pub use self::config::{
     VerifyArgs, VerifyConfig,
 };
 pub use self::error::{ClientError, NotAuthentic, Refusal, exit_code};
+pub use self::exchange::{Exchange, Opened, StreamOpener};
 pub use self::fim::{Cursor, CursorError};
 pub use self::input::{Input, InputError, Prompt, Source};
 pub use self::line_ends::LineEnds;

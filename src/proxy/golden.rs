@@ -1,7 +1,10 @@
 //! The golden request: a hole that each new session fills once, before any editor's text is sent under it.
 //!
-//! It shows that the model answers, with text, and without the names of control tokens. Which text is right depends on
-//! weights and quantization, so it is compared only if the user says what it must be.
+//! It shows that the server can use the session's key, what else it can do, and that the model answers, with text, and
+//! without the names of control tokens. Which text is right depends on weights and quantization, so it is compared only if
+//! the user says what it must be.
+//!
+//! It asks for a stream: a server that shapes its traffic keeps whole answers back.
 
 use crate::client::ClientError;
 use crate::proxy::dialect::{Hole, Options, Task};
@@ -67,14 +70,19 @@ impl Golden {
         Ok(Self { prefix, suffix, expected: Some(expected) })
     }
 
-    /// The request for a server with `features`.
-    pub(super) fn request(&self, features: Features) -> Result<Request, ClientError> {
+    /// The request, as any server takes it: a server of the first version ignores the members that it does not know.
+    pub(super) fn request(&self) -> Result<Request, ClientError> {
         let secret = |text: &str| Secret::new(text.to_owned());
         let hole = Hole::new(secret(&self.prefix), secret(&self.suffix));
         // A token has at least one byte.
         let tokens = self.expected.as_ref().map_or(TOKENS, |text| text.len().clamp(TOKENS, MAX_TOKENS));
         let options = Options { max_tokens: Some(tokens), temperature: Some(0.0), ..Options::default() };
-        Request::new(&Task::Hole(hole), &options, false, false, features)
+        Request::new(&Task::Hole(hole), &options, false, true, Features { holes: true })
+    }
+
+    /// What the server that gave this answer can do: one of the first version tells no counts in a stream.
+    pub(super) fn features(answer: &Answer) -> Features {
+        Features { holes: answer.counts.is_some() }
     }
 
     /// Holds the answer against what it must be.
@@ -101,7 +109,7 @@ mod tests {
     fn check(golden: &Golden, text: &str) -> Result<(), BadAnswer> {
         let body =
             serde_json::json!({ "choices": [{ "index": 0, "text": text, "finish_reason": "length" }] });
-        let request = golden.request(Features { holes: true }).unwrap();
+        let request = golden.request().unwrap();
         golden.check(&Answer::whole(&body.to_string(), &request).unwrap())
     }
 
@@ -114,6 +122,16 @@ mod tests {
         }
         for text in ["<|fim_middle|>", "a + b<|file_separator|>", "<eos><eos>", "x<unused99>"] {
             assert_eq!(check(&golden, text), Err(BadAnswer::ControlText), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stream_without_counts_is_of_the_first_version() {
+        let request = Golden::default().request().unwrap();
+        let choice = serde_json::json!({ "index": 0, "text": "a + b", "finish_reason": "length" });
+        for (usage, holes) in [(serde_json::json!({ "prompt_tokens": 7 }), true), (serde_json::Value::Null, false)] {
+            let body = serde_json::json!({ "choices": [choice], "usage": usage }).to_string();
+            assert_eq!(Golden::features(&Answer::whole(&body, &request).unwrap()), Features { holes });
         }
     }
 

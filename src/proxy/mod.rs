@@ -10,6 +10,7 @@ mod config;
 mod context;
 mod dialect;
 mod error;
+mod gathered;
 mod golden;
 mod keystrokes;
 mod ledger;
@@ -39,6 +40,8 @@ pub use self::context::{NoRepository, Repository};
 pub use self::golden::{BadAnswer, BadGolden, Golden};
 pub use self::link::Timing;
 pub use self::listen::{AccessToken, Inherited, ListenError, TokenError};
+#[doc(hidden)]
+pub use self::serve::{Relayed, relay};
 pub use self::tools::{BlockError, Editor, Report, Tool, ToolError, Unit};
 pub use self::verdicts::LogError;
 

@@ -1,13 +1,11 @@
 //! What goes under the seal for a request, and what comes back.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::dialect::{ContextFile, Options, StopMatcher, Task};
 use super::link::Features;
-use crate::client::{ClientError, Held, Link, NotAuthentic};
+use crate::client::{ClientError, NotAuthentic};
 use crate::protocol::openai::{FinishReason, MAX_STOPS, Role};
 use crate::secret::Secret;
 
@@ -32,6 +30,8 @@ pub(super) struct Request {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) id: String,
+    /// The model's name, as the server has it.
+    pub(super) model: String,
     pub(super) created: u64,
     pub(super) choices: Vec<Choice>,
     pub(super) counts: Option<Counts>,
@@ -286,8 +286,9 @@ impl Answer {
             finish: choice.finish_reason,
             logprobs: choice.logprobs.map(Opaque),
         };
-        let choices = wire.choices.into_iter().map(choice).collect();
-        Ok(Self { id: wire.id, created: wire.created, choices, counts: wire.usage })
+        let WireAnswer { id, model, created, usage: counts, choices } = wire;
+        let choices = choices.into_iter().map(choice).collect();
+        Ok(Self { id, model, created, choices, counts })
     }
 
     /// The same of a whole answer, cut at the stop texts of `request`.
@@ -322,39 +323,6 @@ impl std::fmt::Debug for Opaque {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("[redacted]")
     }
-}
-
-/// Asks for a prompt to be read, which shows that the server can use the session's key, and what else it can do.
-///
-/// # Errors
-/// [`ClientError`] if it does not answer as it should.
-pub(super) async fn features(link: &Link, held: &Arc<Held>) -> Result<(Features, String), ClientError> {
-    const NEW: &str = r#"{"prompt":"def add(a, b):\n","middle":"    return ","suffix":"\n","max_tokens":0}"#;
-    const OLD: &str = r#"{"prompt":"def add(a, b):\n    return ","suffix":"\n","max_tokens":1}"#;
-    let ask =
-        async |body: &str| link.call(held, "/v1/completions", &Secret::new(body.to_owned()), None).await;
-    let (features, answer) = match ask(NEW).await {
-        Ok(answer) => (Features { holes: true }, answer),
-        // A server of the first version takes no `max_tokens` of 0.
-        Err(ClientError::Refused(refusal)) if refusal.sealed && matches!(refusal.status, 400 | 422) => {
-            (Features { holes: false }, ask(OLD).await?)
-        }
-        Err(error) => return Err(error),
-    };
-    let wire: WireAnswer = serde_json::from_str(answer.expose()).map_err(|_| NotAuthentic::Malformed)?;
-    if wire.choices.len() != 1 {
-        return Err(NotAuthentic::Malformed.into());
-    }
-    Ok((features, wire.model))
-}
-
-/// Asks for a whole answer.
-///
-/// # Errors
-/// [`ClientError`] if there is none.
-pub(super) async fn ask(link: &Link, held: &Arc<Held>, request: &Request) -> Result<Answer, ClientError> {
-    let body = link.call(held, request.path, &request.body, None).await?;
-    Answer::whole(body.expose(), request)
 }
 
 /// `serde` wants a reference.

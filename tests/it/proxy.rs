@@ -1,6 +1,7 @@
 //! `codeseal proxy` as editors see it: a local Confidential Space, a server, and the proxy in front of it.
 
 mod apis;
+mod between;
 mod clients;
 mod command;
 mod context;
@@ -9,7 +10,9 @@ mod fleet;
 mod guard;
 mod keystrokes;
 mod log;
+mod lying;
 mod page;
+mod scripted;
 mod service;
 mod session;
 mod stream;

@@ -70,6 +70,13 @@ await fetch(`${scenes.good.url}/v1/completions`, {
   method: "POST", headers: { "user-agent": HOSTILE }, body: JSON.stringify({ prompt: "x", max_tokens: 1 }),
 });
 
+// Holes in a file of the repository, until another file goes with them.
+for (let files = []; files.length === 0;) {
+  const segments = { prefix: "import prices\n", suffix: "\n", filepath: "main.py" };
+  await fetch(`${scenes.good.url}/v1/completions`, { method: "POST", body: JSON.stringify({ segments, max_tokens: 1 }) });
+  ({ context: { files } } = await (await fetch(`${scenes.good.url}/status`)).json());
+}
+
 {
   const { page, seen, context } = await visit("good");
   await page.getByText("img src/v1/models").waitFor();
@@ -95,6 +102,7 @@ await fetch(`${scenes.good.url}/v1/completions`, {
     verdict: await text(page, "#verdict"), title: await page.title(),
     proven: await page.locator("#proven dd").allTextContents(),
     not_proven: await page.locator("#not-proven li").allTextContents(),
+    files: await page.locator("#context-files > *").allTextContents(),
     clients: await page.locator("#clients tr td:first-child").allTextContents(),
     images: await page.locator("img").count(),
     tree: await page.locator("body").ariaSnapshot(),

@@ -12,7 +12,7 @@ mod ollama;
 mod openai;
 mod stops;
 
-use crate::protocol::openai::Role;
+use crate::protocol::openai::{MAX_CHOICES, Role};
 use crate::secret::Secret;
 
 pub(super) use self::stops::StopMatcher;
@@ -168,6 +168,13 @@ pub(super) fn read(endpoint: Endpoint, body: &[u8]) -> Result<Ask, BadBody> {
         ask.options.n = None;
     }
     Ok(ask)
+}
+
+impl Options {
+    /// How many answers there can be: a server refuses a request for more.
+    pub(super) fn choices(&self) -> usize {
+        self.n.unwrap_or(1).min(MAX_CHOICES)
+    }
 }
 
 impl ContextFile {

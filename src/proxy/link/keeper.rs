@@ -12,8 +12,8 @@ use super::state::{State, Timing, Warm};
 use super::trouble::Trouble;
 use crate::client::{ClientError, Held, Link, SpareKey};
 use crate::proxy::error::Failure;
+use crate::proxy::gathered;
 use crate::proxy::golden::Golden;
-use crate::proxy::upstream;
 use crate::proxy::verdicts::{Noted, Verdicts};
 use crate::telemetry::{Event, emit};
 
@@ -172,7 +172,8 @@ impl Upstream {
     }
 
     async fn warm_up(&self, held: &Arc<Held>) {
-        let warming = upstream::features(&self.link, held);
+        let Ok(request) = self.terms.golden.request() else { return };
+        let warming = gathered::ask(&self.link, held, &request);
         let warmed = tokio::time::timeout(self.terms.timing.attempt, warming).await;
         let State::Ready(warm) = self.state() else { return };
         if let Ok(Err(error)) = warmed {
@@ -239,12 +240,12 @@ impl Upstream {
         Ok(self.link.hold(key, proof)?)
     }
 
-    /// Asks for what the server can do, and for the golden request.
+    /// Sends the golden request, which tells what the server can do as well.
     async fn try_out(&self, held: &Arc<Held>) -> Result<Arc<Warm>, Trouble> {
-        let (features, model) = upstream::features(&self.link, held).await?;
         let golden = &self.terms.golden;
-        golden.check(&upstream::ask(&self.link, held, &golden.request(features)?).await?)?;
-        Ok(Arc::new(Warm::new(Arc::clone(held), features, model)))
+        let answer = gathered::ask(&self.link, held, &golden.request()?).await?;
+        golden.check(&answer)?;
+        Ok(Arc::new(Warm::new(Arc::clone(held), Golden::features(&answer), answer.model)))
     }
 
     fn publish(&self, new: State) {

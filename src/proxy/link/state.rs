@@ -53,7 +53,7 @@ pub(crate) enum State {
 pub(crate) struct Warm {
     pub(crate) held: Arc<Held>,
     pub(crate) features: Features,
-    /// The model's name, as the server has it.
+    /// The model's name: what the server calls it, as far as that is a name.
     pub(crate) model: String,
     /// What was predicted under this DEK.
     pub(crate) predictions: Predictions,
@@ -70,6 +70,8 @@ pub(crate) struct Features {
     pub(crate) holes: bool,
 }
 
+/// The longest name of a model that is passed on, in characters.
+const MAX_MODEL_CHARS: usize = 64;
 /// How long before its token expires a verdict is no longer one: a request must arrive yet.
 const MARGIN_SECS: u64 = 30;
 
@@ -79,6 +81,7 @@ impl Warm {
         let expires =
             held.verdict().map_or(u64::MAX, |verdict| verdict.expires().saturating_sub(MARGIN_SECS));
         let since = held.since().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let model = name(&model);
         Self { held, features, model, predictions: Predictions::default(), since, expires }
     }
 
@@ -97,7 +100,26 @@ impl Warm {
     }
 }
 
+/// A server's name for its model, without what is no part of a name: editors, pages and terminals show it.
+fn name(model: &str) -> String {
+    let is_plain = |character: &char| character.is_ascii_alphanumeric() || "-_./:@+".contains(*character);
+    model.chars().filter(is_plain).take(MAX_MODEL_CHARS).collect()
+}
+
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_models_name_is_a_short_name_whatever_the_server_says() {
+        assert_eq!(name("google/codegemma-1.1-2b:q8_0"), "google/codegemma-1.1-2b:q8_0");
+        assert_eq!(name("<img src=x onerror=alert(1)>"), "imgsrcxonerroralert1");
+        assert_eq!(name("a\u{1b}]8;;b\u{7}\n\u{202e}c"), "a8bc");
+        assert_eq!(name(&"x".repeat(1 << 20)).len(), MAX_MODEL_CHARS);
+    }
 }

@@ -9,15 +9,16 @@ use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde_json::{Value, json};
 
-use super::gathered;
-use super::pump::{ChoiceState, Keep, Pump};
+use super::pump::{Keep, Pump};
 use super::speculate::Next;
+use super::texts::{ChoiceState, Texts};
 use super::{Call, Core, json as json_response};
 use crate::client::{ClientError, Events, LineEnds, NotAuthentic, Recorder, Restorer, StreamReply};
 use crate::protocol::openai::FinishReason;
 use crate::proxy::answer::{Heading, Pieces, loaded};
 use crate::proxy::dialect::{self, Ask, ContextFile, Endpoint, Hole, Task};
 use crate::proxy::error::Failure;
+use crate::proxy::gathered;
 use crate::proxy::keystrokes::{ClientId, Fingerprint, Guard, Trimmer, Windows};
 use crate::proxy::ledger::{Outcome, Ticket, client_id};
 use crate::proxy::link::{Features, Upstream, Warm, now};
@@ -199,7 +200,7 @@ impl Job<'_> {
                 server.link.stream(&warm.held, request.path, &request.body).await?
             } else if gather {
                 let opened = server.link.stream(&warm.held, request.path, &request.body).await?;
-                StreamReply::Whole(gathered::body(opened, ask.options.n.unwrap_or(1)).await?)
+                StreamReply::Whole(gathered::body(opened, ask.options.choices()).await?)
             } else {
                 StreamReply::Whole(server.link.call(&warm.held, request.path, &request.body, None).await?)
             };
@@ -263,7 +264,7 @@ impl Job<'_> {
         let layout = self.core.layout_for(warm.features);
         self.core.windows.arrange(client_id(&self.call.headers), layout, &mut next);
         next.context = hole.context.iter().map(ContextFile::copy).collect();
-        let request = Request::new(&Task::Hole(next), &self.ask.options, false, false, warm.features);
+        let request = Request::new(&Task::Hole(next), &self.ask.options, false, true, warm.features);
         if let Ok(request) = request {
             let before = Secret::new([self.before.expose().as_str(), text].concat());
             let next =
@@ -322,7 +323,7 @@ impl Job<'_> {
         let form = &self.ask.reply;
         let answer = local_answer(Secret::default(), FinishReason::Stop);
         let heading = Heading::new(self.endpoint, form, &warm.model, &answer);
-        let choices = 0..self.ask.options.n.unwrap_or(1);
+        let choices = 0..self.ask.options.choices();
         let choices = choices.map(|_| ChoiceState::new(request, self.trimmer(), self.ends)).collect();
         let keep = self
             .fingerprint
@@ -330,9 +331,7 @@ impl Job<'_> {
             .map(|fingerprint| Keep { fingerprint, before: self.before });
         let pump = Pump {
             events,
-            pieces: Pieces::new(heading),
-            choices,
-            counts: None,
+            texts: Texts::new(Pieces::new(heading), choices),
             keep,
             guard: self.guard,
             server,
@@ -415,6 +414,7 @@ fn local_answer(text: Secret<String>, finish: FinishReason) -> Answer {
     let choice = Choice { index: 0, text, finish: Some(finish), logprobs: None };
     Answer {
         id: format!("cmpl-{:016x}", u64::from_le_bytes(random)),
+        model: String::new(),
         created: now(),
         choices: vec![choice],
         counts: None,

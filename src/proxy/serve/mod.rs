@@ -1,12 +1,13 @@
 //! Answers requests: guard, route, body, then the endpoint.
 
 mod complete;
-mod gathered;
 mod info;
 mod pump;
+mod relay;
 mod routes;
 mod speculate;
 mod status;
+mod texts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use hyper::body::Incoming;
 use serde_json::Value;
 
 use self::routes::{Hint, Route};
+pub use self::relay::{Relayed, relay};
 pub(super) use self::speculate::Speculation;
 use super::context::Repository;
 use super::error::Failure;

@@ -12,16 +12,14 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::sync::mpsc;
 
-use crate::client::{ClientError, Events, LineEnds, NotAuthentic, Restorer};
-use crate::protocol::openai::FinishReason;
-use crate::proxy::answer::Pieces;
-use crate::proxy::dialect::StopMatcher;
+use super::texts::Texts;
+use crate::client::{ClientError, Events, NotAuthentic};
 use crate::proxy::error::Failure;
-use crate::proxy::keystrokes::{Fingerprint, Guard, Trimmer};
+use crate::proxy::gathered::REST_TIMEOUT;
+use crate::proxy::keystrokes::{Fingerprint, Guard};
 use crate::proxy::ledger::{Outcome, Ticket};
 use crate::proxy::link::{Upstream, Warm};
 use crate::proxy::listen::Busy;
-use crate::proxy::upstream::{Answer, Counts, Request};
 use crate::secret::Secret;
 
 /// Pieces that the client has not taken yet.
@@ -30,16 +28,11 @@ const MAX_PENDING: usize = 16;
 const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a client that waits is told that the connection lives.
 const COMMENT_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the frames after the text may take: more than the 128 that a stream is rounded to.
-pub(super) const REST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// All that a stream needs until its end.
 pub(super) struct Pump {
     pub(super) events: Box<Events>,
-    pub(super) pieces: Pieces,
-    pub(super) choices: Vec<ChoiceState>,
-    /// Tokens, once they are known.
-    pub(super) counts: Option<Counts>,
+    pub(super) texts: Texts,
     pub(super) keep: Option<Keep>,
     pub(super) guard: Option<Guard>,
     pub(super) server: Arc<Upstream>,
@@ -47,16 +40,6 @@ pub(super) struct Pump {
     pub(super) started: Instant,
     pub(super) timeout: Duration,
     pub(super) page: String,
-}
-
-/// One of the answers of a stream.
-pub(super) struct ChoiceState {
-    matcher: StopMatcher,
-    trimmer: Option<Trimmer>,
-    restorer: Restorer,
-    /// The text so far, with the line ends that the model sees.
-    text: Secret<String>,
-    finish: Option<FinishReason>,
 }
 
 /// Where the whole text is kept for the next keys.
@@ -79,14 +62,6 @@ enum End {
 
 type Sender = mpsc::Sender<io::Result<Bytes>>;
 type Receiver = mpsc::Receiver<io::Result<Bytes>>;
-
-impl ChoiceState {
-    /// An answer to `request`, for a file whose lines end so.
-    pub(super) fn new(request: &Request, trimmer: Option<Trimmer>, ends: LineEnds) -> Self {
-        let (matcher, restorer) = (request.stop_matcher(), Restorer::new(ends));
-        Self { matcher, trimmer, restorer, text: Secret::default(), finish: None }
-    }
-}
 
 impl Pump {
     /// Waits for the first piece, so that what fails before it is an ordinary error; the rest comes as the body.
@@ -116,8 +91,8 @@ impl Pump {
     async fn first(&mut self) -> Result<Vec<Bytes>, ClientError> {
         loop {
             let Some(events) = self.events.next().await? else { return Err(NotAuthentic::Malformed.into()) };
-            let bytes = self.absorb(&events)?;
-            if !bytes.is_empty() || self.has_ended() {
+            let bytes = self.texts.absorb(&events)?;
+            if !bytes.is_empty() || self.texts.have_ended() {
                 return Ok(bytes);
             }
         }
@@ -127,7 +102,7 @@ impl Pump {
         let end = self.pass_on(first, &sender).await;
         match end {
             End::Text | End::Superseded => {
-                let last = self.close();
+                let last = self.texts.close(self.started.elapsed());
                 send(&sender, Ok(last)).await;
                 let outcome = if matches!(end, End::Text) { Outcome::Answered } else { Outcome::Superseded };
                 drop((sender, busy));
@@ -135,7 +110,7 @@ impl Pump {
                     self.keep_text();
                     tokio::time::timeout(REST_TIMEOUT, self.read_rest()).await.ok();
                 }
-                ticket.end(outcome, self.counts.unwrap_or_default());
+                ticket.end(outcome, self.texts.counts.unwrap_or_default());
             }
             // Dropping the events cancels the request.
             End::Left => drop(ticket),
@@ -156,7 +131,7 @@ impl Pump {
                     return End::Left;
                 }
             }
-            if self.has_ended() && (self.counts.is_some() || !self.pieces.tell_counts()) {
+            if self.texts.have_ended() && (self.texts.counts.is_some() || !self.texts.pieces.tell_counts()) {
                 return End::Text;
             }
             bytes = match self.next(sender).await {
@@ -181,13 +156,13 @@ impl Pump {
             () = superseded => return Err(End::Superseded),
             events = self.events.next() => events,
             () = tokio::time::sleep(left) => return Err(End::Late),
-            () = tokio::time::sleep(COMMENT_INTERVAL) => return Ok(self.pieces.comment().into_iter().collect()),
+            () = tokio::time::sleep(COMMENT_INTERVAL) => return Ok(self.texts.pieces.comment().into_iter().collect()),
         };
         match events {
-            Ok(Some(events)) => self.absorb(&events).map_err(End::Failed),
+            Ok(Some(events)) => self.texts.absorb(&events).map_err(End::Failed),
             // The last frame has come: there are no counts.
-            Ok(None) if self.has_ended() => {
-                self.counts = Some(self.counts.unwrap_or_default());
+            Ok(None) if self.texts.have_ended() => {
+                self.texts.counts = Some(self.texts.counts.unwrap_or_default());
                 Ok(Vec::new())
             }
             // Some text has no end.
@@ -196,90 +171,29 @@ impl Pump {
         }
     }
 
-    /// Takes the events of one frame: what the client is to get for them.
-    fn absorb(&mut self, events: &[Secret<String>]) -> Result<Vec<Bytes>, ClientError> {
-        let mut bytes = Vec::new();
-        for event in events {
-            let answer = Answer::parse(event.expose())?;
-            self.counts = answer.counts.or(self.counts);
-            for choice in answer.choices {
-                let Some(state) = self.choices.get_mut(choice.index) else {
-                    return Err(NotAuthentic::Malformed.into());
-                };
-                if state.finish.is_some() {
-                    continue;
-                }
-                let mut text = state.matcher.push(choice.text.expose());
-                if state.matcher.stopped() {
-                    state.finish = Some(FinishReason::Stop);
-                } else if choice.finish.is_some() {
-                    text.append(state.matcher.finish().expose());
-                    state.finish = choice.finish;
-                }
-                if let Some(trimmer) = &mut state.trimmer {
-                    text = trimmer.push(text.expose());
-                    if state.finish.is_some() {
-                        text.append(trimmer.finish().expose());
-                    }
-                }
-                if !text.expose().is_empty() {
-                    state.text.append(text.expose());
-                    let text = state.restorer.restore(text.expose());
-                    bytes.push(self.pieces.text(choice.index, text.expose()));
-                }
-                if let Some(finish) = state.finish {
-                    bytes.extend(self.pieces.end(choice.index, finish));
-                }
-            }
-        }
-        Ok(bytes)
-    }
-
-    fn has_ended(&self) -> bool {
-        self.choices.iter().all(|choice| choice.finish.is_some())
-    }
-
     /// How much longer the text may take.
     fn left(&self) -> Duration {
         self.timeout.saturating_sub(self.started.elapsed())
     }
 
-    /// The end of the client's stream, also of texts that have none yet.
-    fn close(&mut self) -> Bytes {
-        let mut bytes = Vec::new();
-        let mut last = FinishReason::Stop;
-        for (index, choice) in self.choices.iter_mut().enumerate() {
-            if choice.finish.is_none() {
-                choice.finish = Some(FinishReason::Stop);
-                bytes.extend(self.pieces.end(index, FinishReason::Stop).into_iter().flatten());
-            }
-            last = choice.finish.unwrap_or(last);
-        }
-        bytes.extend(self.pieces.close(last, self.counts.unwrap_or_default(), self.started.elapsed()));
-        Bytes::from(bytes)
-    }
-
     /// A stream that has failed never ends as if it were whole: an error event, then a broken connection.
     async fn break_off(&self, failure: &Failure, sender: &Sender, ticket: Ticket) {
         ticket.fail(failure);
-        if send(sender, Ok(self.pieces.failure(failure, &self.page))).await {
+        if send(sender, Ok(self.texts.pieces.failure(failure, &self.page))).await {
             send(sender, Err(io::ErrorKind::ConnectionAborted.into())).await;
         }
     }
 
     fn keep_text(&self) {
-        if let (Some(keep), [choice]) = (&self.keep, self.choices.as_slice())
-            && let Some(finish) = choice.finish
-        {
-            let (before, text) = (keep.before.expose(), choice.text.expose());
-            self.warm.predictions.keep(keep.fingerprint, before, text, finish);
+        if let (Some(keep), Some((text, finish))) = (&self.keep, self.texts.only()) {
+            self.warm.predictions.keep(keep.fingerprint, keep.before.expose(), text, finish);
         }
     }
 
     /// Reads the sealed stream to its last frame. What is wrong with it now changes no answer any more.
     async fn read_rest(&mut self) {
         while let Ok(Some(events)) = self.events.next().await {
-            self.absorb(&events).ok();
+            self.texts.absorb(&events).ok();
         }
     }
 }

@@ -12,7 +12,8 @@ use crate::protocol::openai::FinishReason;
 use crate::proxy::keystrokes::Fingerprint;
 use crate::proxy::ledger::Ledger;
 use crate::proxy::link::{Upstream, Warm};
-use crate::proxy::upstream::{self, Request};
+use crate::proxy::gathered;
+use crate::proxy::upstream::Request;
 use crate::secret::Secret;
 
 /// The request that is made ahead, if that is wanted.
@@ -60,7 +61,7 @@ impl Speculation {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(cancelled.drop_guard());
         let ledger = Arc::clone(ledger);
         tokio::spawn(async move {
-            let asking = upstream::ask(&next.server.link, &next.warm.held, &next.request);
+            let asking = gathered::ask(&next.server.link, &next.warm.held, &next.request);
             let answer = tokio::select! {
                 () = child.cancelled() => return,
                 answer = tokio::time::timeout(timeout, asking) => answer,

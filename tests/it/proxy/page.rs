@@ -1,10 +1,12 @@
 //! The status page's files: where they come from, and what a browser may do with them.
 
+use codeseal::proxy::Proxy;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::Desk;
-use crate::harness::http;
+use super::between::{Between, Passes};
+use super::{Desk, config, post, url};
+use crate::harness::{World, http};
 
 /// Headers and text of what a browser gets at `path`.
 async fn browse(desk: &Desk, path: &str) -> (u16, HeaderMap, String) {
@@ -70,4 +72,24 @@ async fn opening_the_page_leaves_no_error_behind() {
     // A path that an editor may have been given is.
     assert_eq!(browse(&desk, "/v2/models").await.0, 404);
     assert_eq!(counts().await["last_error"]["endpoint"], "(an unknown path)");
+}
+
+/// What the playground shows as sent and received is what a watcher of the line has seen, byte for byte.
+#[tokio::test]
+async fn the_playground_shows_the_very_bytes_of_the_line() {
+    let world = World::start().await;
+    let server = world.server().await;
+    let between = Between::start(server.url(""), Passes::All).await;
+    let proxy = Proxy::start(config(&world, &between.url)).await.unwrap();
+    proxy.ready().await;
+    let (code, behind) = ("def northwind_price(volume):\n    return ", "\nprint(northwind_price(2))\n");
+    let body = json!({ "input_prefix": code, "input_suffix": behind, "n_predict": 8 });
+    let shown = post(&url(&proxy), "/playground", &body).await.json();
+    assert!(!shown["content"].as_str().unwrap().is_empty(), "{shown}");
+    let call = between.calls().pop().unwrap();
+    for (name, bytes) in [("sent", call.sent), ("received", call.received)] {
+        let text = shown[name].as_str().unwrap();
+        assert_eq!(text.as_bytes(), &bytes[..], "{name}");
+        assert!(text.contains("\"ciphertext\"") && !text.contains("northwind"), "{name}: {text}");
+    }
 }

@@ -7,9 +7,10 @@ use codeseal::proxy::{Golden, Proxy};
 use codeseal::server::{ModelOrigin, ServerConfig};
 use serde_json::{Value, json};
 
+use super::between::{Between, Passes};
 use super::verify::{good, verifying};
 use super::{Desk, config, post, url};
-use crate::harness::{Answer, Server, World, http, tiny, until};
+use crate::harness::{Answer, PATIENCE, Server, World, http, tiny, until};
 
 const PREFIX: &str =
     "def northwind_price(volume, discount):\n    floor_price = 41.75\n    list_price = 77.50\n    ";
@@ -50,6 +51,23 @@ async fn a_model_whose_golden_answer_is_another_is_not_used_and_the_status_says_
     let status = status(&url).await;
     assert_eq!((&status["ready"], &status["servers"][0]["state"]), (&json!(false), &json!("model_failed")));
     assert_eq!(status["exit_code"], 1);
+}
+
+/// A server that shapes its traffic keeps a whole answer back until a stream of as many tokens would have ended, and sends
+/// the text of a stream first. Here only its first frames ever arrive.
+#[tokio::test]
+async fn connecting_waits_for_the_text_of_one_stream_and_not_for_its_end() {
+    let world = World::start().await;
+    let server = world.server().await;
+    // Eight tokens of the golden request, a frame for each step, and the end.
+    let between = Between::start(server.url(""), Passes::Hold(12)).await;
+    let proxy = Proxy::start(config(&world, &between.url)).await.unwrap();
+    tokio::time::timeout(PATIENCE, proxy.ready()).await.expect("the proxy connects");
+    let calls = between.calls();
+    let kinds: Vec<&str> = calls.iter().map(|call| call.accept.as_str()).collect();
+    assert_eq!(kinds, ["text/event-stream"]);
+    let model = status(&url(&proxy)).await["servers"][0]["model"].clone();
+    assert_eq!(model, "codegemma-tiny", "the model's name comes with the stream");
 }
 
 #[tokio::test]

@@ -1,17 +1,12 @@
 //! Streams: the editor's ends with the text, the sealed one with its last frame, and a broken one never as if whole.
 
-use std::future::ready;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
 use codeseal::proxy::Proxy;
 use codeseal::server::Shaping;
-use futures_util::{StreamExt as _, stream};
-use http::{HeaderMap, Uri};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_util::task::AbortOnDropHandle;
 
+use super::between::{Between, Passes};
 use super::{Desk, config, url};
 use crate::harness::{Server, World, http, until};
 
@@ -126,47 +121,12 @@ async fn an_editor_that_leaves_cancels_the_request() {
     .await;
 }
 
-/// A server in between that breaks each stream off after some frames.
-pub(super) async fn cutting(server: String) -> (String, AbortOnDropHandle<()>) {
-    let forward = move |uri: Uri, headers: HeaderMap, body: Bytes| {
-        let url = format!("{server}{}", uri.path());
-        async move {
-            let mut request = http().post(url).body(body);
-            for name in ["accept", "content-type", "x-codeseal-server", "x-codeseal-session"] {
-                if let Some(value) = headers.get(name) {
-                    request = request.header(name, value);
-                }
-            }
-            let answer = request.send().await.unwrap();
-            let kind = answer.headers()["content-type"].clone();
-            if kind != "text/event-stream" {
-                return ([("content-type", kind)], Body::from(answer.bytes().await.unwrap()));
-            }
-            let whole = answer.bytes().await.unwrap();
-            let frames: Vec<&[u8]> = whole.split_inclusive(|&byte| byte == b'\n').take(4).collect();
-            let frames = Bytes::from(frames.concat());
-            // hyper flushes what it has when a body is pending; without that the error would discard the frames.
-            let cut = async {
-                tokio::task::yield_now().await;
-                Err(std::io::Error::other("cut"))
-            };
-            let pieces = stream::once(ready(Ok(frames))).chain(stream::once(cut));
-            ([("content-type", kind)], Body::from_stream(pieces))
-        }
-    };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let router = axum::Router::new().fallback(forward);
-    let task = tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
-    (url, AbortOnDropHandle::new(task))
-}
-
 #[tokio::test]
 async fn a_stream_that_is_cut_never_ends_as_if_it_were_whole() {
     let world = World::start().await;
     let server = world.server().await;
-    let (between, _cutting) = cutting(server.url("")).await;
-    let mut settings = config(&world, &between);
+    let between = Between::start(server.url(""), Passes::Cut(2)).await;
+    let mut settings = config(&world, &between.url);
     settings.whole_below = 0;
     let proxy = Proxy::start(settings).await.unwrap();
     proxy.ready().await;

@@ -53,6 +53,8 @@ async fn the_status_page_and_its_playground() {
     assert_eq!(page["images"], 0);
     assert!(strings(&page["clients"]).iter().any(|name| name.starts_with("img src")), "{page}");
 
+    assert_eq!(page["files"], json!(["prices.py", "33 bytes"]), "the files of the last prompt");
+
     let stops = strings(&page["stops"]);
     assert_eq!(stops[..2], ["skip", "main"], "{stops:?}");
     assert_eq!(stops.last(), Some(&"code"), "{stops:?}");

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use codeseal::proxy::{AccessToken, Proxy, ProxyConfig};
+use codeseal::proxy::{AccessToken, Proxy, ProxyConfig, Repository};
 use codeseal::server::ServerConfig;
 use codeseal::server::Shaping;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{Employee, Server, World, clean, http};
-use crate::proxy::stream::cutting;
+use crate::proxy::between::{Between, Passes};
 use crate::proxy::verify::{OTHER, good, verifying};
 use crate::proxy::{config, url};
 
@@ -55,11 +55,11 @@ pub(super) struct Scenes {
     employee: Employee,
     proxies: BTreeMap<Scene, Proxy>,
     dir: TempDir,
-    /// Holds the log of the good scene's verdicts.
+    /// Holds the log of the good scene's verdicts, and its repository.
     _verified: TempDir,
     _busy: Server,
     _slot: Mutex<reqwest::Response>,
-    _cutting: AbortOnDropHandle<()>,
+    _cutting: Between,
     _forwarding: (watch::Sender<bool>, AbortOnDropHandle<()>),
 }
 
@@ -97,7 +97,7 @@ impl Scenes {
         let server = Server::start(settings).await;
         let employee = world.employee().await;
         let busy = Server::start(one_slot(&world)).await;
-        let (between, cutting) = cutting(server.url("")).await;
+        let cutting = Between::start(server.url(""), Passes::Cut(2)).await;
         // The proxy connects to a server that is quick, and its clients meet one that is busy.
         let (forwarder, switch, forwarding) =
             forwarder(server.service.address(), busy.service.address()).await;
@@ -105,7 +105,10 @@ impl Scenes {
         let mut proxies = BTreeMap::new();
         for scene in Scene::ALL {
             let settings = match scene {
-                Scene::Good => verifying(&world, &server, &verified, &good()),
+                Scene::Good => ProxyConfig {
+                    repository: Some(repository(verified.path())),
+                    ..verifying(&world, &server, &verified, &good())
+                },
                 Scene::Token => ProxyConfig {
                     token: Some(AccessToken::new(TOKEN.to_owned()).unwrap()),
                     ..config(&world, &server.url(""))
@@ -113,7 +116,7 @@ impl Scenes {
                 Scene::Down => config(&world, "http://127.0.0.1:1"),
                 Scene::NotVerified => verifying(&world, &server, &dir, OTHER),
                 Scene::Busy => config(&world, &forwarder),
-                Scene::Cut => config(&world, &between),
+                Scene::Cut => config(&world, &cutting.url),
             };
             // Every stream that a client requests is one on the line as well.
             let proxy = Proxy::start(ProxyConfig { whole_below: 0, ..settings }).await.unwrap();
@@ -197,6 +200,15 @@ impl Scenes {
             }
         }
     }
+}
+
+/// A repository in `dir`, of a file that imports another one.
+fn repository(dir: &Path) -> Repository {
+    let root = dir.join("repository");
+    std::fs::create_dir_all(root.join(".git")).unwrap();
+    std::fs::write(root.join("main.py"), "import prices\n").unwrap();
+    std::fs::write(root.join("prices.py"), "first_price = 1\nsecond_price = 2\n").unwrap();
+    Repository::open(&root).unwrap()
 }
 
 /// A server that takes one request at a time, and sends the frames of a stream very slowly.

@@ -4,16 +4,17 @@
 //! of an answer shows its length. The text of a stream is there as soon as it is generated, and the rest of its frames is
 //! read in the background.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
-use super::pump::REST_TIMEOUT;
-use crate::client::{ClientError, Events, NotAuthentic, StreamReply};
+use super::upstream::{Answer, Request};
+use crate::client::{ClientError, Events, Held, Link, NotAuthentic, StreamReply};
 use crate::protocol::openai::FinishReason;
-use crate::proxy::upstream::Answer;
 use crate::secret::Secret;
 
-/// The most answers of a request.
-const MAX_CHOICES: usize = 16;
+/// How long the frames after the text may take: more than the 128 that a stream is rounded to.
+pub(super) const REST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The body of a whole answer, in JSON.
 #[derive(Serialize)]
@@ -49,9 +50,19 @@ struct Details {
 #[derive(Default)]
 struct Gathered {
     id: String,
+    model: String,
     created: u64,
     texts: Vec<(Secret<String>, Option<FinishReason>)>,
     usage: Option<Usage>,
+}
+
+/// Sends `request`, which asks for a stream of one answer, and returns the answer as soon as its text has ended.
+///
+/// # Errors
+/// [`ClientError`] if there is none.
+pub(super) async fn ask(link: &Link, held: &Held, request: &Request) -> Result<Answer, ClientError> {
+    let opened = link.stream(held, request.path, &request.body).await?;
+    Answer::whole(body(opened, 1).await?.expose(), request)
 }
 
 /// The body of the whole answer that `opened` is or becomes, of `choices` answers.
@@ -76,6 +87,21 @@ pub(super) async fn body(opened: StreamReply, choices: usize) -> Result<Secret<S
     gathered.write()
 }
 
+/// The body of the whole answer in `frames`, of `choices` answers.
+///
+/// # Errors
+/// Some answer has no end, or an event is none of this protocol.
+pub(super) fn of_frames(
+    frames: &[Vec<Secret<String>>],
+    choices: usize,
+) -> Result<Secret<String>, ClientError> {
+    let mut gathered = Gathered::expecting(choices);
+    for events in frames {
+        gathered.absorb(events)?;
+    }
+    gathered.write()
+}
+
 /// To the last frame: a connection that is closed before would show when the text ended.
 async fn read_rest(mut events: Box<Events>) {
     while let Ok(Some(_)) = events.next().await {}
@@ -83,7 +109,7 @@ async fn read_rest(mut events: Box<Events>) {
 
 impl Gathered {
     fn expecting(choices: usize) -> Self {
-        let texts = (0..choices.min(MAX_CHOICES)).map(|_| (Secret::default(), None)).collect();
+        let texts = (0..choices).map(|_| (Secret::default(), None)).collect();
         Self { texts, ..Self::default() }
     }
 
@@ -105,7 +131,7 @@ impl Gathered {
                     prompt_tokens_details: Details { cached_tokens: counts.cached() },
                 });
             }
-            (self.id, self.created) = (answer.id, answer.created);
+            (self.id, self.model, self.created) = (answer.id, answer.model, answer.created);
             for choice in answer.choices {
                 let (text, finish) = self.texts.get_mut(choice.index).ok_or(NotAuthentic::Malformed)?;
                 text.append(choice.text.expose());
@@ -121,7 +147,8 @@ impl Gathered {
             Ok(Choice { index, text: text.expose(), finish_reason })
         });
         let choices = choices.collect::<Result<_, NotAuthentic>>()?;
-        let body = Body { id: &self.id, created: self.created, model: "", choices, usage: self.usage };
+        let (id, model) = (self.id.as_str(), self.model.as_str());
+        let body = Body { id, created: self.created, model, choices, usage: self.usage };
         // Room for escapes, so that growing does not leave unwiped copies behind.
         let length: usize = self.texts.iter().map(|(text, _)| text.expose().len()).sum();
         let mut json = Secret::new(Vec::with_capacity(length * 6 + 4096));
@@ -144,7 +171,8 @@ mod tests {
     }
 
     fn piece(index: usize, text: &str, finish: Option<&str>) -> Value {
-        json!({ "id": "cmpl-1", "created": 7, "choices": [{ "index": index, "text": text, "finish_reason": finish }] })
+        let choice = json!({ "index": index, "text": text, "finish_reason": finish });
+        json!({ "id": "cmpl-1", "created": 7, "model": "m", "choices": [choice] })
     }
 
     #[test]
@@ -157,14 +185,14 @@ mod tests {
         let usage = json!({
             "prompt_tokens": 3, "completion_tokens": 4, "prompt_tokens_details": { "cached_tokens": 2 },
         });
-        let counts = json!({ "id": "cmpl-1", "created": 7, "choices": [], "usage": usage });
+        let counts = json!({ "id": "cmpl-1", "created": 7, "model": "m", "choices": [], "usage": usage });
         gathered.absorb(&events(&[counts])).unwrap();
         assert!(gathered.is_whole());
         let body: Value = serde_json::from_str(gathered.write().unwrap().expose()).unwrap();
         assert_eq!(
             body,
             json!({
-                "id": "cmpl-1", "created": 7, "model": "", "usage": usage,
+                "id": "cmpl-1", "created": 7, "model": "m", "usage": usage,
                 "choices": [
                     { "index": 0, "text": "ab", "finish_reason": "length" },
                     { "index": 1, "text": "\"x", "finish_reason": "stop" },
