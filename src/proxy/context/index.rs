@@ -20,13 +20,15 @@ use crate::secret::Secret;
 /// Names files that are never sent, in the syntax of `.gitignore`.
 const IGNORE_FILE: &str = ".codesealignore";
 /// The most files that are known.
-const MAX_FILES: usize = 50_000;
+pub(super) const MAX_FILES: usize = 50_000;
 /// The longest file that is read, in bytes.
 pub(super) const MAX_FILE_BYTES: u64 = 64 * 1024;
 /// Files whose lines are known, those that were changed last.
-const MAX_READ_FILES: usize = 2000;
+pub(super) const MAX_READ_FILES: usize = 2000;
+/// The most entries of directories that are looked at: many may be none that can be used.
+pub(super) const MAX_ENTRIES: usize = 100_000;
 /// How long one walk may take.
-const MAX_WALK: Duration = Duration::from_secs(3);
+pub(super) const MAX_WALK: Duration = Duration::from_secs(3);
 /// Shorter lines do not tell files apart.
 const MIN_LINE_BYTES: usize = 8;
 /// A longer mean length of lines is that of data, or of generated code.
@@ -40,9 +42,19 @@ pub(super) struct Index {
     lines: HashMap<u64, Option<Arc<str>>>,
     /// Files by their names without extension.
     stems: HashMap<String, Vec<String>>,
+    pub(super) work: Work,
     made: Option<Instant>,
     took: Duration,
     trouble: Option<String>,
+}
+
+/// What a walk has cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Work {
+    /// Entries of directories that were looked at.
+    pub(super) entries: usize,
+    /// Files that were read.
+    pub(super) read: usize,
 }
 
 /// One file.
@@ -55,12 +67,13 @@ pub(super) struct Entry {
 }
 
 impl Index {
-    /// Walks through the repository at `root`, which is a canonical path.
-    pub(super) fn walk(root: &Path, old: &Self) -> Self {
+    /// Walks through the repository at `root`, which is a canonical path, for at most `longest`. What `old` has read is not
+    /// read again.
+    pub(super) fn walk(root: &Path, old: &Self, longest: Duration) -> Self {
         let started = now();
         let mut index = Self::default();
-        match index.list(root, started) {
-            Ok(()) => index.read(root, old, started),
+        match index.list(root, started, longest) {
+            Ok(()) => index.read(root, old, started, longest),
             // A rule that cannot be read might have named a secret, so nothing is used.
             Err(trouble) => index = Self { trouble: Some(trouble), ..Self::default() },
         }
@@ -69,7 +82,7 @@ impl Index {
         index
     }
 
-    fn list(&mut self, root: &Path, started: Instant) -> Result<(), String> {
+    fn list(&mut self, root: &Path, started: Instant, longest: Duration) -> Result<(), String> {
         let mut builder = WalkBuilder::new(root);
         builder
             .follow_links(false)
@@ -78,9 +91,11 @@ impl Index {
             .add_custom_ignore_filename(IGNORE_FILE)
             .filter_entry(|entry| !is_nested_repository(entry));
         for entry in builder.build() {
-            if self.files.len() >= MAX_FILES || started.elapsed() > MAX_WALK {
+            let is_full = self.files.len() >= MAX_FILES || self.work.entries >= MAX_ENTRIES;
+            if is_full || started.elapsed() > longest {
                 break;
             }
+            self.work.entries += 1;
             // What cannot be looked at is not used.
             let Ok(entry) = entry else { continue };
             if let Some(error) = entry.error() {
@@ -100,7 +115,7 @@ impl Index {
     }
 
     /// Learns the lines of the files that were changed last.
-    fn read(&mut self, root: &Path, old: &Self, started: Instant) {
+    fn read(&mut self, root: &Path, old: &Self, started: Instant, longest: Duration) {
         let mut latest: Vec<(SystemTime, String)> =
             self.files.iter().map(|(path, entry)| (entry.modified, path.clone())).collect();
         latest.sort_unstable_by(|one, other| other.cmp(one));
@@ -111,8 +126,11 @@ impl Index {
                 known.filter(|known| known.bytes == entry.bytes && known.modified == entry.modified);
             entry.lines = match unchanged.and_then(|known| known.lines.clone()) {
                 Some(lines) => Some(lines),
-                None if started.elapsed() > MAX_WALK => None,
-                None => text(root, &path).map(|text| text.expose().lines().filter_map(line_hash).collect()),
+                None if started.elapsed() > longest => None,
+                None => {
+                    self.work.read += 1;
+                    text(root, &path).map(|text| text.expose().lines().filter_map(line_hash).collect())
+                }
             };
             let name: Arc<str> = Arc::from(path);
             for &line in entry.lines.iter().flat_map(|lines| lines.iter()) {
@@ -127,6 +145,12 @@ impl Index {
     /// Whether it is time for another walk.
     pub(super) fn is_stale(&self, shortest: Duration, share: u32) -> bool {
         self.made.is_none_or(|made| made.elapsed() >= shortest.max(self.took * share))
+    }
+
+    /// How many files are known.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
     }
 
     /// Whether the file at `path` may be used.

@@ -123,7 +123,7 @@ impl Repository {
         tokio::task::spawn_blocking(move || {
             let old = Arc::clone(&lock(&repository.index));
             if old.is_stale(MIN_REFRESH, WALK_SHARE) {
-                *lock(&repository.index) = Arc::new(Index::walk(&repository.root, &old));
+                *lock(&repository.index) = Arc::new(Index::walk(&repository.root, &old, index::MAX_WALK));
             }
             if let Some(file) = file {
                 repository.choose(&file);

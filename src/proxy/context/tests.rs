@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use tempfile::TempDir;
 
-use super::index::{Index, text};
+use super::index::{Index, MAX_ENTRIES, MAX_FILES, MAX_READ_FILES, text};
 use super::*;
 use crate::proxy::dialect::{self, Task};
 
@@ -58,6 +58,10 @@ fn fixture() -> (TempDir, PathBuf) {
     (dir, root)
 }
 
+fn walk(root: &Path) -> Index {
+    Index::walk(root, &Index::default(), Duration::MAX)
+}
+
 fn hole(body: &serde_json::Value) -> Hole {
     let ask = dialect::read(dialect::Endpoint::Completions, body.to_string().as_bytes()).unwrap();
     let Task::Hole(hole) = ask.task else { panic!("a hole") };
@@ -71,7 +75,7 @@ fn plain(prefix: &str, suffix: &str) -> Hole {
 #[test]
 fn files_that_are_ignored_secret_or_outside_are_never_known_or_read() {
     let (_dir, root) = fixture();
-    let index = Index::walk(&root, &Index::default());
+    let index = walk(&root);
     for path in ["app/main.py", "app/prices.py", "app/rules.py", "app/other.py", "app/key_holder.py"] {
         assert!(index.contains(path), "{path}");
     }
@@ -105,7 +109,7 @@ fn files_that_are_ignored_secret_or_outside_are_never_known_or_read() {
 fn a_rule_that_cannot_be_read_leaves_no_file_to_use() {
     let (_dir, root) = fixture();
     fs::write(root.join(".codesealignore"), "a{b\n").unwrap();
-    let index = Index::walk(&root, &Index::default());
+    let index = walk(&root);
     assert!(!index.contains("app/prices.py"));
     assert!(index.trouble().unwrap().contains("an ignore file cannot be read"), "{:?}", index.trouble());
 }
@@ -113,7 +117,7 @@ fn a_rule_that_cannot_be_read_leaves_no_file_to_use() {
 #[test]
 fn the_file_is_found_in_each_way_that_clients_tell_it() {
     let (_dir, root) = fixture();
-    let index = Index::walk(&root, &Index::default());
+    let index = walk(&root);
     let found = |hole: &Hole| which::file(&index, &root, hole, hole.prefix.expose()).map(str::to_owned);
     let main = Some("app/main.py".to_owned());
     let text = fs::read_to_string(root.join("app/main.py")).unwrap();
@@ -163,7 +167,7 @@ fn imports_of_the_common_languages_lead_to_files() {
     ] {
         write(&root, from, text);
         expected.iter().for_each(|path| write(&root, path, "x\n"));
-        let index = Index::walk(&root, &Index::default());
+        let index = walk(&root);
         assert_eq!(imports::imported(&index, from, text), expected, "{from}");
     }
 }
@@ -178,7 +182,7 @@ fn the_file_that_changed_last_stands_last_and_the_bounds_hold() {
         let time = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         fs::File::options().write(true).open(root.join(path)).unwrap().set_modified(time).unwrap();
     }
-    let index = Index::walk(&root, &Index::default());
+    let index = walk(&root);
     let recent = ["app/main.py", "app/other.py", "app/key_holder.py"].map(str::to_owned);
     let chosen = Chosen::make(&root, &index, "app/main.py", &recent);
     let paths: Vec<&str> = chosen.files.iter().map(|file| file.path.expose().as_str()).collect();
@@ -194,4 +198,47 @@ fn a_repository_is_found_from_a_directory_in_it_and_nowhere_else() {
     assert_eq!(Repository::open(&root.join("app")).unwrap().root, root);
     assert_eq!(Repository::open(&dir.path().join("outside")).unwrap_err(), NoRepository);
     assert_eq!(Repository::open(Path::new("/nonexistent")).unwrap_err(), NoRepository);
+}
+
+/// Bounded work, whatever the repository holds: entries that are looked at, files that are known, files that are read.
+#[test]
+fn a_hundred_thousand_files_are_looked_at_within_bounds_and_read_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    fs::create_dir(root.join(".git")).unwrap();
+    let text = code("many");
+    for directory in 0..100 {
+        let path = root.join(format!("d{directory}"));
+        fs::create_dir(&path).unwrap();
+        for file in 0..1000 {
+            fs::write(path.join(format!("f{file}.py")), &text).unwrap();
+        }
+    }
+    let index = walk(&root);
+    assert_eq!(index.len(), MAX_FILES);
+    assert_eq!(index.work.read, MAX_READ_FILES);
+    assert!((MAX_FILES..=MAX_ENTRIES).contains(&index.work.entries), "{:?}", index.work);
+    // The same again reads nothing, and one file that has changed is one file that is read.
+    let again = Index::walk(&root, &index, Duration::MAX);
+    assert_eq!((again.work.entries, again.work.read), (index.work.entries, 0));
+    let mut paths = (0..100_000).map(|at| format!("d{}/f{}.py", at / 1000, at % 1000));
+    let known = paths.find(|path| index.contains(path)).unwrap();
+    fs::write(root.join(&known), format!("{text}# changed\n")).unwrap();
+    assert_eq!(Index::walk(&root, &again, Duration::MAX).work.read, 1);
+    // Without time, nothing is looked at.
+    assert_eq!(Index::walk(&root, &Index::default(), Duration::ZERO).work.read, 0);
+}
+
+/// Files that may not be used are counted too: nothing makes a walk endless.
+#[test]
+fn entries_that_cannot_be_used_are_counted_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    fs::create_dir(root.join(".git")).unwrap();
+    for name in ["id_1.py", "secret_2.py", "a.pem"] {
+        fs::write(root.join(name), "x").unwrap();
+    }
+    let index = walk(&root);
+    // The root itself is an entry.
+    assert_eq!((index.len(), index.work.entries), (0, 4));
 }
