@@ -97,7 +97,13 @@ impl Core {
         let is_preflight = parts.method == Method::OPTIONS;
         let pass = self.guard.check(&peer, &parts.uri, &call.headers, is_preflight);
         let (origin, mut response) = match pass {
-            Err(failure) => (None, failure.respond(shape, &call.page)),
+            Err(failure) => {
+                // A wrong key is a setting of an editor. Foreign pages and accounts are none, and leave no trace.
+                if failure == Failure::Unauthorized && !is_preflight && let Some(endpoint) = route.endpoint() {
+                    self.ledger.begin(&call.headers, endpoint).fail(&failure);
+                }
+                (None, failure.respond(shape, &call.page))
+            }
             Ok(Pass { origin }) if is_preflight => (origin, preflight(&call.headers)),
             Ok(Pass { origin }) => {
                 let answered = self.route(route, &parts.method, body, &call).await;
@@ -185,7 +191,7 @@ async fn read(body: Incoming) -> Result<Secret<Vec<u8>>, Failure> {
             let Ok(data) = frame.map_err(|_| Failure::SlowBody)?.into_data() else { continue };
             length += data.len();
             if length <= MAX_BODY_BYTES {
-                bytes.expose_mut().extend_from_slice(&data);
+                bytes.extend(&data);
             } else if length > MAX_REFUSED_BYTES {
                 break;
             }

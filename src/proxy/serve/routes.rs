@@ -145,6 +145,15 @@ impl Route {
         }
     }
 
+    /// What the status page calls it, if it is one that editors use.
+    pub(super) fn endpoint(&self) -> Option<&'static str> {
+        match self {
+            Self::Complete(endpoint) => Some(endpoint.name()),
+            Self::Info(info) => info.name(),
+            Self::Page(_) | Self::Status | Self::Playground | Self::Wrong(_) => None,
+        }
+    }
+
     /// The shape of its errors.
     pub(super) fn error_shape(&self) -> ErrorShape {
         match self {
@@ -155,6 +164,25 @@ impl Route {
             }
             _ => ErrorShape::OpenAi,
         }
+    }
+}
+
+impl Info {
+    /// What the status page calls it. The root is opened by people.
+    fn name(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Root => return None,
+            Self::Health => "/health",
+            Self::TabbyHealth => "/v1/health",
+            Self::Models | Self::Model(_) => "/v1/models",
+            Self::Props => "/props",
+            Self::Slots => "/slots",
+            Self::Tokenize => "/tokenize",
+            Self::OllamaVersion => "/api/version",
+            Self::OllamaTags => "/api/tags",
+            Self::OllamaPs => "/api/ps",
+            Self::OllamaShow => "/api/show",
+        })
     }
 }
 
