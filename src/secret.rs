@@ -63,6 +63,18 @@ impl Secret<String> {
 }
 
 impl Secret<Vec<u8>> {
+    /// Appends `piece`. Where the bytes have to move to grow, the old copy is wiped.
+    pub fn extend(&mut self, piece: &[u8]) {
+        let length = self.0.len() + piece.len();
+        if length > self.0.capacity() {
+            let mut grown = Vec::with_capacity(length.next_power_of_two());
+            grown.extend_from_slice(&self.0);
+            // Assigning drops the old bytes, which wipes them.
+            self.0 = Zeroizing::new(grown);
+        }
+        self.0.extend_from_slice(piece);
+    }
+
     /// The bytes as text, moved rather than copied.
     ///
     /// # Errors
@@ -89,6 +101,17 @@ mod tests {
             let piece = "\u{e9}".repeat(length);
             secret.append(&piece);
             expected.push_str(&piece);
+            assert_eq!(secret.expose(), &expected);
+        }
+    }
+
+    #[test]
+    fn appended_bytes_are_all_bytes() {
+        let (mut secret, mut expected) = (Secret::new(Vec::new()), Vec::new());
+        for length in [0, 1, 7, 8, 100, 3] {
+            let piece = vec![length as u8; length];
+            secret.extend(&piece);
+            expected.extend_from_slice(&piece);
             assert_eq!(secret.expose(), &expected);
         }
     }

@@ -199,7 +199,7 @@ async fn a_cancelled_request_costs_the_next_key_no_new_connection() {
     let opened = || relay.opened.load(Ordering::SeqCst);
     let mut known = opened();
     let by_requests = relay.opened_by_requests.load(Ordering::SeqCst);
-    for round in 0..20 {
+    for round in 0..100 {
         let body = json!({ "prompt": "x", "max_tokens": 4000 }).to_string();
         let asking = tokio::spawn(http().post(format!("{url}/v1/completions")).body(body).send());
         until("the server works", async || {

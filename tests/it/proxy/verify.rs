@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use codeseal::client::Policy;
 use codeseal::proxy::{Proxy, ProxyConfig};
-use codeseal::sandbox::claims;
+use codeseal::sandbox::{Fault, claims};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -110,4 +110,24 @@ async fn the_key_is_renewed_while_requests_go_on() {
         wrapped(&world) >= before + 3
     })
     .await;
+}
+
+/// A verdict that is good stays so while the key service fails, and no request waits for the renewal.
+#[tokio::test]
+async fn a_renewal_that_fails_ends_no_session() {
+    for fault in [Fault::KmsStatus { status: 503 }, Fault::KmsHang] {
+        let (world, dir) = (World::start().await, tempfile::tempdir().unwrap());
+        let server = world.server().await;
+        let mut settings = verifying(&world, &server, &dir, &good());
+        settings.timing.renew_after = Duration::from_millis(30);
+        let proxy = Proxy::start(settings).await.unwrap();
+        proxy.ready().await;
+        let url = url(&proxy);
+        world.sandbox.faults().inject(fault);
+        for number in 0..100 {
+            let body = json!({ "prompt": format!("x = {number}"), "max_tokens": 1 });
+            let answer = post(&url, "/v1/completions", &body).await;
+            assert_eq!(answer.status, 200, "{fault:?}: {}", answer.text);
+        }
+    }
 }
