@@ -4,20 +4,23 @@
 # in the attestation token; the operator of the machine can change nothing of it.
 #
 #   docker build -t IMAGE --build-arg KMS_KEY=… --build-arg WIP_AUDIENCE=… .
+#   docker build -t IMAGE --build-arg FEATURES=server …                      (for machines without a GPU: a small image)
 #   docker build -t IMAGE --build-arg RUNTIME_USER=0 --build-arg PROFILE=shielded-preview …   (the codelab's VM image)
 
 # Debian 12 with Rust. scripts/image.sh makes one itself where no registry is, and shows that two builds are equal.
 ARG BUILD_IMAGE=rust:1.95.0-bookworm
 
 FROM ${BUILD_IMAGE} AS build
-# `server`, or `server,cuda`. Never `sandbox`: with it an operator could have the attestation token sent elsewhere.
-ARG FEATURES=server
+# `server,cuda`, which runs on the CPU where there is no GPU, or `server`. Never `sandbox`: with it an operator could have
+# the attestation token sent elsewhere.
+ARG FEATURES=server,cuda
 WORKDIR /src
 # nvcc, if the program is to have CUDA kernels: of the version that the requirements pin by hash. Needs no GPU.
-COPY scripts/cuda-toolkit.sh scripts/cuda-toolkit.requirements scripts/cuda-stubs.py scripts/
+COPY scripts/cuda-toolkit.sh scripts/cuda-toolkit.requirements scripts/cuda-stubs.py scripts/cuda-nvcc.sh scripts/cuda-bf16.cuh scripts/
 RUN case ",${FEATURES}," in \
       *,cuda,*) [ -x /opt/cuda/bin/nvcc ] || \
-        { apt-get update -q && apt-get install -y -q --no-install-recommends python3-pip && scripts/cuda-toolkit.sh /opt/cuda; } ;; \
+        { apt-get update -q && apt-get install -y -q --no-install-recommends python3-pip && \
+          scripts/cuda-toolkit.sh --compiler /opt/cuda; } ;; \
     esac
 COPY Cargo.toml Cargo.lock ./
 COPY benches benches
@@ -27,8 +30,13 @@ COPY models models
 COPY src src
 # Which GPUs the kernels are compiled for, as compute capabilities; newer ones translate those of the last.
 ARG CUDA_ARCHITECTURES="75 80 89 90"
+# The program is linked with stand-ins that load CUDA's libraries at their first use, so that it starts without them.
 # Where it was built is no part of the program.
-RUN CUDA_HOME=/opt/cuda CUDA_ARCHITECTURES="${CUDA_ARCHITECTURES}" \
+RUN case ",${FEATURES}," in \
+      *,cuda,*) [ -e /opt/cuda/lib/stubs/libcuda.so ] || python3 scripts/cuda-stubs.py /opt/cuda/lib/stubs ;; \
+    esac && \
+    CUDA_HOME=/opt/cuda CUDA_ARCHITECTURES="${CUDA_ARCHITECTURES}" \
+    NVCC=/src/scripts/cuda-nvcc.sh CUDA_COMPUTE_CAP="${CUDA_ARCHITECTURES%% *}" \
     RUSTFLAGS="--remap-path-prefix=/src=codeseal --remap-path-prefix=/usr/local/cargo/registry/src=crates" \
     cargo build --profile dist --locked --no-default-features --features "${FEATURES}" --bin codeseal-server
 
@@ -40,13 +48,28 @@ COPY scripts/image/root.sh scripts/image/runtime.lock ./
 ARG SNAPSHOT_ARCHIVE=""
 RUN SNAPSHOT_ARCHIVE="${SNAPSHOT_ARCHIVE}" sh root.sh runtime.lock /root-fs
 
+# What candle's backend loads beside the driver, cuBLAS and cuRAND, pinned by hash as well: `candle`, or `none` for an image
+# in which only our own kernels run on a GPU. Without the feature `cuda` nothing is taken.
+FROM ${BUILD_IMAGE} AS libraries
+ARG FEATURES=server,cuda
+ARG CUDA_LIBRARIES=candle
+WORKDIR /work
+COPY scripts/cuda-libraries.sh scripts/cuda-libraries.requirements ./
+RUN mkdir -p /cuda && case ",${FEATURES},/${CUDA_LIBRARIES}" in \
+      *,cuda,*/candle) if [ -d /opt/cuda-libraries ]; then cp -r /opt/cuda-libraries/. /cuda; else \
+        apt-get update -q && apt-get install -y -q --no-install-recommends python3-pip && ./cuda-libraries.sh /cuda; fi ;; \
+      */candle | */none) ;; \
+      *) echo "CUDA_LIBRARIES is candle or none" >&2; exit 64 ;; \
+    esac
+
 FROM scratch
 COPY --from=root /root-fs /
+COPY --from=libraries /cuda /usr/local/cuda
 COPY --from=build /src/target/dist/codeseal-server /usr/local/bin/codeseal-server
 
-# Where the launcher mounts the GPU driver's libraries when `tee-install-gpu-driver=true`. The image ships no
-# libcuda of its own.
-ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64
+# Where the launcher mounts the GPU driver's libraries when `tee-install-gpu-driver=true`, and where those of candle's
+# backend are. The image ships no libcuda of its own.
+ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64:/usr/local/cuda/lib
 
 # Resource names are part of the measurement: pass them when the image is built. None of them is a secret.
 ARG KMS_KEY=""

@@ -6,8 +6,8 @@
 #   scripts/image.sh --relock
 #
 #   --out        where everything goes: oci/ (the image), rootfs/ (unpacked), sbom.json, digest [target/image]
-#   --features   server (the default), or server,cuda
-#   --build-arg  for the Dockerfile, as with Docker
+#   --features   server,cuda (the default), or server
+#   --build-arg  for the Dockerfile, as with Docker: CUDA_LIBRARIES=none leaves out candle's libraries
 #   --manifest   instead of models/manifest.toml: a server of a production profile starts only with a locked model
 #   --prove      build once more, all of it, in another directory; fail unless the digest is the same. What --out holds
 #                already of the same sources and arguments is the first of the two
@@ -30,7 +30,7 @@ say() { printf '%s\n' "$*" >&2; }
 die() { say "image.sh: $*"; exit 1; }
 usage() { sed -n '5,6s/^# *//p' "$0" >&2; exit 64; }
 
-out=target/image features=server manifest=models/manifest.toml prove=0 relock=0 arguments=()
+out=target/image features=server,cuda libraries=candle manifest=models/manifest.toml prove=0 relock=0 arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
     --out | --features | --build-arg | --manifest)
@@ -38,7 +38,9 @@ while [ $# -gt 0 ]; do
       case $1 in
         --out) out=$2 ;;
         --features) features=$2 ;;
-        --build-arg) arguments+=(--build-arg "$2") ;;
+        --build-arg)
+          arguments+=(--build-arg "$2")
+          [[ $2 != CUDA_LIBRARIES=* ]] || libraries=${2#*=} ;;
         --manifest) manifest=$2 ;;
       esac
       shift ;;
@@ -48,6 +50,8 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+# Without the feature nothing is taken.
+[[ ,$features, == *,cuda,* ]] || libraries=none
 [[ ,$features, != *,sandbox,* ]] || die "an image with the sandbox is no image for production"
 
 [ "$(id -u)" = 0 ] || die "run it as root"
@@ -80,7 +84,7 @@ storage_driver() {
   printf '%s' "$driver"
 }
 
-# import_base DIR: the image localhost/codeseal-build of DIR/build.tar, Rust, and, if asked for, nvcc.
+# import_base DIR: the image localhost/codeseal-build of DIR/build.tar, Rust, and, if asked for, nvcc and candle's libraries.
 import_base() {
   local dir=$1 container sysroot
   sysroot=$(rustc --print sysroot)
@@ -94,6 +98,10 @@ import_base() {
     scripts/cuda-toolkit.sh target/cuda >&2
     buildah_in "$dir" add --quiet "$container" target/cuda /opt/cuda >/dev/null
   fi
+  if [ "$libraries" = candle ]; then
+    scripts/cuda-libraries.sh target/cuda-libraries >&2
+    buildah_in "$dir" add --quiet "$container" target/cuda-libraries /opt/cuda-libraries >/dev/null
+  fi
   buildah_in "$dir" config --env CARGO_HOME=/usr/local/cargo \
     --env PATH=/usr/local/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
   buildah_in "$dir" commit --quiet --rm "$container" localhost/codeseal-build >/dev/null
@@ -102,7 +110,8 @@ import_base() {
 # context DIR: what the Dockerfile copies, and the Dockerfile.
 context() {
   local paths=(Dockerfile .dockerignore Cargo.toml Cargo.lock benches kernels models src scripts/cuda-toolkit.sh
-    scripts/cuda-toolkit.requirements scripts/cuda-stubs.py scripts/image/root.sh scripts/image/runtime.lock)
+    scripts/cuda-toolkit.requirements scripts/cuda-stubs.py scripts/cuda-nvcc.sh scripts/cuda-bf16.cuh
+    scripts/cuda-libraries.sh scripts/cuda-libraries.requirements scripts/image/root.sh scripts/image/runtime.lock)
   rm -rf "$1"
   mkdir -p "$1"
   # Without what git ignores, if there is a git: such as compiled Python.
@@ -194,7 +203,7 @@ python3 "$here/check.py" "$out/config.json" "$out/rootfs" "$here/runtime.lock"
 "$codeseal" policy lint --dockerfile Dockerfile --build-arg "FEATURES=$features" ${arguments[@]+"${arguments[@]}"} "$out/config.json" >&2 ||
   die "the launch policy does not pass"
 "$here/start.sh" "$out" >&2
-python3 "$here/sbom.py" --features "$features" --digest "$(cat "$out/digest")" >"$out/sbom.json"
+python3 "$here/sbom.py" --features "$features" --libraries "$libraries" --digest "$(cat "$out/digest")" >"$out/sbom.json"
 
 if [ "$prove" = 1 ]; then
   again=$(mktemp -d "${TMPDIR:-/tmp}/codeseal-image.XXXXXX")

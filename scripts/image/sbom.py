@@ -1,6 +1,7 @@
-"""Writes what an image is made of, as CycloneDX 1.5 in JSON: crates that are compiled in, and Debian packages.
+"""Writes what an image is made of, as CycloneDX 1.5 in JSON: crates that are compiled in, Debian packages,
+and the libraries of candle's CUDA backend.
 
-python3 sbom.py --features LIST --digest sha256:… > sbom.json
+python3 sbom.py --features LIST --libraries candle|none --digest sha256:… > sbom.json
 
 The same sources give the same text.
 """
@@ -10,6 +11,7 @@ import datetime
 import json
 import os
 import pathlib
+import re
 import subprocess
 import tomllib
 import uuid
@@ -85,9 +87,24 @@ def debian(line):
     }
 
 
+def wheel(line):
+    name, version, digest = re.fullmatch(r"([\w-]+)==([\w.]+) --hash=sha256:([0-9a-f]{64})", line).groups()
+    purl = f"pkg:pypi/{name}@{version}"
+    return {
+        "type": "library",
+        "bom-ref": purl,
+        "name": name,
+        "version": version,
+        "purl": purl,
+        # Of the wheel.
+        "hashes": [{"alg": "SHA-256", "content": digest}],
+    }
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--features", required=True)
+    parser.add_argument("--libraries", choices=["candle", "none"], default="none")
     parser.add_argument("--digest", required=True)
     args = parser.parse_args()
 
@@ -96,12 +113,15 @@ def main():
     start, packages, found, edges = compiled_in(metadata(args.features))
     crates = [crate(packages[id], checksums) for id in found]
     runtime = (ROOT / "scripts/image/runtime.lock").read_text().splitlines()
-    debs = [debian(line) for line in runtime if not line.startswith("#")]
+    installed = [debian(line) for line in runtime if not line.startswith("#")]
+    if args.libraries == "candle":
+        wheels = (ROOT / "scripts/cuda-libraries.requirements").read_text().splitlines()
+        installed += [wheel(line) for line in wheels if not line.startswith("#")]
     server = next(c for c in crates if c["bom-ref"] == crate_purl(packages[start]))
     server["type"] = "application"
 
     image = f"pkg:oci/codeseal@{args.digest.replace(':', '%3A')}"
-    dependencies = [{"ref": image, "dependsOn": [server["bom-ref"], *(d["bom-ref"] for d in debs)]}]
+    dependencies = [{"ref": image, "dependsOn": [server["bom-ref"], *(i["bom-ref"] for i in installed)]}]
     dependencies += [
         {"ref": crate_purl(packages[id]), "dependsOn": [crate_purl(packages[dep]) for dep in deps]}
         for id, deps in edges.items()
@@ -124,7 +144,7 @@ def main():
                 "properties": [{"name": "codeseal:features", "value": args.features}],
             },
         },
-        "components": sorted(crates, key=lambda c: c["bom-ref"]) + debs,
+        "components": sorted(crates, key=lambda c: c["bom-ref"]) + installed,
         "dependencies": sorted(dependencies, key=lambda d: d["ref"]),
     }
     print(json.dumps(bom, indent=1, ensure_ascii=False))

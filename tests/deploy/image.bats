@@ -107,6 +107,21 @@ for dependency in bom["dependencies"]:
 PY
 }
 
+@test "the bill of materials of an image for GPUs names candle's kernels and the libraries of its backend, where they are in it" {
+  bom() { python3 "$SCRIPTS/image/sbom.py" --features server,cuda --libraries "$1" --digest "sha256:$(printf '0%.0s' {1..64})"; }
+  bom candle >"$BATS_TEST_TMPDIR/candle"
+  bom none >"$BATS_TEST_TMPDIR/none"
+  run -0 python3 - "$BATS_TEST_TMPDIR/candle" "$BATS_TEST_TMPDIR/none" <<'PY'
+import json, sys
+candle, none = ({c["name"]: c for c in json.load(open(path))["components"]} for path in sys.argv[1:])
+assert {"candle-core", "candle-kernels", "cudarc"} <= set(candle) & set(none), sorted(candle)
+assert set(candle) - set(none) == {"nvidia-cublas", "nvidia-curand"}, set(candle) - set(none)
+assert all(len(candle[name]["hashes"][0]["content"]) == 64 for name in ("nvidia-cublas", "nvidia-curand"))
+# It only compiles kernels.
+assert "cudaforge" not in candle
+PY
+}
+
 # The packages of the build's base. Stand-ins: mmdebstrap makes a root of $FOUND, a list of "name version", and writes down
 # what it is called with; the snapshot archive is a directory.
 

@@ -81,7 +81,9 @@ fn the_image_opens_one_port_and_explains_every_policy() {
         |word: &str| lines.iter().filter(|line| line.starts_with(word)).copied().collect::<Vec<_>>();
     assert_eq!(beginning("EXPOSE"), ["EXPOSE 8080/tcp"]);
     assert_eq!(beginning("ENTRYPOINT"), [r#"ENTRYPOINT ["/usr/local/bin/codeseal-server"]"#]);
-    assert_eq!(beginning("ARG FEATURES"), ["ARG FEATURES=server"]);
+    // The same in every stage that reads it.
+    assert_eq!(beginning("ARG FEATURES"), ["ARG FEATURES=server,cuda"; 2]);
+    assert_eq!(beginning("ARG CUDA_LIBRARIES"), ["ARG CUDA_LIBRARIES=candle"]);
     assert_eq!(beginning("ARG MOUNT_DESTINATIONS"), [r#"ARG MOUNT_DESTINATIONS="""#]);
     assert!(beginning("HEALTHCHECK").is_empty() && beginning("CMD").is_empty());
     for (index, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("LABEL")) {
