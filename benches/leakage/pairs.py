@@ -131,6 +131,11 @@ def prompt_length(make, label):
     return Trial(label, stream(make.code((8, 320)[label]), 16))
 
 
+def window_length(make, label):
+    """200 against 4,000 characters around the cursor, as editors send them, in one bucket of sizes."""
+    return Trial(label, stream(make.code((200, 4000)[label]), 16))
+
+
 def prefix_cache(make, label, primer="user"):
     """A prompt whose beginning is in the prefix cache of its key, against one whose beginning is not."""
     start, other, end = make.code(1200), make.code(1200), make.code(60)
@@ -200,6 +205,7 @@ PAIRS = {
         answer_length,
         max_tokens,
         prompt_length,
+        window_length,
         prefix_cache,
         prefix_of_another_key,
         stop_reason,

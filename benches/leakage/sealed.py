@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from capture import OBSERVED, SocketCapture
 
-SMALLEST_BUCKET, STEP = 512, 64 * 1024
+SMALLEST_BUCKET, STEP = 32 * 1024, 128 * 1024
 COMPLETIONS, GENERATE = "/v1/completions", "/generate"
 TIMEOUT_SECONDS = 120
 
@@ -26,9 +26,7 @@ def path_key(dek, direction, path):
 
 def bucket(length):
     """Bytes that a call of `length` bytes is padded to."""
-    if length > STEP:
-        return -(-length // STEP) * STEP
-    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
+    return SMALLEST_BUCKET if length <= SMALLEST_BUCKET else -(-length // STEP) * STEP
 
 
 class Key:

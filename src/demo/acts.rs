@@ -135,7 +135,7 @@ impl<'a> Demo<'a> {
         }
         self.paper.holds(
             "No word of the prompt is in any of it. What is left to see: when, how long, how many tokens, and \
-             sizes, which are padded to powers of two.",
+             sizes, which are padded.",
         )?;
         Ok(())
     }

@@ -258,7 +258,7 @@ impl<'a> Call<'a> {
     /// # Errors
     /// JSON that cannot be written.
     pub fn encode(&self) -> Result<Secret<Vec<u8>>, serde_json::Error> {
-        padding::to_padded_json(self, 0)
+        padding::to_padded_json(self, padding::request_bucket)
     }
 }
 
@@ -268,7 +268,8 @@ impl<B: Serialize> Reply<B> {
     /// # Errors
     /// JSON that cannot be written.
     pub fn seal(&self, key: &PathKey, least: usize) -> Result<SealedReply, serde_json::Error> {
-        Ok(SealedReply { ciphertext: key.seal(padding::to_padded_json(self, least)?.expose()) })
+        let plaintext = padding::to_padded_json(self, |len| padding::answer_bucket(len.max(least)))?;
+        Ok(SealedReply { ciphertext: key.seal(plaintext.expose()) })
     }
 }
 
@@ -283,9 +284,24 @@ mod tests {
         let id = RequestId::generate().unwrap();
         let body = RawValue::from_string(r#"{"prompt":"x"}"#.into()).unwrap();
         let plaintext = Call { id, path: "/v1/completions", server: None, body: &body }.encode().unwrap();
-        assert_eq!(plaintext.expose().len(), 512);
+        assert_eq!(plaintext.expose().len(), 32 * 1024);
         let call = Call::decode(plaintext.expose()).unwrap();
         assert_eq!((call.id, call.path, call.body.get()), (id, "/v1/completions", r#"{"prompt":"x"}"#));
+    }
+
+    #[test]
+    fn a_body_of_the_stated_length_falls_into_the_smallest_bucket() {
+        let server = Some(ServerId::generate().unwrap());
+        for (length, expected) in [
+            (padding::SMALLEST_BUCKET_BODY, 32 * 1024),
+            // More than all that is around a body.
+            (32 * 1024, 128 * 1024),
+        ] {
+            let body = RawValue::from_string(format!("\"{}\"", "x".repeat(length - 2))).unwrap();
+            let id = RequestId::generate().unwrap();
+            let call = Call { id, path: "/v1/chat/completions", server, body: &body };
+            assert_eq!(call.encode().unwrap().expose().len(), expected, "{length}");
+        }
     }
 
     #[test]
@@ -293,7 +309,7 @@ mod tests {
         let id = RequestId::generate().unwrap();
         let body = RawValue::from_string("{}".into()).unwrap();
         let call = Call { id, path: PATH, server: None, body: &body }.encode().unwrap();
-        let reply = padding::to_padded_json(&Reply { id, status: 200, body: "x" }, 0).unwrap();
+        let reply = padding::to_padded_json(&Reply { id, status: 200, body: "x" }, padding::answer_bucket).unwrap();
         let frame = super::super::FrameWriter::new(id).next_frame(&mut Vec::new(), true).unwrap();
         for plaintext in [call, reply, frame] {
             assert!(is_of_v1(plaintext.expose()));

@@ -31,6 +31,7 @@ pub use self::envelope::{
 pub use self::error::{ErrorBody, ErrorCode, ErrorDetail, Rejected};
 pub use self::fernet::Token;
 pub use self::hole::{HoleStart, MAX_MIDDLE_BYTES, MAX_MIDDLE_LINES, line_start};
+pub use self::padding::SMALLEST_BUCKET_BODY;
 pub use self::path_key::PathKey;
 pub use self::session::{SESSION_HEADER, SessionTag};
 pub use self::stream::{Frame, FrameError, FrameReader, FrameWriter, MAX_EVENT_BYTES};

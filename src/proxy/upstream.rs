@@ -1,11 +1,14 @@
 //! What goes under the seal for a request, and what comes back.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::dialect::{ContextFile, Options, StopMatcher, Task};
 use super::link::Features;
 use crate::client::{ClientError, NotAuthentic};
+use crate::protocol::SMALLEST_BUCKET_BODY;
 use crate::protocol::openai::{FinishReason, MAX_STOPS, Role};
 use crate::secret::Secret;
 
@@ -213,6 +216,7 @@ impl Request {
         body.stop = sent.iter().map(|stop| stop.expose().as_str()).collect();
         let kept = kept.iter().map(|stop| stop.expose().as_str()).chain(markers.iter().copied());
         Ok(Self { path, stops: kept.map(|stop| Secret::new(stop.to_owned())).collect(), body: body.write()? })
+        body.fit_context();
     }
 
     /// Looks for the stop texts that the server does not know of, in one of the answers.
@@ -251,6 +255,23 @@ impl<'a> Body<'a> {
     fn write(&self) -> Result<Secret<String>, ClientError> {
         let texts = [self.prompt, self.suffix, self.middle].into_iter().flatten().map(str::len);
         let files = self.context.iter().map(|file| file.text.len() + file.path.len());
+    /// Leaves out files that would take the request out of the smallest bucket, the first ones first: these matter least. A model of
+    /// 8192 tokens has hardly room for more, and the size of the request then tells nothing about the files.
+    fn fit_context(&mut self) {
+        let files = std::mem::take(&mut self.context);
+        let mut room = SMALLEST_BUCKET_BODY.saturating_sub(json_length(self) + r#","context":[]"#.len());
+        let mut kept = Vec::with_capacity(files.len());
+        for file in files.into_iter().rev() {
+            // With the comma in front of the next one.
+            if let Some(left) = room.checked_sub(json_length(&file) + 1) {
+                room = left;
+                kept.push(file);
+            }
+        }
+        kept.reverse();
+        self.context = kept;
+    }
+
         let messages = self.messages.iter().map(|message| message.content.len());
         // Room for the usual share of escapes, so that growing does not leave unwiped copies behind.
         let room = texts.chain(files).chain(messages).sum::<usize>() * 2 + 4096;
@@ -328,5 +349,66 @@ impl std::fmt::Debug for Opaque {
 /// `serde` wants a reference.
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_false(value: &bool) -> bool {
+/// How long the JSON of `value` is, without a copy of it.
+fn json_length(value: &impl Serialize) -> usize {
+    struct Length(usize);
+
+    impl io::Write for Length {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let mut length = Length(0);
+    // Nothing fails that can be written afterwards.
+    if serde_json::to_writer(&mut length, value).is_err() { usize::MAX / 2 } else { length.0 }
+}
+
     !value
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::proxy::dialect::Hole;
+
+    fn request(before: &str, files: &[(&str, usize)]) -> Value {
+        let secret = |text: &str| Secret::new(text.to_owned());
+        let mut hole = Hole::new(secret(before), secret("\n"));
+        let file = |&(path, length): &(&str, usize)| ContextFile {
+            path: secret(path),
+            text: Secret::new("\"x\"\n".repeat(length / 4)),
+        };
+        hole.context = files.iter().map(file).collect();
+        let features = Features { holes: true };
+        let request = Request::new(&Task::Hole(hole), &Options::default(), false, true, features).unwrap();
+        assert!(request.body.expose().len() <= SMALLEST_BUCKET_BODY, "{}", request.body.expose().len());
+        serde_json::from_str(request.body.expose()).unwrap()
+    }
+
+    fn names(body: &Value) -> Vec<String> {
+        let files = body["context"].as_array().cloned().unwrap_or_default();
+        files.iter().map(|file| file["path"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The sizes are those of llama.vim: 256 lines above the cursor, and chunks of 64 lines.
+    #[test]
+    fn files_are_left_out_that_the_smallest_bucket_has_no_room_for() {
+        let window = "    value = compute(value, 17, \"x\")\n".repeat(256);
+        assert_eq!(names(&request(&window, &[("a", 2000), ("b", 2000)])), ["a", "b"]);
+        let chunks: Vec<String> = (0..16).map(|chunk| format!("chunk-{chunk:02}")).collect();
+        let files: Vec<(&str, usize)> = chunks.iter().map(|name| (name.as_str(), 2560)).collect();
+        let kept = names(&request(&window, &files));
+        assert!(!kept.is_empty() && chunks.ends_with(&kept), "{kept:?}");
+        // One that is too long by itself does not take the place of the others.
+        assert_eq!(names(&request(&window, &[("a", 2000), ("long", 60_000), ("b", 2000)])), ["a", "b"]);
+        assert_eq!(names(&request(&window, &[("long", 60_000)])), Vec::<String>::new());
+    }
 }

@@ -5,8 +5,9 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
-use codeseal::protocol::{Dek, Envelope, PathKey, Token};
+use codeseal::protocol::{Call, Dek, Envelope, PathKey, RequestId, Token};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 #[derive(Deserialize)]
 struct Vectors<C> {
@@ -110,6 +111,23 @@ struct PathVectors {
     dek: String,
     calls: Vec<PathCase>,
     generated: Vec<GeneratedCase>,
+    buckets: Vec<Bucket>,
+    padded: Vec<PaddedCall>,
+}
+
+/// What a call of so many bytes is padded to.
+#[derive(Deserialize)]
+struct Bucket {
+    length: usize,
+    padded: usize,
+}
+
+/// One call, padded to `length` bytes.
+#[derive(Deserialize)]
+struct PaddedCall {
+    path: String,
+    token: String,
+    length: usize,
 }
 
 #[derive(Deserialize)]
@@ -149,7 +167,7 @@ fn path_key(dek: &Dek, direction: &str, path: &str) -> PathKey {
 
 #[test]
 fn pythons_path_keys_are_ours() {
-    let PathVectors { dek, calls, generated } = path_vectors();
+    let PathVectors { dek, calls, generated, .. } = path_vectors();
     let dek = Dek::parse(dek.as_bytes()).unwrap();
     assert_eq!((calls.len(), generated.len()), (4, 4));
     for PathCase { direction, path, token, plaintext } in calls {
@@ -166,6 +184,41 @@ fn pythons_path_keys_are_ours() {
 }
 
 #[test]
+fn calls_are_padded_to_pythons_buckets() {
+    let cases = path_vectors().buckets;
+    assert!(cases.len() >= 8);
+    let id = RequestId::generate().unwrap();
+    let call_of = |body: &str| {
+        let body = RawValue::from_string(body.to_owned()).unwrap();
+        let call = Call { id, path: "/v1/completions", server: None, body: &body };
+        (serde_json::to_vec(&call).unwrap().len(), call.encode().unwrap().expose().len())
+    };
+    let (least, _) = call_of("\"\"");
+    for Bucket { length, padded } in cases {
+        let text = "x".repeat(length.saturating_sub(least));
+        let (plain, encoded) = call_of(&format!("\"{text}\""));
+        assert_eq!((plain, encoded), (length.max(least), padded), "{length}");
+    }
+}
+
+/// Clients of earlier versions pad less.
+#[test]
+fn a_call_opens_however_it_is_padded() {
+    let PathVectors { dek, padded, .. } = path_vectors();
+    let dek = Dek::parse(dek.as_bytes()).unwrap();
+    assert!(padded.len() >= 3);
+    for PaddedCall { path, token, length } in padded {
+        assert_eq!(path, "/v1/completions");
+        let body = serde_json::json!({ "wrapped_dek": "AAAA", "ciphertext": token }).to_string();
+        let plaintext =
+            Envelope::parse(body.as_bytes(), "/v1/completions").unwrap().open(&dek).unwrap();
+        assert_eq!(plaintext.expose().len(), length);
+        let call = Call::decode(plaintext.expose()).unwrap();
+        assert_eq!((call.path, call.body.get()), (path.as_str(), r#"{"prompt":"x"}"#));
+    }
+}
+
+#[test]
 fn what_we_seal_for_a_path_is_what_python_was_shown() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/sealed_paths.json");
     let open = |dek: &Dek, case: &OurPathCase| {
@@ -177,7 +230,7 @@ fn what_we_seal_for_a_path_is_what_python_was_shown() {
         path_key(dek, &case.direction, &case.path).open(&token).unwrap()
     };
     if std::env::var_os("UPDATE_VECTORS").is_some() {
-        let PathVectors { dek: text, calls, generated } = path_vectors();
+        let PathVectors { dek: text, calls, generated, .. } = path_vectors();
         let dek = Dek::parse(text.as_bytes()).unwrap();
         let mut cases: Vec<OurPathCase> = calls
             .into_iter()

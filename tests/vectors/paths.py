@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes paths.json: the keys of the /v1 paths and the answers of /generate, by Python's `cryptography`.
+"""Makes paths.json: the keys of the /v1 paths, the answers of /generate and padded calls, by Python's `cryptography`.
 
 Run:  pip install -r requirements.txt && python paths.py > paths.json
 The other way round, `python paths.py check sealed_paths.json` opens what codeseal sealed.
@@ -20,6 +20,7 @@ DEK = base64.urlsafe_b64encode(hashlib.sha256(b"codeseal vectors").digest())
 TIME = 1_760_000_000
 PATHS = ["/v1/completions", "/v1/chat/completions"]
 NONCE = bytes(range(8))
+KIB = 1024
 
 
 def derive(dek, info, length=32):
@@ -56,6 +57,25 @@ def generated():
         yield {"plaintext": plaintext, "token": token.decode()}
 
 
+def bucket(length):
+    """What a call of `length` bytes is padded to: 32 KiB, or a multiple of 128 KiB."""
+    return 32 * KIB if length <= 32 * KIB else -(-length // (128 * KIB)) * 128 * KIB
+
+
+def buckets():
+    for length in [1, 512, 4096, 32 * KIB - 1, 32 * KIB, 32 * KIB + 1, 64 * KIB, 128 * KIB, 128 * KIB + 1, 600 * KIB]:
+        yield {"length": length, "padded": bucket(length)}
+
+
+def padded():
+    """Calls that differ in their padding only: none, and the buckets of earlier versions. A server opens all of them."""
+    name = base64.urlsafe_b64encode(bytes(range(16))).rstrip(b"=").decode()
+    call = json.dumps({"id": name, "path": PATHS[0], "body": {"prompt": "x"}}, separators=(",", ":")).encode()
+    for number, length in enumerate([len(call), 512, 2048]):
+        token = Fernet(path_key(DEK, "request", PATHS[0]))._encrypt_from_parts(call.ljust(length), TIME, bytes([number]) * 16)
+        yield {"path": PATHS[0], "token": token.decode(), "length": length}
+
+
 def check(path):
     with open(path, encoding="utf-8") as file:
         cases = json.load(file)["cases"]
@@ -73,7 +93,13 @@ def check(path):
 def main():
     if sys.argv[1:2] == ["check"]:
         return check(sys.argv[2])
-    vectors = {"dek": DEK.decode(), "calls": list(calls()), "generated": list(generated())}
+    vectors = {
+        "dek": DEK.decode(),
+        "calls": list(calls()),
+        "generated": list(generated()),
+        "buckets": list(buckets()),
+        "padded": list(padded()),
+    }
     json.dump(vectors, sys.stdout, indent=1)
     print()
 
