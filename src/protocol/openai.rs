@@ -119,6 +119,8 @@ pub struct Options {
     pub top_logprobs: Option<usize>,
     /// Milliseconds from the receipt of the request after which the answer ends as it is.
     pub deadline_ms: Option<usize>,
+    /// The number of frames and the size of the answer follow from this if it is more than the tokens that it may have.
+    pub pad_tokens: Option<usize>,
 }
 
 /// Why an answer ended.

@@ -105,6 +105,8 @@ struct Body<'a> {
     logprobs: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pad_tokens: Option<usize>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stop: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -214,9 +216,9 @@ impl Request {
         let taken = if features.holes { MAX_STOPS } else { FIRST_MAX_STOPS };
         let (sent, kept) = options.stop.split_at(options.stop.len().min(taken));
         body.stop = sent.iter().map(|stop| stop.expose().as_str()).collect();
+        body.fit_context();
         let kept = kept.iter().map(|stop| stop.expose().as_str()).chain(markers.iter().copied());
         Ok(Self { path, stops: kept.map(|stop| Secret::new(stop.to_owned())).collect(), body: body.write()? })
-        body.fit_context();
     }
 
     /// Looks for the stop texts that the server does not know of, in one of the answers.
@@ -244,6 +246,7 @@ impl<'a> Body<'a> {
             n: options.n.filter(|&n| n > 1),
             logprobs: options.logprobs.filter(|_| !stream),
             deadline_ms: options.deadline_ms.filter(|_| features.holes),
+            pad_tokens: options.pad_tokens,
             stop: Vec::new(),
             truncate: None,
             echo: false,
@@ -252,9 +255,6 @@ impl<'a> Body<'a> {
         }
     }
 
-    fn write(&self) -> Result<Secret<String>, ClientError> {
-        let texts = [self.prompt, self.suffix, self.middle].into_iter().flatten().map(str::len);
-        let files = self.context.iter().map(|file| file.text.len() + file.path.len());
     /// Leaves out files that would take the request out of the smallest bucket, the first ones first: these matter least. A model of
     /// 8192 tokens has hardly room for more, and the size of the request then tells nothing about the files.
     fn fit_context(&mut self) {
@@ -272,6 +272,9 @@ impl<'a> Body<'a> {
         self.context = kept;
     }
 
+    fn write(&self) -> Result<Secret<String>, ClientError> {
+        let texts = [self.prompt, self.suffix, self.middle].into_iter().flatten().map(str::len);
+        let files = self.context.iter().map(|file| file.text.len() + file.path.len());
         let messages = self.messages.iter().map(|message| message.content.len());
         // Room for the usual share of escapes, so that growing does not leave unwiped copies behind.
         let room = texts.chain(files).chain(messages).sum::<usize>() * 2 + 4096;
@@ -346,9 +349,6 @@ impl std::fmt::Debug for Opaque {
     }
 }
 
-/// `serde` wants a reference.
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_false(value: &bool) -> bool {
 /// How long the JSON of `value` is, without a copy of it.
 fn json_length(value: &impl Serialize) -> usize {
     struct Length(usize);
@@ -369,6 +369,9 @@ fn json_length(value: &impl Serialize) -> usize {
     if serde_json::to_writer(&mut length, value).is_err() { usize::MAX / 2 } else { length.0 }
 }
 
+/// `serde` wants a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
     !value
 }
 

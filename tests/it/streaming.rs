@@ -90,6 +90,39 @@ async fn the_number_of_frames_follows_from_the_tokens_that_were_asked_for() {
     }
 }
 
+/// A request for nothing can have an answer like that of any other.
+#[tokio::test]
+async fn frames_and_sizes_follow_from_pad_tokens_if_that_is_more() {
+    let world = World::start().await;
+    let shaping = Shaping::PaceAndLength(Duration::from_millis(5));
+    let server = Server::start(ServerConfig { shaping, ..world.config() }).await;
+    let employee = world.employee().await;
+    let lengths = async |max_tokens: usize, pad_tokens: Value, stream: bool| {
+        let body = json!({
+            "prompt": "x", "max_tokens": max_tokens, "pad_tokens": pad_tokens, "stream": stream,
+            // Whatever the machine is busy with, the text ends within the first frames.
+            "deadline_ms": 20,
+        });
+        let sealed = employee.seal("/v1/completions", &body);
+        let answer = server.post("/v1/completions", &sealed.body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        (answer.text.matches("data: ").count(), answer.text.len())
+    };
+    for (max_tokens, pad_tokens, frames) in
+        [(0, json!(null), 32), (0, json!(64), 32), (0, json!(128), 64), (0, json!(4000), 128), (128, json!(0), 64)]
+    {
+        let tokens = pad_tokens.as_u64().unwrap_or(0).max(max_tokens as u64);
+        let (stream, other_stream, whole, other_whole) = tokio::join!(
+            lengths(max_tokens, pad_tokens.clone(), true),
+            lengths(0, json!(2 * frames), true),
+            lengths(max_tokens, pad_tokens.clone(), false),
+            lengths(0, json!(tokens), false),
+        );
+        assert_eq!(stream.0, frames, "{max_tokens} {pad_tokens}");
+        assert_eq!((stream, whole), (other_stream, other_whole), "{max_tokens} {pad_tokens}");
+    }
+}
+
 #[tokio::test]
 async fn a_shaped_answer_never_leaves_before_its_time() {
     let slot = Duration::from_millis(10);

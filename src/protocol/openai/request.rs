@@ -77,7 +77,7 @@ impl Options {
         let count = |name| members.take(name)?.map(|value| value.count()).transpose();
         let max_tokens = agreed("max_tokens", count("max_tokens")?, count("max_completion_tokens")?)?;
         let (top_k, n, top_logprobs) = (count("top_k")?, count("n")?, count("top_logprobs")?);
-        let deadline_ms = count("deadline_ms")?;
+        let (deadline_ms, pad_tokens) = (count("deadline_ms")?, count("pad_tokens")?);
         let logprobs = match members.take("logprobs")? {
             None => None,
             Some(value) => Some(match value.flag() {
@@ -112,6 +112,7 @@ impl Options {
             logprobs,
             top_logprobs,
             deadline_ms,
+            pad_tokens,
         })
     }
 }
@@ -309,6 +310,7 @@ mod tests {
             "logprobs",
             "top_logprobs",
             "deadline_ms",
+            "pad_tokens",
             "best_of",
             "logit_bias",
             "frequency_penalty",
@@ -404,6 +406,7 @@ mod tests {
             (r#""logprobs":-1"#, "logprobs "),
             (r#""top_logprobs":true"#, "top_logprobs "),
             (r#""deadline_ms":-1"#, "deadline_ms "),
+            (r#""pad_tokens":"64""#, "pad_tokens "),
             (r#""best_of":2"#, "best_of "),
             (r#""frequency_penalty":0.5"#, "frequency_penalty "),
             (r#""presence_penalty":-1"#, "presence_penalty "),

@@ -157,6 +157,7 @@ impl Body {
             n: number(|knobs| knobs.n).count().filter(|&n| n > 0),
             logprobs: number(|knobs| knobs.logprobs).count().map(|n| n as u64),
             deadline_ms: deadline.map(|_| waits.iter().filter_map(|wait| wait.count()).sum::<usize>() as u64),
+            pad_tokens: None,
             stop: {
                 let mut stops = std::mem::take(&mut top.stop.0);
                 stops.append(&mut inner.stop.0);

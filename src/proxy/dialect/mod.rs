@@ -95,6 +95,8 @@ pub(super) struct Options {
     pub(super) stop: Vec<Secret<String>>,
     /// Deadline in milliseconds, after which the client wants what there is.
     pub(super) deadline_ms: Option<u64>,
+    /// What the shape of the sealed answer follows from if it is more than `max_tokens`. No client sets it.
+    pub(super) pad_tokens: Option<usize>,
 }
 
 /// How the answer is to look.

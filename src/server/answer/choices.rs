@@ -38,9 +38,10 @@ const LOGPROB_BYTES: usize = 96;
 const MAX_FILLED_BYTES: usize = 256 * 1024;
 
 impl Prepared {
-    /// How many tokens the answers may have, all together.
-    pub(crate) fn max_tokens(&self) -> usize {
-        self.parameters.max_new_tokens.saturating_mul(self.parameters.choices)
+    /// How many tokens the answers may have, all together, or as many as the shape of the answer is to be of.
+    pub(crate) fn shaped_tokens(&self) -> usize {
+        let tokens = self.parameters.max_new_tokens.saturating_mul(self.parameters.choices);
+        tokens.max(self.parameters.pad_tokens)
     }
 
     /// What a whole answer is filled up to, in bytes: it follows from the request alone. A longer answer is possible, because a
@@ -50,7 +51,7 @@ impl Prepared {
         // Quotation marks and line ends are two bytes in JSON.
         let lead = self.lead.as_ref().map_or(0, |lead| lead.expose().len().saturating_mul(2));
         let answers = lead.saturating_mul(self.parameters.choices);
-        let tokens = self.max_tokens().saturating_mul(TOKEN_BYTES + logprobs);
+        let tokens = self.shaped_tokens().saturating_mul(TOKEN_BYTES + logprobs);
         ANSWER_BYTES.saturating_add(tokens).saturating_add(answers).min(MAX_FILLED_BYTES)
     }
 }
@@ -107,6 +108,7 @@ impl Choices {
             stops,
             include_usage,
             time_limit,
+            pad_tokens: _,
         } = parameters;
         let deadline = observation.deadline();
         // The shorter of the two; if it is the request's own, what there is by then is the answer.

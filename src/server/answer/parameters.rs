@@ -23,6 +23,8 @@ pub(crate) struct Parameters {
     pub(crate) include_usage: bool,
     /// After how long, from the receipt of the request on, the answers end as they are.
     pub(crate) time_limit: Option<Duration>,
+    /// What the shape of the answer follows from if it is more than the tokens that it may have.
+    pub(crate) pad_tokens: usize,
 }
 
 impl Parameters {
@@ -36,6 +38,7 @@ impl Parameters {
             stops: Stops::default(),
             include_usage: false,
             time_limit: None,
+            pad_tokens: 0,
         }
     }
 
@@ -76,9 +79,10 @@ impl Parameters {
             Some(seed) => seed,
             None => getrandom::u64().map_err(|_| ErrorCode::Internal)?,
         };
-        let Options { top_k, top_p, min_p, include_usage, .. } = options;
+        let Options { top_k, top_p, min_p, include_usage, pad_tokens, .. } = options;
+        let pad_tokens = pad_tokens.unwrap_or(0);
         let sampling = Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed };
-        Ok(Self { max_new_tokens, choices, logprobs, sampling, stops, include_usage, time_limit })
+        Ok(Self { max_new_tokens, choices, logprobs, sampling, stops, include_usage, time_limit, pad_tokens })
     }
 }
 
@@ -154,6 +158,7 @@ mod tests {
             r#"{"max_tokens":0}"#,
             r#"{"top_logprobs":0}"#,
             r#"{"deadline_ms":1}"#,
+            r#"{"pad_tokens":0}"#,
             r#"{"deadline_ms":3600000}"#,
             r#"{"temperature":0}"#,
             r#"{"temperature":2}"#,

@@ -66,7 +66,7 @@ pub(crate) struct Facts {
     pub(crate) arrived: Instant,
     /// How long its body is, in bytes: the network shows that.
     pub(crate) bytes: usize,
-    /// How many tokens its answers may have, all together.
+    /// How many tokens its answers may have, all together, or what it says instead.
     pub(crate) tokens: usize,
 }
 
