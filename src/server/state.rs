@@ -54,7 +54,7 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Lets another request use the model while a finished answer is held back. The drain still waits for the answer.
+    /// Lets another request use the model while the rest of a finished answer waits for its departure. The drain still waits for it.
     pub(crate) fn release(&mut self) {
         self.permit = None;
     }

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use codeseal::protocol::openai::{ChatChunk, Completion, FinishReason};
-use codeseal::protocol::{Frame, FrameReader};
+use codeseal::protocol::{Frame, FrameReader, RequestId};
 use codeseal::server::ServerConfig;
 use codeseal::server::Shaping;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::harness::{Employee, Server, World, until};
+use crate::harness::{Answer, Employee, Server, World, until};
 
 /// Sends a sealed call and reads the frames of its stream.
 async fn frames(server: &Server, employee: &Employee, path: &str, body: &Value) -> Vec<Frame> {
@@ -173,6 +173,58 @@ async fn shaped_whole_answers_of_any_length_have_one_size_and_leave_no_earlier()
     let (short, fewer) = whole(json!({ "prompt": "def f(", "max_tokens": 60, "stop": [first] })).await;
     assert!(fewer < tokens, "{fewer} {tokens}");
     assert_eq!(short, long);
+}
+
+/// Reads the frames of a stream until its text is complete.
+async fn until_complete(employee: &Employee, id: RequestId, response: &mut reqwest::Response) {
+    let mut reader = FrameReader::new(id);
+    let mut read = String::new();
+    loop {
+        let chunk = response.chunk().await.unwrap().expect("the stream goes on");
+        read += std::str::from_utf8(&chunk).unwrap();
+        while let Some((line, rest)) = read.split_once("\n\n") {
+            let plaintext = employee.unseal(line.strip_prefix("data: ").unwrap());
+            let frame = reader.accept(&plaintext).unwrap();
+            assert!(!frame.last, "the stream has ended: use a longer interval");
+            let finished = frame.events.iter().any(|event| event.get().contains(r#""finish_reason":""#));
+            read = rest.to_owned();
+            if finished {
+                return;
+            }
+        }
+    }
+}
+
+/// With room for one request: what is counted is who is admitted, not how long anything takes.
+#[tokio::test]
+async fn a_stream_holds_its_slot_until_its_text_is_complete() {
+    let world = World::start().await;
+    let mut config = world.config();
+    (config.engine.max_running, config.engine.max_waiting) = (1, 0);
+    // 32 frames take half a minute.
+    config.shaping = Shaping::PaceAndLength(Duration::from_secs(1));
+    let server = Server::start(config).await;
+    let begin = async |employee: &Employee, max_tokens: usize| {
+        let body = json!({ "prompt": "x", "stream": true, "max_tokens": max_tokens });
+        let sealed = employee.seal("/v1/completions", &body);
+        let request = server.http.post(server.url("/v1/completions")).json(&sealed.body);
+        (sealed.id, request.send().await.unwrap())
+    };
+    let mut fillers = Vec::new();
+    for count in 1..=3 {
+        let employee = world.employee().await;
+        let (id, mut response) = begin(&employee, 1).await;
+        assert_eq!(response.headers()["content-type"], "text/event-stream", "stream {count} was refused");
+        until_complete(&employee, id, &mut response).await;
+        fillers.push(response);
+        let metrics = server.metrics().await;
+        assert!(metrics.contains(&format!("codeseal_requests_in_flight {count}\n")), "{metrics}");
+    }
+    let employee = world.employee().await;
+    let (_, running) = begin(&employee, 8000).await;
+    assert_eq!(running.headers()["content-type"], "text/event-stream");
+    let refused = Answer::read(begin(&employee, 1).await.1).await;
+    assert_eq!((refused.status, refused.code().as_str()), (429, "server_busy"), "{}", refused.text);
 }
 
 /// A server that drains waits for the fillers of 32 frames at the most.

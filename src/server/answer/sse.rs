@@ -1,6 +1,7 @@
 //! A sealed stream: server-sent events, each one frame of constant size, which leave when [`Pacer`] says.
 //!
-//! A client that goes away drops the stream, and with it the generation and the slot.
+//! A client that goes away drops the stream, and with it the generation and the slot. A stream whose text is complete has no slot
+//! any more; it keeps its connection, and a drain waits for it.
 
 use std::convert::Infallible;
 
@@ -43,7 +44,8 @@ pub(crate) struct EventStream {
     ended: bool,
     finished: bool,
     observation: Observation,
-    _slot: Slot,
+    /// Released with the last text: fillers need no model.
+    slot: Slot,
 }
 
 /// Answers with the frames of `events`. The head leaves together with the first frame: alone it would show how long the
@@ -84,7 +86,7 @@ impl EventStream {
             ended: false,
             finished: false,
             observation,
-            _slot: slot,
+            slot,
         }
     }
 
@@ -190,6 +192,9 @@ impl EventStream {
                 self.observation.failed(error.code());
                 self.ends.push(to_raw_value(&error.body())?);
             }
+        }
+        if self.ended {
+            self.slot.release();
         }
         Ok(())
     }
