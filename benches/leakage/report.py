@@ -1,5 +1,7 @@
 """The table of a run, as Markdown."""
 
+import statistics
+
 # The issue's limits: what an observer may gain at most, and the upper end of the interval.
 MOST, MOST_HIGH = 0.55, 0.62
 
@@ -41,10 +43,12 @@ def markdown(told):
         lines.append(f"{start} {row['traces']} | {parts} | {verdict(row)} |")
     for price in told.get("price", []):
         lines += ["", f"What it costs, {price['model']}:", ""]
-        lines += ["| mode | first text, ms (p50) | end, ms (p50) | requests/s of 16 clients | CPU of a frame, µs |"]
-        lines += ["|---|---|---|---|---|"]
+        lines += ["| mode | first text, ms (p50) | end of the text | end | requests/s of 16 clients | of `off` (lowest, highest round) | CPU of a frame, µs |"]
+        lines += ["|---|---|---|---|---|---|---|"]
         for mode, figure in price["modes"].items():
             frame = f"{figure['frame_us']:.0f}" if figure["frame_us"] is not None else "–"
-            rest = f"{figure['end_ms']:.0f} | {figure['requests_per_second']:.2f} | {frame}"
-            lines.append(f"| `{mode}` | {figure['first_text_ms']:.0f} | {rest} |")
+            part = figure["of_off"]
+            parts = f"{statistics.median(part):.3f} ({min(part):.3f}, {max(part):.3f})"
+            times = f"{figure['first_text_ms']:.0f} | {figure['text_end_ms']:.0f} | {figure['end_ms']:.0f}"
+            lines.append(f"| `{mode}` | {times} | {figure['requests_per_second']:.2f} | {parts} | {frame} |")
     return "\n".join(lines) + "\n"

@@ -129,6 +129,21 @@ impl Client {
         tap: &mut WireTap<'_>,
         on_text: &mut OnText<'_>,
     ) -> Result<(FinishReason, Option<Usage>), ClientError> {
+        self.stream_with_end(prompt, options, tap, on_text, &mut || ()).await
+    }
+
+    /// The same; `on_text_end` is called when the text has ended. Frames without text may follow before this returns.
+    ///
+    /// # Errors
+    /// As [`Client::stream`].
+    pub async fn stream_with_end(
+        &self,
+        prompt: &Prompt,
+        options: &CompletionOptions,
+        tap: &mut WireTap<'_>,
+        on_text: &mut OnText<'_>,
+        on_text_end: &mut dyn FnMut(),
+    ) -> Result<(FinishReason, Option<Usage>), ClientError> {
         let body = request::body(prompt, options, true)?;
         let mut budget = RetryBudget::of(self.max_attempts);
         let mut begun = false;
@@ -138,7 +153,7 @@ impl Client {
                 on_text(text)
             };
             let session = self.session().await?;
-            match self.try_stream(&session, &body, tap, &mut pass_on).await {
+            match self.try_stream(&session, &body, tap, &mut pass_on, on_text_end).await {
                 Ok(end) => return Ok((end.finish, end.usage)),
                 Err(error) if begun => return Err(error),
                 Err(error) => self.before_another_attempt(error, &session, &mut budget).await?,
@@ -201,17 +216,21 @@ impl Client {
         body: &Secret<String>,
         tap: &mut WireTap<'_>,
         on_text: &mut OnText<'_>,
+        on_text_end: &mut dyn FnMut(),
     ) -> Result<StreamEnd, ClientError> {
         let (pending, sealed) = session.seal(PATH, body.expose())?;
         tap(Wire::Sent(&sealed));
         match self.transport.post(PATH, sealed, true, session.recipient()).await? {
-            Incoming::Stream(body) => read_frames(body, Frames::new(&pending), tap, on_text).await,
+            Incoming::Stream(body) => {
+                read_frames(body, Frames::new(&pending), tap, on_text, on_text_end).await
+            }
             // Refused before the stream began, so there is nothing to stream.
             Incoming::Whole(body) => {
                 let body = body.whole().await?;
                 tap(Wire::Received(&body));
                 let answer = open::reply(&pending, &body)?;
                 on_text(answer.text.expose())?;
+                on_text_end();
                 Ok(StreamEnd { finish: answer.finish, usage: answer.usage })
             }
         }
@@ -241,14 +260,19 @@ async fn read_frames(
     mut frames: Frames<'_>,
     tap: &mut WireTap<'_>,
     on_text: &mut OnText<'_>,
+    on_text_end: &mut dyn FnMut(),
 ) -> Result<StreamEnd, ClientError> {
     let mut reader = SseReader::default();
+    let mut ended = false;
     while let Some(chunk) = body.chunk().await? {
         for token in reader.push(&chunk)? {
             tap(Wire::Received(token.as_bytes()));
             let (pieces, last) = frames.accept(&token)?;
             for piece in pieces {
                 on_text(piece.expose())?;
+            }
+            if frames.text_has_ended() && !std::mem::replace(&mut ended, true) {
+                on_text_end();
             }
             if last {
                 return Ok(frames.finish()?);

@@ -86,6 +86,11 @@ impl<'a> Frames<'a> {
         Ok((pieces, frame.last))
     }
 
+    /// Whether the text has ended: what follows are fillers and counts.
+    pub(super) fn text_has_ended(&self) -> bool {
+        self.finish.is_some()
+    }
+
     /// To be called when the last frame has come, or the connection has ended.
     pub(super) fn finish(self) -> Result<StreamEnd, NotAuthentic> {
         self.reader.finish()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
-use super::drive::Loop;
+use super::drive::{After, Loop};
 use super::prompts::PromptSource;
 use super::report::Slo;
 use crate::client::Origin;
@@ -101,6 +101,10 @@ pub(crate) struct LoadtestArgs {
     #[arg(long, value_name = "N", value_parser = up_to(MAX_CLIENTS), conflicts_with = "rate")]
     clients: Option<usize>,
 
+    /// With --clients: what a client waits for before it asks again
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = After::Answer, conflicts_with = "rate")]
+    after: After,
+
     /// Open loop: requests a second on average, at times that do not depend on the answers
     #[arg(long, value_name = "R", value_parser = rate)]
     rate: Option<f64>,
@@ -176,7 +180,7 @@ impl LoadtestArgs {
         let clients = self.clients.unwrap_or(1);
         let (kind, sessions) = match self.rate {
             Some(rate) => (Loop::Open { rate }, OPEN_SESSIONS),
-            None => (Loop::Closed { clients }, clients),
+            None => (Loop::Closed { clients, after: self.after }, clients),
         };
         let prompts = match self.prompts {
             Some(path) => PromptSource::File(path),
@@ -240,9 +244,9 @@ mod tests {
     #[test]
     fn every_client_has_a_session_of_its_own_unless_told_otherwise() {
         let config = resolve(&["--clients", "5"]).unwrap();
-        assert_eq!((config.kind, config.sessions), (Loop::Closed { clients: 5 }, 5));
-        let config = resolve(&["--clients", "5", "--sessions", "2"]).unwrap();
-        assert_eq!((config.kind, config.sessions), (Loop::Closed { clients: 5 }, 2));
+        assert_eq!((config.kind, config.sessions), (Loop::Closed { clients: 5, after: After::Answer }, 5));
+        let config = resolve(&["--clients", "5", "--sessions", "2", "--after", "text"]).unwrap();
+        assert_eq!((config.kind, config.sessions), (Loop::Closed { clients: 5, after: After::Text }, 2));
         let config = resolve(&["--rate", "2.5"]).unwrap();
         assert_eq!((config.kind, config.sessions), (Loop::Open { rate: 2.5 }, OPEN_SESSIONS));
     }
@@ -260,6 +264,8 @@ mod tests {
         );
         for wrong in [
             &["--clients", "2", "--rate", "1"][..],
+            &["--rate", "1", "--after", "text"],
+            &["--after", "frame"],
             &["--rate", "0"],
             &["--rate", "NaN"],
             &["--clients", "0"],

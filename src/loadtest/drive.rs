@@ -1,4 +1,4 @@
-//! When requests are sent: each client after its last answer, or at times of their own.
+//! When requests are sent: each client after its last answer or text, or at times of their own.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::prompts::Prompts;
@@ -25,12 +26,23 @@ pub enum Loop {
     Closed {
         /// How many.
         clients: usize,
+        /// What a client waits for before it asks again.
+        after: After,
     },
     /// Requests that come independently of each other and of the answers, as a Poisson process.
     Open {
         /// How many a second on average.
         rate: f64,
     },
+}
+
+/// What a client of a closed loop waits for before it asks again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum After {
+    /// The last frame, as `codeseal complete` does
+    Answer,
+    /// The end of the text, as `codeseal proxy` does; the frames that follow are read beside the next request
+    Text,
 }
 
 /// When to stop asking.
@@ -48,27 +60,60 @@ pub(super) struct Load<'a> {
     pub(super) manner: &'a Manner,
     pub(super) bounds: Bounds,
     pub(super) seed: u64,
+    /// When a text ended last.
+    pub(super) last_text: Cell<Option<Instant>>,
 }
 
 impl Load<'_> {
     /// Sends everything and gives what comes of it to `done`. Ends when the last answer has come.
     pub(super) async fn run(&self, kind: Loop, done: &dyn Fn(Sample)) {
         match kind {
-            Loop::Closed { clients } => self.closed(clients, done).await,
+            Loop::Closed { clients, after } => self.closed(clients, after, done).await,
             Loop::Open { rate } => self.open(rate, done).await,
         }
     }
 
-    async fn closed(&self, clients: usize, done: &dyn Fn(Sample)) {
+    async fn closed(&self, clients: usize, after: After, done: &dyn Fn(Sample)) {
         let (next, end) = (&Cell::new(0), Instant::now() + self.bounds.duration);
         let loops = (0..clients).map(|client| async move {
+            let mut under_way = FuturesUnordered::new();
             loop {
                 let (index, due) = (next.get(), Instant::now());
                 if index >= self.bounds.requests || due >= end {
-                    return;
+                    break;
                 }
                 next.set(index + 1);
-                done(self.ask(client, index, due).await);
+                let (on, text_end) = oneshot::channel();
+                let asking = self.ask(client, index, due, on);
+                under_way.push(async move { (index, asking.await) });
+                // An answer without text ends the wait as well.
+                let mut wait = Some(text_end).filter(|_| after == After::Text);
+                loop {
+                    let text = async {
+                        match &mut wait {
+                            Some(text_end) => text_end.await.is_ok(),
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        biased;
+                        has_ended = text => {
+                            wait = None;
+                            if has_ended {
+                                break;
+                            }
+                        }
+                        Some((answered, sample)) = under_way.next() => {
+                            done(sample);
+                            if answered == index {
+                                break;
+                            }
+                        }
+                    }
+                }
+            }
+            while let Some((_, sample)) = under_way.next().await {
+                done(sample);
             }
         });
         join_all(loops).await;
@@ -92,7 +137,7 @@ impl Load<'_> {
                 }
             }
             if under_way.len() < MAX_IN_FLIGHT {
-                under_way.push(self.ask(index, index, due));
+                under_way.push(self.ask(index, index, due, oneshot::channel().0));
             } else {
                 done(Sample { outcome: Err("not_sent".to_owned()) });
             }
@@ -102,9 +147,17 @@ impl Load<'_> {
         }
     }
 
-    async fn ask(&self, client: usize, index: usize, due: Instant) -> Sample {
+    /// `text_end` is told when the text has ended.
+    async fn ask(&self, client: usize, index: usize, due: Instant, text_end: oneshot::Sender<()>) -> Sample {
+        let text_end = Cell::new(Some(text_end));
+        let on_text_end = || {
+            self.last_text.set(Some(Instant::now()));
+            if let Some(text_end) = text_end.take() {
+                text_end.send(()).ok();
+            }
+        };
         match self.clients.get(client % self.clients.len().max(1)) {
-            Some(client) => ask(client, &self.prompts.prompt(index), self.manner, due).await,
+            Some(client) => ask(client, &self.prompts.prompt(index), self.manner, due, &on_text_end).await,
             None => Sample { outcome: Err("not_sent".to_owned()) },
         }
     }

@@ -1,6 +1,6 @@
 //! Load on a running server, through the seal, as its clients see it.
 //!
-//! A closed loop has clients that ask again when they have their answer: it finds the throughput. An open loop has
+//! A closed loop has clients that ask again when they have their answer, or its text: it finds the throughput. An open loop has
 //! requests that come on their own: it finds the latency that a given load brings. Every session is a key of its
 //! own, as every employee's is, so that prompts have cached prefixes in common only within one.
 //!
@@ -17,7 +17,7 @@ mod random;
 mod report;
 mod request;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal, Write};
 
 use futures_util::future::try_join_all;
@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::config::LoadtestArgs;
 pub use self::config::{LoadtestConfig, LoadtestConfigError};
-pub use self::drive::Loop;
+pub use self::drive::{After, Loop};
 use self::drive::{Bounds, Load};
 use self::prompts::Prompts;
 pub use self::prompts::{PromptSource, PromptsError};
@@ -97,6 +97,7 @@ pub async fn run(config: LoadtestConfig, stdout: &mut impl Write) -> Result<(), 
         manner: &manner,
         bounds: Bounds { requests: config.requests, duration: config.duration },
         seed: config.seed,
+        last_text: Cell::default(),
     };
     let done = |sample| {
         bar.inc(1);
@@ -108,7 +109,12 @@ pub async fn run(config: LoadtestConfig, stdout: &mut impl Write) -> Result<(), 
         // Without a handler there is none to be had, and the load runs to its end.
         Ok(()) = tokio::signal::ctrl_c() => {}
     }
-    let elapsed = began.elapsed();
+    let elapsed = match config.kind {
+        // The frames that follow the last text are no work of the model.
+        Loop::Closed { after: After::Text, .. } => load.last_text.get().map(|last| last - began),
+        _ => None,
+    };
+    let elapsed = elapsed.unwrap_or_else(|| began.elapsed());
     drop(bar);
 
     let report = LoadReport::new(setting(&config), &samples.into_inner(), config.slo, elapsed);
@@ -159,7 +165,7 @@ async fn warm_up(
 
 fn setting(config: &LoadtestConfig) -> Setting {
     let (kind, clients, rate) = match config.kind {
-        Loop::Closed { clients } => ("closed", Some(clients), None),
+        Loop::Closed { clients, .. } => ("closed", Some(clients), None),
         Loop::Open { rate } => ("open", None, Some(rate)),
     };
     Setting {

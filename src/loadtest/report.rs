@@ -56,6 +56,8 @@ pub(super) struct LoadReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     per_token_ms: Option<Figures>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    text_end_ms: Option<Figures>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     e2e_ms: Option<Figures>,
     #[serde(skip_serializing_if = "Option::is_none")]
     goodput: Option<Goodput>,
@@ -123,6 +125,7 @@ impl LoadReport {
             ttft_ms: Figures::of(answers.iter().filter_map(|times| times.first_text)),
             between_texts_ms: Figures::of(answers.iter().flat_map(|times| times.gaps.iter().copied())),
             per_token_ms: Figures::of(answers.iter().filter_map(|times| times.per_token())),
+            text_end_ms: Figures::of(answers.iter().filter_map(|times| times.text_end)),
             e2e_ms: Figures::of(answers.iter().map(|times| times.whole)),
             goodput: slo.is_stated().then(|| Goodput {
                 slo,
@@ -196,6 +199,7 @@ impl fmt::Display for LoadReport {
             ("first text", self.ttft_ms),
             ("between texts", self.between_texts_ms),
             ("per new token", self.per_token_ms),
+            ("whole text", self.text_end_ms),
             ("whole answer", self.e2e_ms),
         ] {
             if let Some(Figures { mean, p50, p90, p95, p99, max }) = figures {
@@ -231,6 +235,7 @@ mod tests {
             outcome: Ok(Times {
                 first_text: Some(Duration::from_millis(first)),
                 gaps: vec![Duration::from_millis(whole - first)],
+                text_end: Some(Duration::from_millis(whole)),
                 whole: Duration::from_millis(whole),
                 usage: Some(Usage::new(10, 2)),
             }),

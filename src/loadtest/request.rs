@@ -32,6 +32,8 @@ pub(super) struct Times {
     pub(super) first_text: Option<Duration>,
     /// Between texts that follow each other.
     pub(super) gaps: Vec<Duration>,
+    /// Until the text had ended; none if it was not streamed.
+    pub(super) text_end: Option<Duration>,
     /// Until the end.
     pub(super) whole: Duration,
     /// What the server counted.
@@ -47,9 +49,16 @@ impl Times {
     }
 }
 
-/// Asks once. Whatever happens is part of the sample.
-pub(super) async fn ask(client: &Client, prompt: &Prompt, manner: &Manner, due: Instant) -> Sample {
-    let answer = tokio::time::timeout_at(due + manner.timeout, times(client, prompt, manner, due)).await;
+/// Asks once, and calls `on_text_end` when the text has ended. Whatever happens is part of the sample.
+pub(super) async fn ask(
+    client: &Client,
+    prompt: &Prompt,
+    manner: &Manner,
+    due: Instant,
+    on_text_end: &dyn Fn(),
+) -> Sample {
+    let times = times(client, prompt, manner, due, on_text_end);
+    let answer = tokio::time::timeout_at(due + manner.timeout, times).await;
     let outcome = match answer {
         Ok(Ok(times)) => Ok(times),
         Ok(Err(error)) => Err(code(&error)),
@@ -63,6 +72,7 @@ async fn times(
     prompt: &Prompt,
     manner: &Manner,
     due: Instant,
+    on_text_end: &dyn Fn(),
 ) -> Result<Times, ClientError> {
     let options = CompletionOptions { max_tokens: Some(manner.new_tokens), ..CompletionOptions::default() };
     if !manner.streamed {
@@ -81,8 +91,14 @@ async fn times(
         }
         Ok(())
     };
-    let (_, usage) = client.stream(prompt, &options, &mut |_| (), &mut on_text).await?;
-    Ok(Times { whole: due.elapsed(), usage, ..times })
+    let mut text_end = None;
+    let mut ended = || {
+        text_end = Some(due.elapsed());
+        on_text_end();
+    };
+    let (_, usage) =
+        client.stream_with_end(prompt, &options, &mut |_| (), &mut on_text, &mut ended).await?;
+    Ok(Times { whole: due.elapsed(), text_end, usage, ..times })
 }
 
 /// What an error is counted under: the protocol's code where there is one.
@@ -107,6 +123,7 @@ mod tests {
         let mut times = Times {
             first_text: Some(Duration::from_millis(70)),
             gaps: vec![Duration::from_millis(10), Duration::from_millis(20)],
+            text_end: Some(Duration::from_millis(100)),
             whole: Duration::from_millis(100),
             usage: Some(Usage::new(5, 4)),
         };

@@ -61,6 +61,21 @@ async fn a_closed_loop_reports_what_its_clients_see() {
     assert_eq!(number(&impossible, "/goodput/share"), 0.0);
 }
 
+/// With slots of 100 ms a stream lasts 3.2 s, most of it after the text.
+#[tokio::test]
+async fn clients_may_ask_again_when_they_have_the_text() {
+    let world = World::start().await;
+    let mut flags = world.flags();
+    flags.extend(["--stream-interval-ms", "100"].map(String::from));
+    let target = Target { server: Process::start(&flags).await, world };
+    let flags = ["--clients", "2", "--requests", "6", "--new-tokens", "2", "--after", "text", "--warm-up", "0"];
+    let report = target.report(&flags).await;
+    assert_eq!((&report["requests"], &report["answered"]), (&6.into(), &6.into()));
+    // Three requests of each client lie within the time of fewer than three streams.
+    let (text, whole) = (number(&report, "/text_end_ms/max"), number(&report, "/e2e_ms/mean"));
+    assert!(text < whole && number(&report, "/seconds") < 3.0 * whole / 1e3, "{report}");
+}
+
 #[tokio::test]
 async fn an_open_loop_does_not_wait_for_answers() {
     let target = Target::start().await;
