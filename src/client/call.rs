@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::error::{ClientError, NotAuthentic};
 use super::exchange::{self, Opened, StreamOpener};
 use super::session::{NO_RANDOMNESS, PendingCall, Session};
@@ -180,6 +182,24 @@ impl Link {
                 Ok(StreamReply::Stream(Box::new(Events { opener, traffic, body })))
             }
         }
+    }
+
+    /// The same; the stream is read to its last frame in the background if it is dropped before. `permit` is kept until then.
+    ///
+    /// # Errors
+    /// As [`Link::stream`].
+    pub async fn stream_to_the_end(
+        &self,
+        held: &Held,
+        path: &str,
+        body: &Secret<String>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<StreamReply, ClientError> {
+        let mut reply = self.stream(held, path, body).await?;
+        if let StreamReply::Stream(events) = &mut reply {
+            events.body.read_on(permit);
+        }
+        Ok(reply)
     }
 
     async fn post(

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::Uri;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::{ClientError, NotAuthentic, Refusal};
 use super::idle::Idle;
@@ -19,6 +21,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 /// The longest refusal outside the seal, in bytes.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+/// How long the rest of an answer is read in the background: more than the 128 frames that a stream is rounded to.
+const READ_ON_TIMEOUT: Duration = Duration::from_secs(60);
 /// The path that answers whether the server runs, without a seal.
 const LIVENESS_PATH: &str = "/livez";
 /// The content type that tells a stream from an ordinary answer.
@@ -60,9 +64,12 @@ pub(super) enum Incoming {
 
 /// The bytes of an answer as they come.
 pub(super) struct Body {
-    response: reqwest::Response,
+    /// None once it is read in the background.
+    response: Option<reqwest::Response>,
     /// Where the connection is noted when the answer was read to its end.
     idle: Arc<Idle>,
+    /// Set if it is read to its end even if it is dropped before. Dropped after that.
+    read_on: Option<OwnedSemaphorePermit>,
 }
 
 impl FromStr for Origin {
@@ -140,7 +147,7 @@ impl Transport {
         let response = sent.map_err(|error| ClientError::Unreachable(why(&error)))?;
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let status = response.status().as_u16();
-        let body = |response| Body { response, idle: Arc::clone(&self.idle) };
+        let body = |response| Body::new(response, &self.idle);
         if status != 200 {
             let retry_after = header(RETRY_AFTER).map(str::to_owned);
             // Whatever the body is, the refusal stands.
@@ -156,7 +163,7 @@ impl Transport {
         let Some(_preparing) = self.idle.prepare() else { return };
         let request = self.http.get(format!("{}{LIVENESS_PATH}", self.origin)).timeout(CONNECT_TIMEOUT);
         if let Ok(response) = request.send().await {
-            let body = Body { response, idle: Arc::clone(&self.idle) };
+            let body = Body::new(response, &self.idle);
             // What it says does not matter: reading it to the end gives the connection back to the pool.
             body.read(MAX_REFUSAL_BYTES).await.ok();
         }
@@ -164,11 +171,23 @@ impl Transport {
 }
 
 impl Body {
+    fn new(response: reqwest::Response, idle: &Arc<Idle>) -> Self {
+        Self { response: Some(response), idle: Arc::clone(idle), read_on: None }
+    }
+
+    /// Reads it to its end even if it is dropped before, in the background: a connection that is closed in the middle of an answer
+    /// shows the network that it was not wanted any more. `permit` is kept until the end.
+    pub(super) fn read_on(&mut self, permit: OwnedSemaphorePermit) {
+        self.read_on = Some(permit);
+    }
+
     /// The next bytes, or `None` at the end.
     pub(super) async fn chunk(&mut self) -> Result<Option<bytes::Bytes>, NotAuthentic> {
-        let chunk = self.response.chunk().await.map_err(|_| NotAuthentic::Cut)?;
+        let Some(response) = &mut self.response else { return Ok(None) };
+        let chunk = response.chunk().await.map_err(|_| NotAuthentic::Cut)?;
         if chunk.is_none() {
             self.idle.give();
+            self.read_on = None;
         }
         Ok(chunk)
     }
@@ -187,6 +206,20 @@ impl Body {
             all.extend_from_slice(&chunk);
         }
         Ok(all)
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let (Some(permit), Some(response)) = (self.read_on.take(), self.response.take()) else { return };
+        // Without a runtime the process is about to end.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let mut rest = Self::new(response, &self.idle);
+        runtime.spawn(async move {
+            let reading = async { while let Ok(Some(_)) = rest.chunk().await {} };
+            tokio::time::timeout(READ_ON_TIMEOUT, reading).await.ok();
+            drop(permit);
+        });
     }
 }
 

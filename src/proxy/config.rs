@@ -9,6 +9,7 @@ use clap::Args;
 use http::{HeaderValue, Uri};
 
 use super::context::Repository;
+use super::cover::{CoverArgs, Rhythm};
 use super::golden::Golden;
 use super::link::Timing;
 use super::listen::{AccessToken, Inherited};
@@ -109,6 +110,9 @@ pub struct ProxyArgs {
     #[arg(long, env = "CODESEAL_PROXY_SPECULATE")]
     speculate: bool,
 
+    #[command(flatten)]
+    cover: CoverArgs,
+
     /// Seconds that a request may take [default: 60]
     #[arg(long, env = "CODESEAL_PROXY_TIMEOUT_SECS", value_name = "SECONDS")]
     timeout_secs: Option<u64>,
@@ -191,6 +195,8 @@ pub struct ProxyConfig {
     pub debounce: Duration,
     /// Whether the next completion is requested ahead after an accept.
     pub speculate: bool,
+    /// The rhythm that requests leave at, if they do.
+    pub cover: Option<Rhythm>,
     /// For one request.
     pub timeout: Duration,
     /// For a client to take what is written to it.
@@ -227,6 +233,7 @@ struct Listening {
     whole_below: usize,
     repository: Option<Repository>,
     speculate: bool,
+    cover: Option<Rhythm>,
     timeout: Duration,
     verdict_log: Option<PathBuf>,
     pin_first: bool,
@@ -311,6 +318,13 @@ impl ProxyArgs {
         if !(1..=3600).contains(&timeout) {
             return Err(invalid("--timeout-secs", "must be from 1 to 3600"));
         }
+        let cover = self.cover.resolve();
+        if cover.is_some() && self.speculate {
+            return Err(invalid(
+                "--cover",
+                "excludes --speculate: a request that is sent ahead would show that a completion was accepted",
+            ));
+        }
         let repository = match self.context {
             ContextSource::Off => None,
             ContextSource::Repo => {
@@ -333,6 +347,7 @@ impl ProxyArgs {
             whole_below: self.whole_below.unwrap_or(DEFAULT_WHOLE_BELOW),
             repository,
             speculate: self.speculate,
+            cover,
             timeout: Duration::from_secs(timeout),
             verdict_log: self.verdict_log,
             pin_first: self.pin_first,
@@ -367,6 +382,7 @@ impl Listening {
             repository: self.repository,
             debounce: DEBOUNCE,
             speculate: self.speculate,
+            cover: self.cover,
             timeout: self.timeout,
             write_timeout: WRITE_TIMEOUT,
             verdict_log: self.verdict_log,
@@ -393,6 +409,7 @@ impl ProxyConfig {
             whole_below: DEFAULT_WHOLE_BELOW,
             repository: None,
             speculate: false,
+            cover: None,
             timeout: Duration::from_secs(DEFAULT_TIMEOUT_SECS),
             verdict_log: None,
             pin_first: false,

@@ -8,6 +8,7 @@
 mod answer;
 mod config;
 mod context;
+mod cover;
 mod dialect;
 mod error;
 mod gathered;
@@ -37,6 +38,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use self::config::DemoListen;
 pub use self::config::{ContextSource, ProxyArgs, ProxyConfig, ProxyTask};
 pub use self::context::{NoRepository, Repository};
+pub use self::cover::Rhythm;
 pub use self::golden::{BadAnswer, BadGolden, Golden};
 pub use self::link::Timing;
 pub use self::listen::{AccessToken, Inherited, ListenError, TokenError};
@@ -45,6 +47,7 @@ pub use self::serve::{Relayed, relay};
 pub use self::tools::{BlockError, Editor, Report, Tool, ToolError, Unit};
 pub use self::verdicts::LogError;
 
+use self::cover::Cover;
 use self::keystrokes::{Running, Windows};
 use self::ledger::Ledger;
 use self::link::{Fleet, State, Terms, Upstream};
@@ -159,6 +162,7 @@ impl Proxy {
             windows: Windows::default(),
             running: Running::new(config.debounce),
             speculation: Speculation::new(config.speculate),
+            cover: config.cover.map(|rhythm| Arc::new(Cover::new(rhythm))),
             layout: config.layout,
             repository: config.repository.map(Arc::new),
             timeout: config.timeout,
@@ -166,6 +170,10 @@ impl Proxy {
             policy: config.policy_name,
             started: link::now(),
         });
+        if let Some(cover) = core.cover.clone() {
+            let core = Arc::clone(&core);
+            keepers.spawn(async move { cover.run(&core.fleet).await });
+        }
         let stop = CancellationToken::new();
         let shared = Arc::clone(&core);
         let handle = move |request, peer, activity| Arc::clone(&shared).answer(request, peer, activity);

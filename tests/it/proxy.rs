@@ -5,6 +5,7 @@ mod between;
 mod clients;
 mod command;
 mod context;
+mod cover;
 mod errors;
 mod fleet;
 mod guard;

@@ -80,6 +80,9 @@ pub(super) async fn answer(
         return Ok(nothing(endpoint, &ask));
     }
     let ends = ask.unify_line_ends();
+    if let Some(cover) = &core.cover {
+        cover.shape(&mut ask.options);
+    }
     let mut job = Job {
         core,
         endpoint,
@@ -193,15 +196,20 @@ impl Job<'_> {
             if let Some(guard) = &self.guard {
                 guard.settled().await;
             }
-            // A cancelled request closes its connection, so the next key needs another one that is open.
-            let preparing = Arc::clone(server);
-            tokio::spawn(async move { preparing.link.prepare_connection().await });
+            if self.core.cover.is_none() {
+                // A cancelled request closes its connection, so the next key needs another one that is open.
+                let preparing = Arc::clone(server);
+                tokio::spawn(async move { preparing.link.prepare_connection().await });
+            }
             let opened = if stream {
-                server.link.stream(&warm.held, request.path, &request.body).await?
+                self.open(server, warm, &request).await?
             } else if gather {
-                let opened = server.link.stream(&warm.held, request.path, &request.body).await?;
+                let opened = self.open(server, warm, &request).await?;
                 StreamReply::Whole(gathered::body(opened, ask.options.choices()).await?)
             } else {
+                if let Some(cover) = &self.core.cover {
+                    cover.turn().await;
+                }
                 StreamReply::Whole(server.link.call(&warm.held, request.path, &request.body, None).await?)
             };
             Ok::<_, ClientError>(opened)
@@ -231,6 +239,19 @@ impl Job<'_> {
                 self.go_on(server, warm, &answer);
                 Ok(Done::Whole { answer, served: served(), outcome: Outcome::Answered })
             }
+        }
+    }
+
+    /// Begins a stream; with cover traffic on the next beat, and such a stream is never cancelled.
+    async fn open(
+        &self,
+        server: &Arc<Upstream>,
+        warm: &Arc<Warm>,
+        request: &Request,
+    ) -> Result<StreamReply, ClientError> {
+        match &self.core.cover {
+            Some(cover) => cover.stream(server, warm, request).await,
+            None => server.link.stream(&warm.held, request.path, &request.body).await,
         }
     }
 

@@ -28,6 +28,7 @@ use self::routes::{Hint, Route};
 pub use self::relay::{Relayed, relay};
 pub(super) use self::speculate::Speculation;
 use super::context::Repository;
+use super::cover::Cover;
 use super::error::Failure;
 use super::keystrokes::{Running, Windows};
 use super::ledger::Ledger;
@@ -57,6 +58,8 @@ pub(super) struct Core {
     pub(super) running: Running,
     pub(super) layout: HoleStart,
     pub(super) speculation: Speculation,
+    /// The rhythm that requests leave at, if they do.
+    pub(super) cover: Option<Arc<Cover>>,
     /// Whose files go with holes.
     pub(super) repository: Option<Arc<Repository>>,
     /// For a whole answer.

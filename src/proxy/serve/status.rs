@@ -36,6 +36,7 @@ pub(super) fn status(core: &Arc<Core>) -> Value {
             "files": repository.shown(),
             "message": repository.trouble(),
         })),
+        "cover": core.cover.as_ref().map(|cover| cover.state()),
         "counts": core.ledger.read(),
     })
 }
