@@ -15,7 +15,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-# Clients that are observed connect from here; the filter drops the segments of all others.
+# Clients that are observed connect from here, or to it; the filter drops the segments of all others.
 OBSERVED = "127.0.0.2"
 
 SO_TIMESTAMPNS = 35
@@ -42,12 +42,12 @@ class CaptureLost(Exception):
 
 
 class PacketCapture:
-    """Every segment from and to `OBSERVED`, by the client's port."""
+    """Every segment from and to `OBSERVED`, by the client's port. The address is that of clients, or of the server that `serves`."""
 
     name = "packet socket"
 
-    def __init__(self):
-        self.flows = {}
+    def __init__(self, serves=False):
+        self.flows, self.serves = {}, serves
         self.lock = threading.Lock()
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         try:
@@ -91,10 +91,22 @@ class PacketCapture:
         """The segments of the connection from the client's `port`, in order; call it when the connection has ended."""
         with self.lock:
             self._drain()
-            dropped = struct.unpack("II", self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
+            dropped = self._dropped()
             if dropped:
                 raise CaptureLost(f"{dropped} segments")
             return self.flows.pop(port, [])
+
+    def take_all(self):
+        """The segments so far of all connections, by port."""
+        with self.lock:
+            self._drain()
+            if self._dropped():
+                raise CaptureLost("segments")
+            flows, self.flows = self.flows, {}
+            return flows
+
+    def _dropped(self):
+        return struct.unpack("II", self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
 
     def _drain(self):
         while True:
@@ -102,7 +114,7 @@ class PacketCapture:
                 packet, control, _, _ = self.socket.recvmsg(HEADER_BYTES, 128)
             except BlockingIOError:
                 return
-            down, port, size = parse(packet)
+            down, port, size = parse(packet, self.serves)
             self.flows.setdefault(port, []).append(Segment(kernel_time(control), down, size))
 
     def close(self):
@@ -138,14 +150,14 @@ def open_capture():
         return SocketCapture()
 
 
-def parse(packet):
-    """Direction, the client's port and payload bytes of an IPv4 packet without its link header."""
+def parse(packet, serves=False):
+    """Direction, the client's port and payload bytes of an IPv4 packet without its link header. `serves` as in PacketCapture."""
     words = (packet[0] & 15) * 4
     (total,) = struct.unpack_from("!H", packet, 2)
     source = socket.inet_ntoa(packet[12:16])
     ports = struct.unpack_from("!HH", packet, words)
     size = total - words - (packet[words + 12] >> 4) * 4
-    down = source != OBSERVED
+    down = (source == OBSERVED) == serves
     return down, ports[1] if down else ports[0], size
 
 

@@ -90,8 +90,8 @@ def padded(values, length):
     return np.concatenate([values[:length], np.full(max(0, length - len(values)), -1.0)])
 
 
-def matrix(traces, which="all"):
-    rows = [features(trace, which) for trace in traces]
+def matrix(traces, which="all", describe=features):
+    rows = [describe(trace, which) for trace in traces]
     table = np.array([[row[name] for name in rows[0]] for row in rows])
     varies = table.std(axis=0) > 0
     return table[:, varies] if varies.any() else table[:, :1]
@@ -138,9 +138,9 @@ def interval(score, labels, seed):
     return tuple(float(value) for value in np.quantile(drawn, [0.025, 0.975]))
 
 
-def classify(traces, labels, seed=0, permutations=0, which="all"):
-    """The result for traces in the order of their recording."""
-    labels, table = np.asarray(labels), matrix(traces, which)
+def classify(traces, labels, seed=0, permutations=0, which="all", describe=features):
+    """The result for traces in the order of their recording; `describe` gives the features of one."""
+    labels, table = np.asarray(labels), matrix(traces, which, describe)
     if min((labels == 0).sum(), (labels == 1).sum()) < LEAST:
         raise ValueError(f"each class needs {LEAST} traces")
     fitted = halves(labels)

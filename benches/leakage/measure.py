@@ -24,6 +24,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import rhythm
 from capture import open_capture
 from classify import SETS, classify
 from pairs import PAIRS, SHORT, Ask, CannotMake, Maker
@@ -33,6 +34,8 @@ from sealed import COMPLETIONS, GENERATE, bucket, post
 from world import MODELS, ROOT, World
 
 MODES = ("pace-and-length", "off")
+# The pair that is about requests and not about answers: see rhythm.py.
+TYPING = "typing"
 TRACES, PERMUTATIONS = 260, 60
 # For --short: preparing takes two or three minutes of the ten, classification one.
 SHORT_SECONDS, SHORT_TRACES, SHORT_PERMUTATIONS = 340, 100, 20
@@ -141,14 +144,41 @@ def judge(traces, seed, permutations):
     segments, labels = zip(*kept, strict=True)
     for which in SETS:
         result = classify(segments, labels, seed, permutations if which == "all" else 0, which)
-        row[which] = {name: value for name, value in dataclasses.asdict(result).items() if value is not None}
+        row[which] = told(result)
     return row
+
+
+def told(result):
+    return {name: value for name, value in dataclasses.asdict(result).items() if value is not None}
+
+
+def measure_rhythm(options, world, model):
+    """Rows of the pair `typing`: requests of `codeseal proxy` while somebody types, against those while somebody thinks."""
+    start = {"pair": TYPING, "model": model, "load": False, "lanes": 1}
+    try:
+        recorded = rhythm.measure(world, model, min(options.traces, rhythm.TRACES), options.seed)
+    except PermissionError:
+        return [start | {"mode": mode, "missing": "needs a packet socket"} for mode in rhythm.MODES]
+    rows = []
+    for mode, (windows, labels) in recorded.items():
+        row = start | {"mode": mode, "traces": len(labels)}
+        for which in SETS:
+            permutations = options.permutations if which == "all" else 0
+            row[which] = told(classify(windows, labels, options.seed, permutations, which, rhythm.features))
+        rows.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+    return rows
 
 
 def measure(options, world, capture):
     rows = []
     for model in options.model:
-        trials, missing = prepare(world, model, options.pair, options.traces, options.seed)
+        if TYPING in options.pair:
+            rows += measure_rhythm(options, world, model)
+        pairs = [pair for pair in options.pair if pair != TYPING]
+        if not pairs:
+            continue
+        trials, missing = prepare(world, model, pairs, options.traces, options.seed)
         for mode in options.mode:
             for load in (False, True) if options.load else (False,):
                 with world.server(model, mode) as server:
@@ -159,7 +189,7 @@ def measure(options, world, capture):
                     seed = f"{options.seed} {model} {mode} {load}"
                     recorded = record(session, trials, seed, options.lanes, seconds)
                 # The classifier works while no server does.
-                for pair in options.pair:
+                for pair in pairs:
                     row = {"pair": pair, "model": model, "mode": mode, "load": load, "lanes": options.lanes}
                     if pair in missing:
                         rows.append(row | {"missing": missing[pair]})
@@ -178,7 +208,7 @@ def arguments(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", default=ROOT / "target" / "release")
     parser.add_argument("--work", default=ROOT / "target" / "leakage")
-    parser.add_argument("--pair", action="append", choices=list(PAIRS))
+    parser.add_argument("--pair", action="append", choices=[*PAIRS, TYPING])
     parser.add_argument("--mode", action="append", choices=MODES)
     parser.add_argument("--model", action="append", choices=MODELS)
     parser.add_argument("--load", action="store_true")
@@ -195,7 +225,7 @@ def arguments(words):
         options.model, options.lanes = options.model or ["random-60m"], options.lanes or 4
         options.traces = options.traces or SHORT_TRACES
         options.permutations = SHORT_PERMUTATIONS if options.permutations is None else options.permutations
-    options.pair, options.mode = options.pair or list(PAIRS), options.mode or MODES
+    options.pair, options.mode = options.pair or [*PAIRS, TYPING], options.mode or MODES
     options.model, options.lanes = options.model or MODELS, options.lanes or 1
     options.traces = options.traces or TRACES
     options.permutations = PERMUTATIONS if options.permutations is None else options.permutations
@@ -209,7 +239,7 @@ def main(words=None):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     capture = open_capture()
     with World(options.programs, options.work) as world:
-        told = {
+        table = {
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "commit": commit(),
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
@@ -219,15 +249,15 @@ def main(words=None):
             "rows": measure(options, world, capture),
         }
         if options.price:
-            told["price"] = [price(world, model, options.mode) for model in options.model]
+            table["price"] = [price(world, model, options.mode) for model in options.model]
     capture.close()
-    text = markdown(told)
+    text = markdown(table)
     print(text)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
+        options.output.with_suffix(".json").write_text(json.dumps(table, indent=1) + "\n")
         options.output.with_suffix(".md").write_text(text)
-    return told
+    return table
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import measure
+import rhythm
 from capture import OBSERVED, PacketCapture, Segment, SocketCapture, parse
 from classify import auc, classify, features, halves
 from pairs import PAIRS, Maker, unique_end
@@ -123,6 +124,61 @@ class Synthetic(unittest.TestCase):
             features([Segment(0, False, 10)])
 
 
+def window(rng, typing, cover, empty_bytes=44_000):
+    """Windows of the network between a proxy and a server, made up: a request a key or a beat, each on a connection of its own."""
+    at, seconds, times = 0.0, 8.0, []
+    if cover:
+        times = [beat * 0.3 + rng.random() * 0.03 for beat in range(26)]
+    elif typing:
+        while at < seconds:
+            times.append(at)
+            at += rng.lognormvariate(-1.7, 0.6)
+    else:
+        times = [0.0]
+    flows = {}
+    for port, at in enumerate(times):
+        size = 44_000 if rng.random() < 0.5 or not cover else empty_bytes
+        frames = [Segment(int((at + 0.05 * frame + 0.03) * 1e9), True, 1500) for frame in range(32)]
+        flows[port] = [Segment(int(at * 1e9), False, size), *frames]
+    return rhythm.Window(0, flows)
+
+
+class Rhythm(unittest.TestCase):
+    """The pair `typing`, on made-up windows."""
+
+    def judged(self, zero, one, count=40):
+        rng = random.Random(4)
+        made = [(make(rng), label) for _ in range(count) for label, make in enumerate((zero, one))]
+        return classify(*zip(*made, strict=True), seed=1, describe=rhythm.features)
+
+    def test_typing_is_found_without_cover_and_not_in_an_even_rhythm(self):
+        found = self.judged(lambda rng: window(rng, False, False), lambda rng: window(rng, True, False))
+        self.assertGreater(found.low, 0.95, found)
+        hidden = self.judged(lambda rng: window(rng, False, True), lambda rng: window(rng, True, True))
+        self.assertLess(hidden.auc, by_chance(40), hidden)
+
+    def test_empty_requests_of_another_size_and_requests_of_another_number_are_found(self):
+        for one in (lambda rng: window(rng, True, True, 43_999), lambda rng: rhythm.Window(0, dict(list(window(rng, True, True).flows.items())[:-1]))):
+            self.assertGreater(self.judged(lambda rng: window(rng, False, True), one).low, 0.7)
+
+    def test_the_segments_of_a_request_are_put_together(self):
+        def up(at, size):
+            return Segment(at, False, size)
+
+        def down(at, size):
+            return Segment(at, True, size)
+
+        flow = [up(0, 30_000), down(10, 0), up(1000, 14_000), down(50_000_000, 1500), up(90_000_000, 44_000), down(95_000_000, 1500)]
+        requests = rhythm.bursts({7: flow, 8: [up(500, 9)]})
+        self.assertEqual([(request["at"], request["bytes"], len(request["answers"])) for request in requests], [(0, 44_000, 1), (500, 9, 0), (90_000_000, 44_000, 1)])
+
+    def test_keys_fill_the_window(self):
+        rng = random.Random(3)
+        drawn = list(rhythm.pauses(rng, 8.0))
+        self.assertAlmostEqual(sum(drawn), 8.0)
+        self.assertGreater(len(drawn), 15)
+
+
 class Parts(unittest.TestCase):
     def test_the_auc_counts_ties_half(self):
         score, labels = np.array([1, 2, 2, 3]), np.array([0, 0, 1, 1])
@@ -185,6 +241,13 @@ class Parts(unittest.TestCase):
         row = {"pair": "topic", "model": "tiny", "mode": "off", "load": False, "lanes": 1, "missing": "no answers"}
         self.assertIn("not measured: no answers", markdown(told | {"rows": [row]}))
 
+    def test_the_price_is_compared_round_by_round(self):
+        told = {"date": "", "commit": "", "machine": "", "observer": "", "seed": 1, "permutations": 0, "rows": []}
+        figure = {"first_text_ms": 60, "text_end_ms": 90, "end_ms": 1700, "requests_per_second": 9, "frame_us": None}
+        modes = {"off": figure | {"of_off": [1, 1, 1]}, "pace-and-length": figure | {"of_off": [0.9, 0.98, 0.99]}}
+        table = markdown(told | {"price": [{"model": "tiny", "modes": modes}]})
+        self.assertIn("| `pace-and-length` | 60 | 90 | 1700 | 9.00 | 0.980 (0.900, 0.990) | – |", table)
+
     def test_a_header_is_read_whatever_the_direction(self):
         def packet(source, to, ports, payload):
             ip = bytes([0x45, 0]) + (40 + payload).to_bytes(2, "big") + bytes(8) + socket.inet_aton(source)
@@ -193,6 +256,8 @@ class Parts(unittest.TestCase):
 
         self.assertEqual(parse(packet(OBSERVED, "127.0.0.1", (4000, 80), 7)), (False, 4000, 7))
         self.assertEqual(parse(packet("127.0.0.1", OBSERVED, (80, 4000), 1460)), (True, 4000, 1460))
+        self.assertEqual(parse(packet(OBSERVED, "127.0.0.1", (80, 4000), 7), serves=True), (True, 4000, 7))
+        self.assertEqual(parse(packet("127.0.0.1", OBSERVED, (4000, 80), 9), serves=True), (False, 4000, 9))
 
 
 class Observers(unittest.TestCase):

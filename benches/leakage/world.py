@@ -49,8 +49,8 @@ class World:
         self.logs.append(log)
         return log, process
 
-    def server(self, model, mode, *more):
-        return Server(self, model, mode, more)
+    def server(self, model, mode, *more, host="127.0.0.1"):
+        return Server(self, model, mode, more, host)
 
     def key(self):
         return Key(self.sandbox)
@@ -96,11 +96,11 @@ class World:
 class Server:
     """`codeseal-server` with one model and one way of shaping."""
 
-    def __init__(self, world, model, mode, more):
+    def __init__(self, world, model, mode, more, host):
         self.world, self.load = world, None
         sandbox = world.sandbox
         flags = {
-            "--listen": "127.0.0.1:0",
+            "--listen": f"{host}:0",
             "--admin-listen": "127.0.0.1:0",
             "--model": world.model(model),
             "--kms-key": sandbox["kms_key"],
