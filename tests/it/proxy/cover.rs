@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::schema::violations;
 use super::{config, post, url};
-use crate::harness::{Server, World, http, until};
+use crate::harness::{Server, World, clean, http, until};
 
 const PREFIX: &str = "def northwind_price(volume, discount):\n    floor_price = 41.75\n    ";
 const SUFFIX: &str = "\n    return max(floor_price, price) * volume\n";
@@ -182,6 +183,8 @@ async fn empty_requests_look_like_those_of_editors_and_end_when_nobody_types() {
     }
     desk.until_silent().await;
     let seen = desk.network.ended_after(desk.skipped).await;
+    let schema: Value = serde_json::from_str(include_str!("../../../docs/status.schema.json")).unwrap();
+    assert_eq!(violations(&schema, &schema, &desk.status().await, ""), Vec::<String>::new());
     let empty = desk.empty_requests().await;
     assert!(empty > 3, "{empty} empty requests");
     assert_eq!(seen.len(), asked + empty, "what leaves is one of both kinds");
@@ -247,6 +250,16 @@ async fn a_request_that_has_left_is_read_to_its_end_when_its_editor_leaves() {
         let metrics = desk.server.metrics().await;
         assert!(!metrics.contains("endpoint=\"completions\",code=\"cancelled\""), "{metrics}");
     }
+}
+
+#[test]
+fn a_request_that_is_sent_ahead_does_not_go_with_a_rhythm() {
+    let key = "projects/p/locations/global/keyRings/r/cryptoKeys/k";
+    let flags = ["proxy", "--server", "http://127.0.0.1:1", "--kms-key", key, "--cover", "--speculate"];
+    let refused = clean(env!("CARGO_BIN_EXE_codeseal")).args(flags).output().unwrap();
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(64), "{why}");
+    assert!(why.contains("--cover") && why.contains("--speculate"), "{why}");
 }
 
 /// A beat that is far away must not hide what is wrong.
