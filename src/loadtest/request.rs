@@ -96,8 +96,7 @@ async fn times(
         text_end = Some(due.elapsed());
         on_text_end();
     };
-    let (_, usage) =
-        client.stream_with_end(prompt, &options, &mut |_| (), &mut on_text, &mut ended).await?;
+    let (_, usage) = client.stream_with_end(prompt, &options, &mut |_| (), &mut on_text, &mut ended).await?;
     Ok(Times { whole: due.elapsed(), text_end, usage, ..times })
 }
 

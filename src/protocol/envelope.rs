@@ -309,7 +309,8 @@ mod tests {
         let id = RequestId::generate().unwrap();
         let body = RawValue::from_string("{}".into()).unwrap();
         let call = Call { id, path: PATH, server: None, body: &body }.encode().unwrap();
-        let reply = padding::to_padded_json(&Reply { id, status: 200, body: "x" }, padding::answer_bucket).unwrap();
+        let reply =
+            padding::to_padded_json(&Reply { id, status: 200, body: "x" }, padding::answer_bucket).unwrap();
         let frame = super::super::FrameWriter::new(id).next_frame(&mut Vec::new(), true).unwrap();
         for plaintext in [call, reply, frame] {
             assert!(is_of_v1(plaintext.expose()));

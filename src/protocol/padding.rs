@@ -79,7 +79,9 @@ mod tests {
             // `\uXXXX` for each half of a surrogate pair.
             6 * character.len_utf16()
         };
-        for (character, bytes) in [('a', 1), ('\t', 2), ('"', 2), ('\\', 2), ('\u{1b}', 6), ('é', 6), ('한', 6)] {
+        for (character, bytes) in
+            [('a', 1), ('\t', 2), ('"', 2), ('\\', 2), ('\u{1b}', 6), ('é', 6), ('한', 6)]
+        {
             assert_eq!(escaped(character), bytes, "{character:?}");
             assert!(4000 * bytes + 512 <= SMALLEST_BUCKET_BODY, "{character:?}");
         }

@@ -129,7 +129,9 @@ mod tests {
     fn a_stream_without_counts_is_of_the_first_version() {
         let request = Golden::default().request().unwrap();
         let choice = serde_json::json!({ "index": 0, "text": "a + b", "finish_reason": "length" });
-        for (usage, holes) in [(serde_json::json!({ "prompt_tokens": 7 }), true), (serde_json::Value::Null, false)] {
+        for (usage, holes) in
+            [(serde_json::json!({ "prompt_tokens": 7 }), true), (serde_json::Value::Null, false)]
+        {
             let body = serde_json::json!({ "choices": [choice], "usage": usage }).to_string();
             assert_eq!(Golden::features(&Answer::whole(&body, &request).unwrap()), Features { holes });
         }

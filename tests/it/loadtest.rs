@@ -68,7 +68,8 @@ async fn clients_may_ask_again_when_they_have_the_text() {
     let mut flags = world.flags();
     flags.extend(["--stream-interval-ms", "100"].map(String::from));
     let target = Target { server: Process::start(&flags).await, world };
-    let flags = ["--clients", "2", "--requests", "6", "--new-tokens", "2", "--after", "text", "--warm-up", "0"];
+    let flags =
+        ["--clients", "2", "--requests", "6", "--new-tokens", "2", "--after", "text", "--warm-up", "0"];
     let report = target.report(&flags).await;
     assert_eq!((&report["requests"], &report["answered"]), (&6.into(), &6.into()));
     // Three requests of each client lie within the time of fewer than three streams.

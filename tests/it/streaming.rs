@@ -108,9 +108,13 @@ async fn frames_and_sizes_follow_from_pad_tokens_if_that_is_more() {
         assert_eq!(answer.status, 200, "{}", answer.text);
         (answer.text.matches("data: ").count(), answer.text.len())
     };
-    for (max_tokens, pad_tokens, frames) in
-        [(0, json!(null), 32), (0, json!(64), 32), (0, json!(128), 64), (0, json!(4000), 128), (128, json!(0), 64)]
-    {
+    for (max_tokens, pad_tokens, frames) in [
+        (0, json!(null), 32),
+        (0, json!(64), 32),
+        (0, json!(128), 64),
+        (0, json!(4000), 128),
+        (128, json!(0), 64),
+    ] {
         let tokens = pad_tokens.as_u64().unwrap_or(0).max(max_tokens as u64);
         let (stream, other_stream, whole, other_whole) = tokio::join!(
             lengths(max_tokens, pad_tokens.clone(), true),

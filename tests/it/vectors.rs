@@ -210,8 +210,7 @@ fn a_call_opens_however_it_is_padded() {
     for PaddedCall { path, token, length } in padded {
         assert_eq!(path, "/v1/completions");
         let body = serde_json::json!({ "wrapped_dek": "AAAA", "ciphertext": token }).to_string();
-        let plaintext =
-            Envelope::parse(body.as_bytes(), "/v1/completions").unwrap().open(&dek).unwrap();
+        let plaintext = Envelope::parse(body.as_bytes(), "/v1/completions").unwrap().open(&dek).unwrap();
         assert_eq!(plaintext.expose().len(), length);
         let call = Call::decode(plaintext.expose()).unwrap();
         assert_eq!((call.path, call.body.get()), (path.as_str(), r#"{"prompt":"x"}"#));

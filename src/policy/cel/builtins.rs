@@ -1,7 +1,8 @@
 //! Functions: which code a call runs, by the types of its arguments.
 
+use super::evaluated::{Evaluated, no_overload};
 use super::steps::Steps;
-use super::stop::{Evaluated, Stop, no_overload};
+use super::stop::Stop;
 use super::time::Timestamp;
 use super::value::Value;
 use super::{Reason, convert, text};

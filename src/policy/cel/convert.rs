@@ -1,8 +1,9 @@
 //! Conversions between types: `int(…)`, `string(…)` and the like.
 
 use super::Reason;
+use super::evaluated::{Evaluated, no_overload};
 use super::number::double_text;
-use super::stop::{Evaluated, Stop, no_overload};
+use super::stop::Stop;
 use super::time::{Duration, Timestamp};
 use super::value::Value;
 

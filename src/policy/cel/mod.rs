@@ -10,6 +10,7 @@ mod calls;
 mod check;
 mod convert;
 mod eval;
+mod evaluated;
 mod functions;
 mod lex;
 mod literal;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::ast::Macro;
-use super::stop::{Evaluated, Stop, no_overload};
+use super::evaluated::{Evaluated, no_overload};
+use super::stop::Stop;
 use super::value::Value;
 
 /// What a macro's rounds have come to.

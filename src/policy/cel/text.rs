@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use super::Reason;
-use super::stop::{Evaluated, Stop, no_overload};
+use super::evaluated::{Evaluated, no_overload};
+use super::stop::Stop;
 use super::value::Value;
 
 /// The part of `text` that `{name}` in the template stands for; empty if the template does not fit.

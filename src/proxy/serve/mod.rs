@@ -24,8 +24,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use self::routes::{Hint, Route};
 pub use self::relay::{Relayed, relay};
+use self::routes::{Hint, Route};
 pub(super) use self::speculate::Speculation;
 use super::context::Repository;
 use super::cover::Cover;
@@ -102,7 +102,10 @@ impl Core {
         let (origin, mut response) = match pass {
             Err(failure) => {
                 // A wrong key is a setting of an editor. Foreign pages and accounts are none, and leave no trace.
-                if failure == Failure::Unauthorized && !is_preflight && let Some(endpoint) = route.endpoint() {
+                if failure == Failure::Unauthorized
+                    && !is_preflight
+                    && let Some(endpoint) = route.endpoint()
+                {
                     self.ledger.begin(&call.headers, endpoint).fail(&failure);
                 }
                 (None, failure.respond(shape, &call.page))

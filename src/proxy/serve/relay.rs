@@ -110,10 +110,12 @@ mod tests {
             "\u{2028}\u{0}\u{1b}]8;;http://evil.example\u{7}",
             "{\"done\":true}\n{\"error\":\"x\"}\n",
         ] {
-            let piece = |index: usize| json!({
-                "id": format!("cmpl-{text}"), "model": text, "created": 1,
-                "choices": [{ "index": index, "text": text, "finish_reason": "stop" }],
-            });
+            let piece = |index: usize| {
+                json!({
+                    "id": format!("cmpl-{text}"), "model": text, "created": 1,
+                    "choices": [{ "index": index, "text": text, "finish_reason": "stop" }],
+                })
+            };
             let usage = json!({ "choices": [], "usage": { "prompt_tokens": 1, "completion_tokens": 1 } });
             for (endpoint, body) in (0..7).flat_map(|endpoint| BODIES.map(|body| (endpoint, body))) {
                 for choices in [1, 2] {

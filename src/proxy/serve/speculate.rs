@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::protocol::openai::FinishReason;
+use crate::proxy::gathered;
 use crate::proxy::keystrokes::Fingerprint;
 use crate::proxy::ledger::Ledger;
 use crate::proxy::link::{Upstream, Warm};
-use crate::proxy::gathered;
 use crate::proxy::upstream::Request;
 use crate::secret::Secret;
 

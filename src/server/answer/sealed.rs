@@ -124,7 +124,8 @@ async fn answer<D: Dialect>(
     let key = admitted.dek.for_answers(D::PATH);
     let started = async {
         let ParsedRequest { prepared, stream } = request?;
-        let facts = Facts { arrived: admitted.arrived, bytes: admitted.bytes, tokens: prepared.shaped_tokens() };
+        let facts =
+            Facts { arrived: admitted.arrived, bytes: admitted.bytes, tokens: prepared.shaped_tokens() };
         let pacer = Pacer::new(app.shaping, facts);
         let least = if app.shaping == Shaping::Off { 0 } else { prepared.answer_bytes() };
         let choices = Choices::start(admitted.loaded, prepared, admitted.dek.namespace(), &mut observation)?;

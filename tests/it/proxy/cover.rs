@@ -74,7 +74,10 @@ impl Network {
         })
         .await;
         let received = |exchange: &Exchange| exchange.received.load(Ordering::SeqCst);
-        exchanges().into_iter().map(|(seen, exchange)| Seen { received: received(&exchange), ..seen }).collect()
+        exchanges()
+            .into_iter()
+            .map(|(seen, exchange)| Seen { received: received(&exchange), ..seen })
+            .collect()
     }
 }
 
@@ -289,9 +292,8 @@ async fn a_server_that_is_lost_gets_no_empty_requests() {
     let proxy = Proxy::start(config).await.unwrap();
     proxy.ready().await;
     let url = url(&proxy);
-    let status = async || -> Value {
-        http().get(format!("{url}/status")).send().await.unwrap().json().await.unwrap()
-    };
+    let status =
+        async || -> Value { http().get(format!("{url}/status")).send().await.unwrap().json().await.unwrap() };
     let empty_requests = async || status().await["cover"]["empty_requests"].as_u64().unwrap();
     post(&url, "/infill", &infill(PREFIX, 4)).await;
     until("empty requests leave", async || empty_requests().await > 1).await;

@@ -39,7 +39,8 @@ async fn nothing_that_a_server_says_is_more_than_text() {
         let body = json!({ "prompt": "x", "max_tokens": 99, "stream": stream, "stop": ["never"] });
         let answer = post(&url, "/v1/completions", &body).await;
         let text = if stream {
-            let events = answer.text.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap());
+            let events =
+                answer.text.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap());
             let events: Vec<&str> = events.collect();
             assert_eq!(events.iter().filter(|event| **event == "[DONE]").count(), 1, "{}", answer.text);
             let json = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());

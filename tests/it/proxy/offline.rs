@@ -13,8 +13,7 @@ use crate::harness::{clean, until};
 const NOWHERE: &str = "http://192.0.2.1:8080";
 const KEY: &str = "projects/p/locations/global/keyRings/r/cryptoKeys/k";
 /// As the kernel's tables write a port of each family, and the state of a socket that listens.
-const LOOPBACKS: [(&str, &str); 2] =
-    [("tcp", "0100007F"), ("tcp6", "00000000000000000000000001000000")];
+const LOOPBACKS: [(&str, &str); 2] = [("tcp", "0100007F"), ("tcp6", "00000000000000000000000001000000")];
 const LISTENS: &str = "0A";
 
 /// `unshare` with the flags that this account may use, if any.

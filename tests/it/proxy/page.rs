@@ -32,7 +32,10 @@ async fn each_file_of_the_page_has_a_policy_that_lets_nothing_in_from_elsewhere(
         for source in policy.split("; ").flat_map(|directive| directive.split(' ').skip(1)) {
             assert!(matches!(source, "'none'" | "'self'"), "{path}: {policy}");
         }
-        assert!(policy.contains("frame-ancestors 'none'") && policy.contains("form-action 'none'"), "{policy}");
+        assert!(
+            policy.contains("frame-ancestors 'none'") && policy.contains("form-action 'none'"),
+            "{policy}"
+        );
         for (name, value) in [
             ("x-content-type-options", "nosniff"),
             ("cache-control", "no-store"),

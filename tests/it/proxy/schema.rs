@@ -22,7 +22,9 @@ pub(super) fn violations(root: &Value, schema: &Value, value: &Value, at: &str) 
                 }
             }
             "const" if rule != value => refuse(format!("{value} is not {rule}")),
-            "enum" if !rule.as_array().unwrap().contains(value) => refuse(format!("{value} is none of {rule}")),
+            "enum" if !rule.as_array().unwrap().contains(value) => {
+                refuse(format!("{value} is none of {rule}"))
+            }
             "const" | "enum" => {}
             "type" => {
                 let one = std::slice::from_ref(rule);
@@ -59,7 +61,8 @@ pub(super) fn violations(root: &Value, schema: &Value, value: &Value, at: &str) 
                 }
             }
             "additionalProperties" => {
-                let known = |name: &String| schema.get("properties").is_some_and(|known| known.get(name).is_some());
+                let known =
+                    |name: &String| schema.get("properties").is_some_and(|known| known.get(name).is_some());
                 let more = value.as_object().into_iter().flatten().filter(|(name, _)| !known(name));
                 for (name, member) in more {
                     if rule == &Value::Bool(false) {

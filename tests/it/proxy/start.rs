@@ -47,6 +47,7 @@ async fn a_configuration_file_is_enough_and_the_manager_is_told() {
     assert_eq!(http().get(format!("{url}/health")).send().await.unwrap().status(), 200);
 
     let mut told = [0; 64];
-    let length = tokio::task::spawn_blocking(move || manager.recv(&mut told).map(|length| told[..length].to_vec()));
+    let length =
+        tokio::task::spawn_blocking(move || manager.recv(&mut told).map(|length| told[..length].to_vec()));
     assert_eq!(length.await.unwrap().unwrap(), b"READY=1");
 }

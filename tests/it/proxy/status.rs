@@ -61,7 +61,8 @@ async fn every_state_with_a_server_fits_the_schema() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let repository = tempfile::tempdir().unwrap();
     std::fs::create_dir(repository.path().join(".git")).unwrap();
-    for (name, text) in [("main.py", "import prices\n"), ("prices.py", "first_price = 1\nsecond_price = 2\n")] {
+    for (name, text) in [("main.py", "import prices\n"), ("prices.py", "first_price = 1\nsecond_price = 2\n")]
+    {
         std::fs::write(repository.path().join(name), text).unwrap();
     }
     let settings = ProxyConfig {
