@@ -20,7 +20,7 @@ tests:
 kernels:
     .ci/run kernels
 
-# Compiles the CUDA kernels for every device. Downloads nvcc into target/cuda.
+# Compiles the CUDA kernels, and starts the program with them. Downloads nvcc into target/cuda.
 cuda:
     .ci/run cuda
 

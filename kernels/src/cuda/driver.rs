@@ -1,6 +1,8 @@
 //! The CUDA driver behind [`Device`]: one device, one stream, the kernels that `build.rs` compiled.
 //!
-//! The driver's library is loaded when a device is opened, so the same program starts where there is none.
+//! The program is linked with stand-ins that load the driver's library at the first call (scripts/cuda-stubs.py), so it
+//! starts where there is none. A device has a context and a stream of its own, or those of a candle device
+//! ([`CudaDevice::on_stream`]).
 
 mod pinned;
 
@@ -19,6 +21,8 @@ use super::retention::Retention;
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
+/// The driver's library.
+const DRIVER: &str = "libcuda.so.1";
 /// Shared memory that every kernel may have; what is more must be asked for.
 const SHARED_BYTES: u32 = 48 * 1024;
 /// Copies up to this size go through memory that the device reads by itself.
@@ -61,8 +65,7 @@ impl CudaDevice {
     /// Why there is no device, as one of a closed set of reasons, and as far as can be told without opening one; `None`
     /// if there is one.
     pub fn missing() -> Option<&'static str> {
-        // SAFETY: it only tries to load the driver's library.
-        if !unsafe { sys::is_culib_present() } {
+        if !has_driver() {
             return Some("no_driver");
         }
         match CudaContext::device_count() {
@@ -72,14 +75,13 @@ impl CudaDevice {
         }
     }
 
-    /// Opens the device with this number.
+    /// Looks for the device with this number, without opening it.
     ///
     /// # Errors
-    /// There is no driver or no such device, the driver is older than the kernels, or the device is.
-    pub fn open(number: usize) -> Result<Self, DeviceError> {
-        // SAFETY: it only tries to load the driver's library.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(DeviceError::NoDevice("libcuda.so.1 is not installed".to_owned()));
+    /// There is no driver, or no such device.
+    pub fn find(number: usize) -> Result<(), DeviceError> {
+        if !has_driver() {
+            return Err(DeviceError::NoDevice(format!("{DRIVER} is not installed")));
         }
         let count = CudaContext::device_count().map_err(absent)?;
         if i32::try_from(number).map_or(true, |number| number >= count) {
@@ -87,10 +89,33 @@ impl CudaDevice {
                 "there are {count}, and number {number} is none of them"
             )));
         }
+        Ok(())
+    }
+
+    /// Opens the device with this number.
+    ///
+    /// # Errors
+    /// There is no driver or no such device, the driver is older than the kernels, or the device is.
+    pub fn open(number: usize) -> Result<Self, DeviceError> {
+        Self::find(number)?;
         let context = CudaContext::new(number).map_err(absent)?;
+        Self::on_stream(context.new_stream().map_err(absent)?)
+    }
+
+    /// A device that launches on `stream`, in its context: that of a candle device, for example, whose tensors and this
+    /// device's memory are then used in the order of their launches, without waiting between them.
+    ///
+    /// Turns off the event tracking of the stream's context, so from then on nothing but this stream may use what is
+    /// allocated there.
+    ///
+    /// # Errors
+    /// The driver is older than the kernels, or the device is.
+    pub fn on_stream(stream: Arc<CudaStream>) -> Result<Self, DeviceError> {
+        let context = Arc::clone(stream.context());
+        context.bind_to_thread().map_err(absent)?;
         // SAFETY: memory is taken, used and given back in the order of one stream; the other waits for events.
         unsafe { context.disable_event_tracking() };
-        let (stream, copies) = (context.new_stream().map_err(absent)?, context.new_stream().map_err(absent)?);
+        let copies = context.new_stream().map_err(absent)?;
         let (major, minor) = context.compute_capability().map_err(absent)?;
         let name = context.name().map_err(absent)?;
         if (major, minor) < (7, 5) {
@@ -361,6 +386,13 @@ impl Device for CudaDevice {
         // SAFETY: as the caller's.
         unsafe { result::graph::launch(recording.graph, self.stream.cu_stream()) }.map_err(failed)
     }
+}
+
+/// Whether the driver's library can be loaded. What the stand-ins return without it does not tell that from a driver
+/// without devices.
+fn has_driver() -> bool {
+    // SAFETY: the driver's library does nothing when it is loaded, and is loaded again by the first call.
+    unsafe { libloading::Library::new(DRIVER) }.is_ok()
 }
 
 fn absent(error: DriverError) -> DeviceError {

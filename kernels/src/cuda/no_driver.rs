@@ -13,13 +13,25 @@ impl CudaDevice {
         Some("built_without_cuda")
     }
 
+    /// Looks for the device with this number.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn find(_number: usize) -> Result<(), DeviceError> {
+        Err(absent())
+    }
+
     /// Opens the device with this number.
     ///
     /// # Errors
     /// Always.
     pub fn open(_number: usize) -> Result<Self, DeviceError> {
-        Err(DeviceError::NoDevice("this program was built without CUDA".to_owned()))
+        Err(absent())
     }
+}
+
+fn absent() -> DeviceError {
+    DeviceError::NoDevice("this program was built without CUDA".to_owned())
 }
 
 impl Launch for CudaDevice {
