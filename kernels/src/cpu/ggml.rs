@@ -16,7 +16,7 @@ pub(super) const SMALL: usize = 32;
 /// Weights of one block of the K types and of [`Source::Iq4Xs`].
 pub(super) const LARGE: usize = 256;
 /// Bytes of a block of [`Source::Q8_0`].
-const Q8_0_BYTES: usize = 2 + SMALL;
+pub(super) const Q8_0_BYTES: usize = 2 + SMALL;
 
 /// The type of a tensor in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

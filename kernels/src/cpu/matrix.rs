@@ -6,8 +6,9 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::Level;
-use super::ggml::{SMALL, Source};
+use super::ggml::{Q8_0_BYTES, SMALL, Source};
 use super::memory::{Memory, Plain};
+use super::pack::{self, Panel};
 use super::q4k::{self, FourBitBlock, Quantize};
 use super::simd::{LANES, Lane};
 
@@ -91,55 +92,62 @@ impl Matrix {
         }
     }
 
-    /// Converts or quantizes `bytes` of the type `source`, and packs them into the rows from `first` on. Bytes that make no whole
-    /// row are ignored.
+    /// Converts or quantizes `bytes` of the type `source`, and packs them into the rows from `first` on, on all threads of the
+    /// pool. Bytes that make no whole row are ignored.
     pub fn fill_rows(&mut self, first: usize, source: Source, bytes: &[u8]) {
+        self.fill(Level::best(), first, source, bytes);
+    }
+
+    /// As [`Matrix::fill_rows`], with the instructions of `level`. Whole panels are packed at once, other rows one by one.
+    pub(super) fn fill(&mut self, level: Level, first: usize, source: Source, bytes: &[u8]) {
         let (rows, columns) = (self.rows, self.columns);
         let Some(width) = source.bytes(columns) else { return };
         let rows = Rows { first, end: rows.min(first + bytes.len() / width), width, columns, source, bytes };
         match &mut self.store {
-            Store::F32(to) => rows.for_each(to, columns, |panel, lane, bytes| {
-                for (to, number) in panel.iter_mut().zip(rows.numbers(bytes)) {
-                    to[lane] = number;
-                }
-            }),
-            Store::Bf16(to) if source == Source::Bf16 => {
-                rows.for_each(to, columns.div_ceil(2), |panel, lane, bytes| {
-                    for (to, pair) in panel.iter_mut().zip(bytes.chunks(4)) {
-                        to[lane] = match *pair {
-                            [a, b, c, d] => [u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])],
-                            [a, b, ..] => [u16::from_le_bytes([a, b]), 0],
-                            _ => [0; 2],
-                        };
+            Store::F32(to) => {
+                let fill = |panel: &mut [Lane<f32>], lane: usize, bytes: &[u8]| {
+                    for (to, number) in panel.iter_mut().zip(rows.numbers(bytes)) {
+                        to[lane] = number;
                     }
-                });
+                };
+                rows.for_each(to, columns, |panel, to| pack::floats(level, panel, to), fill);
             }
-            Store::Bf16(to) => rows.for_each(to, columns.div_ceil(2), |panel, lane, bytes| {
-                for (to, pair) in panel.iter_mut().zip(rows.numbers(bytes).chunks(2)) {
-                    for (to, &number) in to[lane].iter_mut().zip(pair) {
-                        *to = bf16::from_f32(number).to_bits();
+            Store::Bf16(to) => {
+                let fill = |panel: &mut [Lane<[u16; 2]>], lane: usize, bytes: &[u8]| {
+                    if source == Source::Bf16 {
+                        copy_pairs(panel, lane, bytes);
+                        return;
                     }
-                }
-            }),
-            Store::Q8(to) => rows.for_each(to, columns.div_ceil(EIGHT_BIT_COLUMNS), |panel, lane, bytes| {
-                if let Some(blocks) = source.as_q8_0(bytes) {
-                    panel
-                        .iter_mut()
-                        .zip(blocks.chunks(2 * (2 + SMALL)))
-                        .for_each(|(to, from)| to.copy(lane, from));
-                } else {
-                    let numbers = rows.numbers(bytes);
-                    let blocks = numbers.chunks(EIGHT_BIT_COLUMNS);
-                    panel.iter_mut().zip(blocks).for_each(|(to, from)| to.quantize(lane, from));
-                }
-            }),
+                    for (to, pair) in panel.iter_mut().zip(rows.numbers(bytes).chunks(2)) {
+                        for (to, &number) in to[lane].iter_mut().zip(pair) {
+                            *to = bf16::from_f32(number).to_bits();
+                        }
+                    }
+                };
+                rows.for_each(to, columns.div_ceil(2), |panel, to| pack::pairs(level, panel, to), fill);
+            }
+            Store::Q8(to) => {
+                let fill = |panel: &mut [EightBitBlock], lane: usize, bytes: &[u8]| {
+                    if let Some(blocks) = source.as_q8_0(bytes) {
+                        let blocks = blocks.chunks(2 * Q8_0_BYTES);
+                        panel.iter_mut().zip(blocks).for_each(|(to, from)| to.copy(lane, from));
+                    } else {
+                        let numbers = rows.numbers(bytes);
+                        let blocks = numbers.chunks(EIGHT_BIT_COLUMNS);
+                        panel.iter_mut().zip(blocks).for_each(|(to, from)| to.quantize(lane, from));
+                    }
+                };
+                let length = columns.div_ceil(EIGHT_BIT_COLUMNS);
+                rows.for_each(to, length, |panel, to| pack::eights(level, panel, to), fill);
+            }
             Store::Q4(to) if source == Source::Q4K => {
                 let length = source.bytes(q4k::COLUMNS).unwrap_or(1);
-                rows.for_each(to, columns / q4k::COLUMNS, |panel, lane, bytes| {
+                let fill = |panel: &mut [FourBitBlock], lane: usize, bytes: &[u8]| {
                     panel.iter_mut().zip(bytes.chunks(length)).for_each(|(to, from)| to.copy(lane, from));
-                });
+                };
+                rows.for_each(to, columns / q4k::COLUMNS, |panel, to| pack::fours(level, panel, to), fill);
             }
-            Store::Q4(to) => rows.quantize(to),
+            Store::Q4(to) => rows.quantize(level, to),
         }
     }
 
@@ -194,6 +202,18 @@ impl Matrix {
         self.columns
     }
 
+    /// All bytes of the weights as they lie in memory.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> &[u8] {
+        use super::memory::bytes;
+        match &self.store {
+            Store::F32(all) => bytes(all),
+            Store::Bf16(all) => bytes(all),
+            Store::Q8(all) => bytes(all),
+            Store::Q4(all) => bytes(all),
+        }
+    }
+
     /// How many bytes the weights take.
     pub fn bytes(&self) -> usize {
         match &self.store {
@@ -224,13 +244,33 @@ impl Rows<'_> {
         numbers
     }
 
-    /// Calls `fill` with the panel of each row, which has `length` elements, the row's lane in it, and its bytes.
-    fn for_each<T: Plain>(&self, to: &mut [T], length: usize, fill: impl Fn(&mut [T], usize, &[u8]) + Sync) {
+    /// All rows of a panel, whose bytes these are.
+    fn panel<'b>(&self, bytes: &'b [u8]) -> Panel<'b> {
+        Panel { source: self.source, bytes, width: self.width, columns: self.columns }
+    }
+
+    /// Calls `whole` with each panel, which has `length` elements, if all of its rows are there. Where they are not, or it says
+    /// that it cannot pack them, `fill` gets the panel of each row, the row's lane in it, and its bytes.
+    fn for_each<T: Plain>(
+        &self,
+        to: &mut [T],
+        length: usize,
+        whole: impl Fn(Panel<'_>, &mut [T]) -> bool + Sync,
+        fill: impl Fn(&mut [T], usize, &[u8]) + Sync,
+    ) {
         self.for_each_panel(to, length, |panel, first, bytes| {
+            if self.is_whole(bytes) && whole(self.panel(bytes), panel) {
+                return;
+            }
             for (row, bytes) in bytes.chunks_exact(self.width).enumerate() {
                 fill(panel, first + row, bytes);
             }
         });
+    }
+
+    /// Whether these are the bytes of all rows of a panel. Words are packed as they are in the file: little endian.
+    fn is_whole(&self, bytes: &[u8]) -> bool {
+        cfg!(target_endian = "little") && bytes.len() == PANEL * self.width
     }
 
     /// Calls `fill` with each panel, the lane of its first row, and the bytes of its rows.
@@ -250,9 +290,11 @@ impl Rows<'_> {
         });
     }
 
-    fn quantize(&self, to: &mut [FourBitBlock]) {
-        let level = Level::best();
+    fn quantize(&self, level: Level, to: &mut [FourBitBlock]) {
         self.for_each_panel(to, self.columns / q4k::COLUMNS, |panel, first, bytes| {
+            if self.is_whole(bytes) && pack::fours(level, self.panel(bytes), panel) {
+                return;
+            }
             let rows: Vec<_> = bytes.chunks_exact(self.width).map(|bytes| self.numbers(bytes)).collect();
             for (block, to) in panel.iter_mut().enumerate() {
                 let mut numbers = [[0.0; LANES]; q4k::COLUMNS];
@@ -269,10 +311,21 @@ impl Rows<'_> {
     }
 }
 
+/// Takes over bf16 as the row `lane`.
+fn copy_pairs(panel: &mut [Lane<[u16; 2]>], lane: usize, bytes: &[u8]) {
+    for (to, pair) in panel.iter_mut().zip(bytes.chunks(4)) {
+        to[lane] = match *pair {
+            [a, b, c, d] => [u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])],
+            [a, b, ..] => [u16::from_le_bytes([a, b]), 0],
+            _ => [0; 2],
+        };
+    }
+}
+
 impl EightBitBlock {
     /// Takes over one or two blocks of a file as the row `lane`.
     fn copy(&mut self, lane: usize, blocks: &[u8]) {
-        for (half, block) in blocks.chunks_exact(2 + SMALL).enumerate() {
+        for (half, block) in blocks.chunks_exact(Q8_0_BYTES).enumerate() {
             let Some((scale, quants)) = block.split_first_chunk() else { return };
             self.scales[half][lane] = u16::from_le_bytes(*scale);
             for (to, from) in self.quants[half].iter_mut().zip(quants.as_chunks::<4>().0) {
@@ -313,6 +366,6 @@ impl EightBitBlock {
 
 /// To the nearest whole number, halves away from zero, as ggml does; up to 2²². Unlike [`f32::round`] it is no call.
 #[inline(always)]
-fn round(value: f32) -> f32 {
+pub(super) fn round(value: f32) -> f32 {
     (value + 0.5f32.copysign(value)).trunc()
 }

@@ -4,6 +4,8 @@
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
+use super::simd::Lane;
+
 /// The size of a cache line, to which memory is aligned.
 const LINE_BYTES: usize = 64;
 /// What the memory is made of.
@@ -79,6 +81,19 @@ impl<T: Plain> DerefMut for Memory<T> {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.units.as_mut_ptr().add(self.skip).cast(), self.length) }
     }
+}
+
+/// The bytes of `all`.
+pub(super) fn bytes<T: Plain>(all: &[T]) -> &[u8] {
+    // SAFETY: the bytes are those of the slice, without padding.
+    unsafe { std::slice::from_raw_parts(all.as_ptr().cast(), size_of_val(all)) }
+}
+
+/// Numbers of four bytes, or two of two, as four bytes each.
+pub(super) fn words<T: Plain>(all: &mut [Lane<T>]) -> &mut [Lane<[u8; 4]>] {
+    const { assert!(size_of::<T>() == size_of::<[u8; 4]>()) };
+    // SAFETY: both are as long, any bytes are values of either, and bytes need no alignment.
+    unsafe { std::slice::from_raw_parts_mut(all.as_mut_ptr().cast(), all.len()) }
 }
 
 impl<T: Plain> Clone for Memory<T> {

@@ -16,6 +16,7 @@ mod level;
 mod matmul;
 mod matrix;
 mod memory;
+mod pack;
 mod q4k;
 mod simd;
 #[cfg(test)]

@@ -67,16 +67,22 @@ impl FourBitBlock {
 
     /// Takes over a block of a file as the row `lane`.
     pub(super) fn copy(&mut self, lane: usize, block: &[u8]) {
+        self.copy_scales(lane, block);
+        let Some(block) = FourBits::split(block) else { return };
+        for (to, from) in self.quants.iter_mut().zip(block.quants.chunks_exact(GROUP)) {
+            for (to, from) in to.iter_mut().zip(from.as_chunks::<4>().0) {
+                to[lane] = *from;
+            }
+        }
+    }
+
+    /// Takes over all but the quants of a block of a file as the row `lane`.
+    pub(super) fn copy_scales(&mut self, lane: usize, block: &[u8]) {
         let Some(block) = FourBits::split(block) else { return };
         [self.unit[lane], self.minimum_unit[lane]] = block.units;
         for group in 0..GROUPS {
             self.scales[group][lane] = block.scales[group];
             self.minima[group][lane] = block.minima[group];
-        }
-        for (to, from) in self.quants.iter_mut().zip(block.quants.chunks_exact(GROUP)) {
-            for (to, from) in to.iter_mut().zip(from.as_chunks::<4>().0) {
-                to[lane] = *from;
-            }
         }
     }
 
@@ -249,7 +255,9 @@ impl Fit {
             let (mut quants, mut squares, mut products) = (zero, zero, zero);
             for (weight, number) in weights.iter().zip(numbers) {
                 let (weight, number) = (simd.load(weight), simd.load(number));
-                let quant = nearest(simd, simd.fma(number, inverse, offset));
+                // Between 0 and the steps up to rounding: only a range that is wider than what fits is cut.
+                let quant = simd.round(simd.fma(number, inverse, offset));
+                let quant = if attempt > TRIES / 2 { simd.min(simd.splat(MOST), quant) } else { quant };
                 let weighed = simd.mul(weight, quant);
                 quants = simd.add(quants, weighed);
                 squares = simd.fma(weighed, quant, squares);

@@ -63,6 +63,13 @@ pub(crate) trait Simd: Copy {
     /// sum + (a - 128) · b of sixteen times four numbers and four, of which none is -128.
     fn dot_biased(self, sum: Self::I, a: Self::B, b: [i8; 4]) -> Self::I;
     fn to_f32(self, whole: Self::I) -> Self::V;
+
+    /// Eight words of four bytes from each of sixteen rows, which begin `stride` bytes apart in `from`: for each of the eight,
+    /// sixteen rows.
+    ///
+    /// # Panics
+    /// `from` ends before the last row does.
+    fn transpose(self, from: &[u8], stride: usize, to: &mut [Lane<[u8; 4]>; 8]);
 }
 
 /// Code that is compiled for every instruction set.
@@ -221,5 +228,14 @@ impl Simd for Portable {
     #[inline(always)]
     fn to_f32(self, whole: Self::I) -> Self::V {
         whole.map(|whole| whole as f32)
+    }
+
+    #[inline(always)]
+    fn transpose(self, from: &[u8], stride: usize, to: &mut [Lane<[u8; 4]>; 8]) {
+        for row in 0..LANES {
+            for (to, word) in to.iter_mut().zip(from[row * stride..][..32].as_chunks::<4>().0) {
+                to[row] = *word;
+            }
+        }
     }
 }

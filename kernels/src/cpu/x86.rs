@@ -1,5 +1,8 @@
 //! AVX-512 and AVX2. Their values are made by [`Avx512::detect`] and [`Avx2::detect`] alone: having one is the proof that the
 //! machine has the instructions.
+
+mod transpose;
+
 use std::arch::x86_64::*;
 
 use super::simd::{Kernel, Lane, Simd};
@@ -224,6 +227,11 @@ impl Simd for Avx512 {
         };
         Avx2(()).sum8(eight)
     }
+
+    #[inline(always)]
+    fn transpose(self, from: &[u8], stride: usize, to: &mut [Lane<[u8; 4]>; 8]) {
+        transpose::avx2(Avx2(()), from, stride, to);
+    }
 }
 
 impl Simd for Avx2 {
@@ -387,5 +395,10 @@ impl Simd for Avx2 {
     fn sum(self, value: Self::V) -> f32 {
         // SAFETY: `self` proves that this machine has the features.
         self.sum8(unsafe { _mm256_add_ps(value[0], value[1]) })
+    }
+
+    #[inline(always)]
+    fn transpose(self, from: &[u8], stride: usize, to: &mut [Lane<[u8; 4]>; 8]) {
+        transpose::avx2(self, from, stride, to);
     }
 }
