@@ -48,8 +48,23 @@ impl Available {
         Self::at(Path::new("/"))
     }
 
+    /// How many bytes can be written to where addresses are reserved already: what machine and control groups leave.
+    pub(crate) fn writable() -> u64 {
+        let [machine, group, _] = Self::bounds(Path::new("/"));
+        [machine, group].into_iter().flatten().min().unwrap_or(UNKNOWN)
+    }
+
     /// The same as the files below `root` say, which has `proc` and the mounts of control groups in it.
     pub(crate) fn at(root: &Path) -> Self {
+        let bounds =
+            Self::bounds(root).into_iter().zip([Bound::Machine, Bound::ControlGroup, Bound::AddressSpace]);
+        let least = bounds.filter_map(|(bytes, bound)| Some((bytes?, bound)));
+        let (bytes, bound) = least.min_by_key(|(bytes, _)| *bytes).unwrap_or((UNKNOWN, Bound::Machine));
+        Self { bytes, bound }
+    }
+
+    /// What machine, control groups and the limit of the address space leave, in bytes.
+    fn bounds(root: &Path) -> [Option<u64>; 3] {
         let read = |path: &Path| {
             let relative = path.strip_prefix("/").unwrap_or(path);
             std::fs::read_to_string(root.join(relative)).ok()
@@ -60,11 +75,7 @@ impl Available {
         let group = groups.iter().filter_map(|group| group.room(&read)).min();
         let size = kilobytes(&proc("self/status"), "VmSize:").unwrap_or(0);
         let space = address_space(&proc("self/limits")).map(|limit| limit.saturating_sub(size));
-        let bounds =
-            [(Some(free), Bound::Machine), (group, Bound::ControlGroup), (space, Bound::AddressSpace)];
-        let least = bounds.into_iter().filter_map(|(bytes, bound)| Some((bytes?, bound)));
-        let (bytes, bound) = least.min_by_key(|(bytes, _)| *bytes).unwrap_or((UNKNOWN, Bound::Machine));
-        Self { bytes, bound }
+        [Some(free), group, space]
     }
 }
 

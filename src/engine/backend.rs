@@ -31,8 +31,18 @@ pub(super) trait Backend {
         Ok(())
     }
 
+    /// Whether the largest step is taken before requests are served. Devices load kernels when they are first launched.
+    fn takes_largest_step(&self) -> bool {
+        true
+    }
+
     /// The number of KV blocks.
     fn blocks(&self) -> usize;
+
+    /// The bytes of a block, if the memory of a block is taken when it is first written; none if all is taken already.
+    fn unwritten_block_bytes(&self) -> Option<u64> {
+        None
+    }
 
     /// The longest sequence, in tokens.
     fn context_length(&self) -> usize;
@@ -99,12 +109,13 @@ pub(super) struct Cpu {
     model: Model,
     pool: KvPool,
     workspace: Workspace,
+    room: StepRoom,
 }
 
 impl Cpu {
-    /// `model` with `blocks` KV blocks.
-    pub(super) fn new(model: Model, blocks: usize) -> Self {
-        Self { pool: model.kv_pool(blocks), model, workspace: Workspace::default() }
+    /// `model` with `blocks` KV blocks, for steps as large as `room`.
+    pub(super) fn new(model: Model, blocks: usize, room: StepRoom) -> Self {
+        Self { pool: model.kv_pool(blocks), model, workspace: Workspace::default(), room }
     }
 }
 
@@ -124,8 +135,23 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    /// Takes the memory of the largest step.
+    fn warm_up(&mut self) -> Result<(), ModelError> {
+        self.workspace.reserve(self.model.config(), self.room.rows, self.room.num_logits);
+        Ok(())
+    }
+
+    /// Memory is taken without it, and there is nothing else to load.
+    fn takes_largest_step(&self) -> bool {
+        false
+    }
+
     fn blocks(&self) -> usize {
         self.pool.block_count()
+    }
+
+    fn unwritten_block_bytes(&self) -> Option<u64> {
+        Some(self.model.kv_block_bytes() as u64)
     }
 
     fn context_length(&self) -> usize {

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::mpsc;
 
+use super::phases::Phases;
 use super::queue::{Queue, QueuedRequest};
 use super::stats::{Load, Stats};
 use super::{EngineError, Event, GenerationRequest, Platform, SubmitError};
@@ -20,6 +21,7 @@ pub struct Handle {
     model_name: Arc<str>,
     platform: Arc<Platform>,
     assumption: Option<Assumption>,
+    phases: Phases,
 }
 
 /// The events of a submitted request. Dropping it cancels the request within one step.
@@ -37,9 +39,10 @@ impl Handle {
         model_name: &str,
         platform: Platform,
         assumption: Option<Assumption>,
+        phases: Phases,
     ) -> Self {
         let (model_name, platform) = (model_name.into(), Arc::new(platform));
-        Self { queue, stats, context_length, model_name, platform, assumption }
+        Self { queue, stats, context_length, model_name, platform, assumption, phases }
     }
 
     /// Hands in `request`. Never waits.
@@ -78,6 +81,15 @@ impl Handle {
     /// A member of the model's configuration that is in no file, so that Gemma's default is used.
     pub fn assumption(&self) -> Option<Assumption> {
         self.assumption
+    }
+
+    /// How long the parts of the start took.
+    pub fn phases(&self) -> Phases {
+        self.phases
+    }
+
+    pub(super) fn set_phases(&mut self, phases: Phases) {
+        self.phases = phases;
     }
 
     /// The current load, and counters since the start.

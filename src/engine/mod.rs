@@ -13,7 +13,9 @@ mod draft;
 mod handle;
 mod memory;
 mod open;
+mod phases;
 mod queue;
+mod reserve;
 mod sampler;
 mod scheduler;
 mod stats;
@@ -28,6 +30,7 @@ use zeroize::Zeroize;
 
 pub use self::handle::{Generation, Handle};
 pub use self::open::{EngineParts, Open, OpenError, open};
+pub use self::phases::Phases;
 pub use self::stats::Load;
 pub use self::thread::{Engine, start, start_on};
 use crate::model::{ModelError, NotEnoughMemory};

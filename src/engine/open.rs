@@ -1,5 +1,6 @@
 //! From a model's files to an engine that runs.
 
+use super::phases::{Phases, timed};
 use super::thread::step_room;
 use super::{DeviceChoice, Engine, EngineConfig, Handle, StartError, memory, start, start_on};
 use crate::machine::Available;
@@ -61,14 +62,38 @@ pub fn open(
     quantize: Quantize,
     config: EngineConfig,
 ) -> Result<EngineParts, OpenError> {
-    let tokenizer = Tokenizer::from_files(files)?;
-    let (handle, engine) = match device(config.device) {
-        Some(number) => start_on(move || CudaDevice::open(number), files.clone(), name, quantize, config)?,
-        None => {
-            let mut checkpoint = Checkpoint::open(files)?;
-            check_memory(&config, &MemoryNeeds::of(&checkpoint, quantize))?;
-            start(Model::from_checkpoint(&mut checkpoint, name, quantize, |_, _| {})?, config)?
-        }
-    };
+    // The tokenizer of a large vocabulary takes as long as a gigabyte of weights.
+    let loading = files.clone();
+    let tokenizer = std::thread::Builder::new()
+        .name("tokenizer".into())
+        .spawn(move || timed(|| Tokenizer::from_files(&loading)))
+        .map_err(StartError::Thread)?;
+    let started = start_engine(files, name, quantize, config);
+    let (tokenizer, parsing) = tokenizer.join().map_err(|_| StartError::Panicked)?;
+    // What is wrong with the tokenizer comes first, whichever was done first.
+    let tokenizer = tokenizer?;
+    let (mut handle, engine) = started?;
+    handle.set_phases(Phases { tokenizer: parsing, ..handle.phases() });
     Ok((handle, engine, tokenizer))
+}
+
+fn start_engine(
+    files: &ModelFiles,
+    name: &str,
+    quantize: Quantize,
+    config: EngineConfig,
+) -> Result<(Handle, Engine), OpenError> {
+    if let Some(number) = device(config.device) {
+        let open = move || CudaDevice::open(number);
+        return Ok(start_on(open, files.clone(), name, quantize, config)?);
+    }
+    let load = || -> Result<Model, OpenError> {
+        let mut checkpoint = Checkpoint::open(files)?;
+        check_memory(&config, &MemoryNeeds::of(&checkpoint, quantize))?;
+        Ok(Model::from_checkpoint(&mut checkpoint, name, quantize, |_, _| {})?)
+    };
+    let (model, weights) = timed(load);
+    let (mut handle, engine) = start(model?, config)?;
+    handle.set_phases(Phases { weights, ..handle.phases() });
+    Ok((handle, engine))
 }

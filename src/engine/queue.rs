@@ -2,12 +2,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{EngineConfig, EngineError, Event, Finish, GenerationRequest, SubmitError};
+
+/// How long a request that was refused is left waiting while nothing runs.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// A request and the channel that its events go to.
 pub(super) struct QueuedRequest {
@@ -116,7 +119,12 @@ impl Queue {
             if state.running() > 0 {
                 return true;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = if state.waiting.is_empty() {
+                self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+            } else {
+                // There is no memory for its keys and values now. There may be later, or its deadline passes.
+                self.changed.wait_timeout(state, RETRY).unwrap_or_else(PoisonError::into_inner).0
+            };
         }
     }
 

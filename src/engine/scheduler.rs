@@ -100,8 +100,7 @@ pub(super) enum Next {
 }
 
 impl<T> Scheduler<T> {
-    pub(super) fn new(config: SchedulerConfig, blocks: usize) -> Self {
-        let pool = BlockPool::new(blocks);
+    pub(super) fn new(config: SchedulerConfig, pool: BlockPool) -> Self {
         Self { config, pool, running: Vec::new(), counters: Counters::default() }
     }
 

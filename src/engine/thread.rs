@@ -1,13 +1,17 @@
 //! The thread that owns the model: admits requests, takes a step for all of them together, samples their tokens.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use super::backend::{Backend, Cpu, OnDevice, Row};
+use super::blocks::BlockPool;
 use super::handle::Handle;
+use super::phases::{Phases, timed};
 use super::queue::{Queue, QueuedRequest, Slot};
+use super::reserve::Reserve;
 use super::sampler::{Sampler, Scratch};
-use super::scheduler::{FREE_ROWS, Next, Running, Scheduler, SchedulerConfig};
+use super::scheduler::{Counters, FREE_ROWS, Next, Running, Scheduler, SchedulerConfig};
 use super::stats::Stats;
 use super::{EngineConfig, EngineError, Event, Finish, Platform, StartError, Token, memory, warmup};
 use crate::machine::Available;
@@ -47,6 +51,7 @@ struct Ready {
     name: String,
     platform: Platform,
     assumption: Option<Assumption>,
+    phases: Phases,
 }
 
 /// Gives `model` to a thread of its own, warms it up and tests it, which takes some steps' time; blocks meanwhile.
@@ -60,7 +65,7 @@ pub fn start(model: Model, config: EngineConfig) -> Result<(Handle, Engine), Sta
     let before = Available { bytes: available.bytes.saturating_add(needs.weights), ..available };
     memory::check(&config, &needs, step_room(&config), before)?;
     let blocks = memory::blocks(&config, bytes, length, memory::automatic(&needs, available))?;
-    spawn(move || Ok(Cpu::new(model, blocks)), config)
+    spawn(move || Ok(Cpu::new(model, blocks, step_room(&config))), config)
 }
 
 /// As [`start`], on the device that `open` opens, with the model in `files`. All of it happens on the model's thread, to
@@ -76,9 +81,13 @@ pub fn start_on<D: Device + 'static>(
     config: EngineConfig,
 ) -> Result<(Handle, Engine), StartError> {
     let name = name.to_owned();
+    let loaded = Arc::new(OnceLock::new());
+    let weights = Arc::clone(&loaded);
     let make = move || {
+        let began = Instant::now();
         let model =
             DeviceModel::load(open()?, &files, &name, quantize, |_, _| {}).map_err(StartError::load)?;
+        weights.get_or_init(|| began.elapsed());
         let (bytes, length) = (model.kv_block_bytes(), model.config().context_length);
         let room = step_room(&config);
         let blocks = memory::blocks(&config, bytes, length, model.available_bytes(room)?);
@@ -90,7 +99,11 @@ pub fn start_on<D: Device + 'static>(
         })?;
         Ok(OnDevice::new(model, blocks, room)?)
     };
-    spawn(make, config)
+    let (mut handle, engine) = spawn(make, config)?;
+    let weights = loaded.get().copied().unwrap_or_default();
+    let Phases { kv, .. } = handle.phases();
+    handle.set_phases(Phases { weights, kv: kv.saturating_sub(weights), ..handle.phases() });
+    Ok((handle, engine))
 }
 
 /// The largest step: all sequences that generate, with draft tokens, and at least one token of a prompt.
@@ -118,19 +131,22 @@ pub(super) fn spawn<B: Backend>(
         .spawn(move || {
             let _stop = StopOnExit(Arc::clone(&worker));
             pool.install(|| {
-                let made = make().and_then(|mut backend| {
-                    warmup::run(&mut backend, &config)?;
-                    Ok(backend)
+                let (made, kv) = timed(make);
+                let made = made.and_then(|mut backend| {
+                    let (warm_up, self_test) = warmup::run(&mut backend, &config)?;
+                    Ok((backend, Phases { kv, warm_up, self_test, ..Phases::default() }))
                 });
                 match made {
-                    Ok(mut backend) => {
+                    Ok((mut backend, phases)) => {
                         let limit = backend.context_length().min(backend.blocks() * BLOCK_TOKENS);
                         let ready = Ready {
                             limit,
                             name: backend.name().to_owned(),
                             platform: backend.platform(),
                             assumption: backend.assumption(),
+                            phases,
                         };
+                        record.record(Counters::default(), 0, backend.blocks());
                         if tested.send(Ok(ready)).is_ok() {
                             serve(&mut backend, &worker, &config, &record);
                         }
@@ -143,8 +159,8 @@ pub(super) fn spawn<B: Backend>(
         .map_err(StartError::Thread)?;
     let engine = Engine { queue: Arc::clone(&queue), thread: Some(thread) };
     match verdict.recv() {
-        Ok(Ok(Ready { limit, name, platform, assumption })) => {
-            Ok((Handle::new(queue, stats, limit, &name, platform, assumption), engine))
+        Ok(Ok(Ready { limit, name, platform, assumption, phases })) => {
+            Ok((Handle::new(queue, stats, limit, &name, platform, assumption, phases), engine))
         }
         Ok(Err(error)) => Err(error),
         Err(mpsc::RecvError) => Err(StartError::Panicked),
@@ -183,7 +199,14 @@ fn serve<B: Backend>(backend: &mut B, queue: &Arc<Queue>, config: &EngineConfig,
         prefix_cache: config.prefix_cache,
         keep_generated: backend.reads_as_it_generates(),
     };
-    let (mut scheduler, mut scratch) = (Scheduler::new(scheduling, backend.blocks()), Scratch::default());
+    let pool = match backend.unwritten_block_bytes() {
+        Some(bytes) => {
+            let reserve = Reserve::new(backend.blocks(), bytes, Available::writable);
+            BlockPool::reserving(backend.blocks(), Some(reserve))
+        }
+        None => BlockPool::new(backend.blocks()),
+    };
+    let (mut scheduler, mut scratch) = (Scheduler::new(scheduling, pool), Scratch::default());
     loop {
         let runs = queue.admit(|queued, slot| {
             let sampler = Sampler::new(queued.request.sampling, queued.request.logprobs);

@@ -1,9 +1,12 @@
 //! Warm-up and self-test of a model, before requests are served.
 //!
-//! A model with broken weights generates gibberish and looks healthy meanwhile. And the largest step is taken once, so that
-//! its memory is committed before a request needs it.
+//! A model with broken weights generates gibberish and looks healthy meanwhile. The self-test reads all weights twice, which is
+//! as few steps as show that a token gets the same logits with keys and values of the cache and without.
+
+use std::time::Duration;
 
 use super::backend::{Backend, Row};
+use super::phases::timed;
 use super::{EngineConfig, StartError};
 use crate::model::{ModelError, Slice};
 use crate::token::TokenId;
@@ -11,34 +14,50 @@ use codeseal_kernels::kv::{BLOCK_TOKENS, BlockId};
 use codeseal_kernels::sampling::{Scratch, argmax};
 
 /// A prompt that any Gemma can read: `<bos>` and some rows that every vocabulary has.
-const PROMPT: [TokenId; 8] =
-    [TokenId(2), TokenId(100), TokenId(11), TokenId(97), TokenId(42), TokenId(64), TokenId(5), TokenId(83)];
-/// How many tokens are made.
-const NEW_TOKENS: usize = 4;
+const PROMPT: [TokenId; 4] = [TokenId(2), TokenId(100), TokenId(11), TokenId(97)];
 /// By how much a logit may differ when keys and values come from the cache, relative to the largest one.
 const TOLERANCE: f32 = 1e-2;
 
-/// Takes the largest step, then generates some tokens and compares each step with a prefill of the whole text, both as one
-/// batch. Leaves every block cleared, so that all memory of the KV cache is committed.
+/// Warms `backend` up, then generates a token and compares the step after it with a prefill of the whole text, both as one
+/// batch. Leaves every block that was written cleared. Returns how long warm-up and self-test took.
 ///
 /// # Errors
 /// The model fails, or its numbers cannot be right.
-pub(super) fn run<B: Backend>(backend: &mut B, config: &EngineConfig) -> Result<(), StartError> {
-    let blocks: Vec<_> = (0..backend.blocks() as u32).map(BlockId).collect();
-    let clear = |backend: &mut B| blocks.iter().try_for_each(|&block| backend.clear(block));
-    clear(backend)?;
-    let room = backend.context_length().min(blocks.len() * BLOCK_TOKENS);
-    let largest: Vec<_> = PROMPT.into_iter().cycle().take(config.step_tokens.clamp(1, room)).collect();
-    logits(backend, &[whole(&largest, &blocks)])?;
-    backend.warm_up()?;
+pub(super) fn run<B: Backend>(
+    backend: &mut B,
+    config: &EngineConfig,
+) -> Result<(Duration, Duration), StartError> {
+    let (warm, warm_up) = timed(|| warm_up(backend, config));
+    warm?;
+    let (tested, self_test) = timed(|| test(backend));
+    tested?;
+    Ok((warm_up, self_test))
+}
+
+fn warm_up<B: Backend>(backend: &mut B, config: &EngineConfig) -> Result<(), StartError> {
+    if backend.takes_largest_step() {
+        let blocks: Vec<_> = (0..backend.blocks() as u32).map(BlockId).collect();
+        let room = backend.context_length().min(blocks.len() * BLOCK_TOKENS);
+        let largest: Vec<_> = PROMPT.into_iter().cycle().take(config.step_tokens.clamp(1, room)).collect();
+        logits(backend, &[whole(&largest, &blocks)])?;
+        let written = blocks.iter().take(largest.len().div_ceil(BLOCK_TOKENS));
+        written.copied().try_for_each(|block| backend.clear(block))?;
+    }
+    Ok(backend.warm_up()?)
+}
+
+fn test<B: Backend>(backend: &mut B) -> Result<(), StartError> {
+    // The cached text is in one block, and the one that is prefilled again in another.
+    let blocks = [BlockId(0), BlockId(1)];
+    let blocks = blocks.get(..backend.blocks()).unwrap_or(&blocks);
+    let (first, last) = blocks.split_at(blocks.len() / 2);
+    let room = backend.context_length().min(last.len() * BLOCK_TOKENS);
 
     let mut text = PROMPT.to_vec();
-    text.truncate(room.saturating_sub(NEW_TOKENS).max(1));
-    // The cached text is in the last blocks, the one that is prefilled again in the first.
-    let (first, last) = blocks.split_at(blocks.len() / 2);
-    let mut next = logits(backend, &[whole(&text, last)])?;
+    text.truncate(room.saturating_sub(1).max(1));
     let (prompt, mut scratch) = (text.len(), Scratch::default());
-    for _ in 0..NEW_TOKENS.min(room.saturating_sub(text.len())) {
+    let mut next = logits(backend, &[whole(&text, last)])?;
+    if text.len() < room {
         let token = argmax(&next, &mut scratch).map(TokenId).ok_or(StartError::Wrong)?;
         text.push(token);
         let cached =
@@ -56,7 +75,7 @@ pub(super) fn run<B: Backend>(backend: &mut B, config: &EngineConfig) -> Result<
     if argmax(&next, &mut scratch).is_none() {
         return Err(StartError::Wrong);
     }
-    Ok(clear(backend)?)
+    Ok(blocks.iter().try_for_each(|&block| backend.clear(block))?)
 }
 
 /// A text that is prefilled at once.

@@ -1,5 +1,6 @@
 //! The KV cache of CPUs: a pool of KV blocks in f32.
 
+use super::memory::Memory;
 use super::simd::{LANES, Lane};
 use crate::kv::{BLOCK_TOKENS, BlockId};
 
@@ -17,8 +18,10 @@ pub struct KvShape {
 /// The keys and values of all sequences, block by block.
 pub struct KvPool {
     shape: KvShape,
-    /// Each holds \[layer\]\[key or value\]\[head\]\[token\]\[lane\].
-    blocks: Vec<Box<[Lane<f32>]>>,
+    /// Blocks side by side, those that were added together in one. A block holds \[layer\]\[key or value\]\[head\]\[token\]\[lane\].
+    memory: Vec<Memory<Lane<f32>>>,
+    /// Where each block is: in which of them, and from which lane on.
+    places: Vec<(usize, usize)>,
 }
 
 impl KvShape {
@@ -39,24 +42,27 @@ impl KvShape {
 }
 
 impl KvPool {
-    /// A pool of `blocks` blocks of zeros. The OS commits their memory when they are first written.
+    /// A pool of `blocks` blocks of zeros. Their addresses are reserved at once; the OS commits the memory of a block when it
+    /// is first written.
     pub fn new(shape: KvShape, blocks: usize) -> Self {
-        let mut pool = Self { shape, blocks: Vec::new() };
+        let mut pool = Self { shape, memory: Vec::new(), places: Vec::new() };
         pool.grow(blocks);
         pool
     }
 
     /// Adds blocks until there are `blocks`.
     pub fn grow(&mut self, blocks: usize) {
-        let lanes = self.shape.block_lanes();
-        while self.blocks.len() < blocks {
-            self.blocks.push(vec![[0.0; LANES]; lanes].into_boxed_slice());
+        let (lanes, number) = (self.shape.block_lanes(), self.memory.len());
+        let more = blocks.saturating_sub(self.places.len());
+        if more > 0 {
+            self.memory.push(Memory::zeros(more * lanes));
+            self.places.extend((0..more).map(|block| (number, block * lanes)));
         }
     }
 
     /// Overwrites a block with zeros.
     pub fn clear(&mut self, block: BlockId) {
-        self.blocks[block.0 as usize].fill([0.0; LANES]);
+        self.lanes_mut(block).fill([0.0; LANES]);
     }
 
     /// Layers, heads and head size.
@@ -66,7 +72,18 @@ impl KvPool {
 
     /// The number of blocks.
     pub fn block_count(&self) -> usize {
-        self.blocks.len()
+        self.places.len()
+    }
+
+    fn lanes(&self, block: BlockId) -> &[Lane<f32>] {
+        let (number, first) = self.places[block.0 as usize];
+        &self.memory[number][first..][..self.shape.block_lanes()]
+    }
+
+    fn lanes_mut(&mut self, block: BlockId) -> &mut [Lane<f32>] {
+        let (number, first) = self.places[block.0 as usize];
+        let lanes = self.shape.block_lanes();
+        &mut self.memory[number][first..][..lanes]
     }
 
     /// Writes the key and the value, one head after the other, of the token at `position` of the sequence whose
@@ -77,7 +94,7 @@ impl KvPool {
         for (kind, all) in [key, value].into_iter().enumerate() {
             for (head, from) in all.chunks_exact(head_dim).enumerate() {
                 let at = self.offset(layer, kind, head) + position % BLOCK_TOKENS * lanes;
-                let to = &mut self.blocks[block.0 as usize][at..at + lanes];
+                let to = &mut self.lanes_mut(block)[at..at + lanes];
                 to.as_flattened_mut()[..head_dim].copy_from_slice(from);
             }
         }
@@ -86,7 +103,8 @@ impl KvPool {
     /// The keys and the values of a block, token after token.
     pub(super) fn block(&self, layer: usize, head: usize, block: BlockId) -> [&[Lane<f32>]; 2] {
         let length = BLOCK_TOKENS * self.shape.lanes();
-        [0, 1].map(|kind| &self.blocks[block.0 as usize][self.offset(layer, kind, head)..][..length])
+        let lanes = self.lanes(block);
+        [0, 1].map(|kind| &lanes[self.offset(layer, kind, head)..][..length])
     }
 
     /// Where a head begins in a block.

@@ -77,7 +77,11 @@ fn namespace() -> Namespace {
 
 impl World {
     fn new(limits: SchedulerConfig, blocks: usize) -> Self {
-        Self { scheduler: Scheduler::new(limits, blocks), memory: HashMap::new(), steps: Vec::new() }
+        Self {
+            scheduler: Scheduler::new(limits, BlockPool::new(blocks)),
+            memory: HashMap::new(),
+            steps: Vec::new(),
+        }
     }
 
     fn admit(&mut self, job: Job) -> Result<(), Job> {

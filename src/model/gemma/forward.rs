@@ -40,6 +40,26 @@ pub(crate) struct Workspace {
     logits: Vec<f32>,
 }
 
+impl Workspace {
+    /// Takes the memory of a step of `rows` tokens with `num_logits` logits, and writes to it: what is only promised may be
+    /// missing when a request needs it.
+    pub(crate) fn reserve(&mut self, config: &Config, rows: usize, num_logits: usize) {
+        let (hidden, inner, queries) = (config.hidden_size, config.intermediate_size, config.query_width());
+        let take = |numbers: &mut Vec<f32>, count: usize| {
+            numbers.clear();
+            numbers.resize(count, 0.0);
+        };
+        take(&mut self.stream, rows * hidden);
+        take(&mut self.normed, rows * hidden);
+        take(&mut self.queries_keys_values, rows * (queries + 2 * config.kv_width()));
+        take(&mut self.attended, rows * queries);
+        take(&mut self.gate_up, rows * 2 * inner);
+        take(&mut self.inner, rows * inner);
+        take(&mut self.delta, rows * hidden);
+        take(&mut self.logits, num_logits * config.vocab_size);
+    }
+}
+
 /// The shape of a model's keys and values.
 pub(super) fn kv_shape(config: &Config) -> KvShape {
     KvShape { layers: config.num_layers, heads: config.num_kv_heads, head_dim: config.head_dim }
