@@ -151,6 +151,9 @@ pub enum WeightsError {
     /// A file is longer or shorter than its header says.
     #[error("the file is longer or shorter than its header says: download it again")]
     Incomplete,
+    /// Two tensors of a GGUF file have bytes in common.
+    #[error("the tensor `{0}` begins before the one that precedes it ends: download the file again")]
+    Overlap(String),
     /// A tensor is in none of the files.
     #[error("the weights lack the tensor `{0}`: download the model again, with all of its files")]
     Missing(String),

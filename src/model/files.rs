@@ -4,22 +4,25 @@
 //! digest covers. Each file is opened once, so that a file that is put in its place later is not read.
 
 mod content;
+mod handle;
+mod meter;
 mod place;
 mod random;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
 pub use self::content::FileProblem;
+pub use self::meter::{LoadProgress, LoadTimes};
 pub use self::place::PlaceProblem;
 
+use self::handle::Handle;
+pub(super) use self::meter::{Meter, Part as MeterPart};
 pub(super) use self::random::RandomWeights;
 use super::layout::{CONFIG, FileName, Layout, LayoutError, SINGLE, TOKENIZER, WeightFiles};
 
@@ -51,21 +54,9 @@ enum Place {
 struct Shared {
     found: OnceLock<place::Found>,
     files: Mutex<BTreeMap<FileName, Handle>>,
-}
-
-/// A file, and what it was when it was opened.
-#[derive(Clone, Debug)]
-struct Handle {
-    file: Arc<File>,
-    version: Version,
-}
-
-/// What changes when a file is written to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Version {
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    /// The SHA-256 of the files that were read from end to end.
+    hashes: Mutex<BTreeMap<FileName, [u8; 32]>>,
+    meter: Meter,
 }
 
 /// Why there is no model, or one of its files cannot be read.
@@ -99,9 +90,9 @@ impl From<FilesError> for io::Error {
 }
 
 /// A file that can be read at any position.
-pub(super) trait ReadSeek: Read + Seek {}
+pub(super) trait ReadSeek: Read + Seek + Send {}
 
-impl<T: Read + Seek> ReadSeek for T {}
+impl<T: Read + Seek + Send> ReadSeek for T {}
 
 impl ModelFiles {
     /// The files of the model at `path`: a directory, or one GGUF file with `tokenizer.json` beside it. Nothing is
@@ -130,6 +121,11 @@ impl ModelFiles {
     #[cfg(any(test, feature = "sandbox"))]
     pub(super) fn embedded(files: &'static [(&'static str, &'static [u8])]) -> Self {
         Self::of(Place::Embedded(files))
+    }
+
+    /// The same files as if nothing had been read of them yet.
+    pub(crate) fn afresh(&self) -> Self {
+        Self::of(self.place.clone())
     }
 
     fn of(place: Place) -> Self {
@@ -199,6 +195,8 @@ impl ModelFiles {
         if bytes.len() as u64 > max_bytes {
             return Err(file_error(name, FileProblem::TooLarge(max_bytes)));
         }
+        // The digest is of what was given here, and nothing is read twice for it.
+        self.record(&self.require(name)?, Sha256::digest(&bytes).into())?;
         Ok(bytes)
     }
 
@@ -209,11 +207,7 @@ impl ModelFiles {
     pub(super) fn open(&self, name: &str) -> Result<Box<dyn ReadSeek>, FilesError> {
         let name = self.require(name)?;
         match &self.place {
-            Place::Path(_) => {
-                let handle = self.handle(&name)?;
-                let length = handle.version.length;
-                Ok(Box::new(Reader { file: handle.file, position: 0, length }))
-            }
+            Place::Path(_) => Ok(Box::new(self.handle(&name)?.reader())),
             Place::Random(config, _) if name.as_str() == CONFIG => {
                 Ok(Box::new(io::Cursor::new(Arc::clone(config))))
             }
@@ -234,13 +228,7 @@ impl ModelFiles {
         if let Some(handle) = files.get(name) {
             return Ok(handle.clone());
         }
-        let wrong = |problem| file_error(name.as_str(), problem);
-        let file = place::open(&found.dir.join(name.as_str())).map_err(wrong)?;
-        let version = Version::of(&file).map_err(wrong)?;
-        let mut head = vec![0; content::HEAD_BYTES];
-        let count = read_full(&file, &mut head).map_err(|error| wrong(FileProblem::of(&error)))?;
-        content::check(name, head.get(..count).unwrap_or_default(), version.length).map_err(wrong)?;
-        let handle = Handle { file: Arc::new(file), version };
+        let handle = Handle::open(&found.dir, name).map_err(|problem| file_error(name.as_str(), problem))?;
         files.insert(name.clone(), handle.clone());
         Ok(handle)
     }
@@ -254,7 +242,7 @@ impl ModelFiles {
         let (_, layout) = self.whole()?;
         let mut hashes = BTreeMap::new();
         for name in layout.files() {
-            hashes.insert(layout.role(name), self.hash(name)?);
+            hashes.insert(layout.role(name), self.sha256(name)?);
         }
         let mut all = Sha256::new();
         all.update(DIGEST_LABEL);
@@ -269,7 +257,61 @@ impl ModelFiles {
         Ok(all.finalize().into())
     }
 
-    /// The SHA-256 of a file's content.
+    /// The SHA-256 of a file: of what was read of it if all was, else it is read now.
+    ///
+    /// # Errors
+    /// It cannot be read, or has changed since it was.
+    pub(crate) fn sha256(&self, name: &FileName) -> Result<[u8; 32], FilesError> {
+        let known = self.shared.hashes.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied();
+        if let Some(hash) = known {
+            return Ok(hash);
+        }
+        let hash = self.hash(name)?;
+        self.record(name, hash)?;
+        Ok(hash)
+    }
+
+    /// Notes the SHA-256 of all bytes of a file, which have just been read.
+    ///
+    /// # Errors
+    /// They were others before.
+    pub(super) fn record(&self, name: &FileName, hash: [u8; 32]) -> Result<(), FilesError> {
+        let mut hashes = self.shared.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        match hashes.insert(name.clone(), hash) {
+            Some(before) if before != hash => Err(file_error(name.as_str(), FileProblem::Changed)),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many bytes the file `name` has.
+    ///
+    /// # Errors
+    /// It is missing, or cannot be read.
+    pub(crate) fn length(&self, name: &FileName) -> Result<u64, FilesError> {
+        let length = self.open(name.as_str())?.seek(SeekFrom::End(0));
+        length.map_err(|error| file_error(name.as_str(), FileProblem::of(&error)))
+    }
+
+    /// Whether there is anything to hash: random weights are nobody's.
+    pub(super) fn are_hashed(&self) -> bool {
+        !matches!(self.place, Place::Random(..))
+    }
+
+    /// Counts while weights are read.
+    pub(super) fn meter(&self) -> &Meter {
+        &self.shared.meter
+    }
+
+    /// How far the weights are read, by whatever thread reads them.
+    pub fn progress(&self) -> LoadProgress {
+        self.shared.meter.progress()
+    }
+
+    /// What reading the weights took so far.
+    pub fn load_times(&self) -> LoadTimes {
+        self.shared.meter.times()
+    }
+
     fn hash(&self, name: &FileName) -> Result<[u8; 32], FilesError> {
         let mut hash = Sha256::new();
         let (mut file, mut chunk) = (self.open(name.as_str())?, vec![0; CHUNK_BYTES]);
@@ -290,10 +332,7 @@ impl ModelFiles {
     pub fn check_unchanged(&self) -> Result<(), FilesError> {
         let files = self.shared.files.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, handle) in &*files {
-            let wrong = |problem| file_error(name.as_str(), problem);
-            if Version::of(&handle.file).map_err(wrong)? != handle.version {
-                return Err(wrong(FileProblem::Changed));
-            }
+            handle.check_unchanged().map_err(|problem| file_error(name.as_str(), problem))?;
         }
         Ok(())
     }
@@ -323,58 +362,6 @@ impl ModelFiles {
 
 fn file_error(file: &str, problem: FileProblem) -> FilesError {
     FilesError::File { file: file.to_owned(), problem }
-}
-
-impl Version {
-    fn of(file: &File) -> Result<Self, FileProblem> {
-        let metadata = file.metadata().map_err(|error| FileProblem::of(&error))?;
-        Ok(Self {
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
-}
-
-/// Reads from the beginning, as much as there is.
-fn read_full(file: &File, to: &mut [u8]) -> io::Result<usize> {
-    let mut count = 0;
-    while let Some(rest) = to.get_mut(count..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, count as u64) {
-            Ok(0) => break,
-            Ok(more) => count += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(count)
-}
-
-/// A position in a file that others read at their own positions.
-struct Reader {
-    file: Arc<File>,
-    position: u64,
-    length: u64,
-}
-
-impl Read for Reader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.position)?;
-        self.position += count as u64;
-        Ok(count)
-    }
-}
-
-impl Seek for Reader {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let target = match to {
-            SeekFrom::Start(position) => Some(position),
-            SeekFrom::End(offset) => self.length.checked_add_signed(offset),
-            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
-        };
-        self.position = target.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.position)
-    }
 }
 
 #[cfg(test)]

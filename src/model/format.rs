@@ -18,13 +18,14 @@ use super::layout::{FileName, WeightFiles};
 pub(super) struct Shard {
     name: FileName,
     file: Box<dyn ReadSeek>,
+    file_bytes: u64,
     header: Header,
 }
 
 /// What a file says before its weights begin.
 enum Header {
     Safetensors(safetensors::Header),
-    Gguf { header: gguf::Header, file_bytes: u64 },
+    Gguf(gguf::Header),
 }
 
 /// Where a tensor is in its file, in bytes, and its type.
@@ -46,8 +47,10 @@ impl Shard {
         let gguf = matches!(weights, WeightFiles::Gguf(_));
         let open = |name: &FileName| -> Result<Self, ModelError> {
             let mut file = files.open(name.as_str())?;
-            let header = Header::read(&mut *file, gguf).map_err(ModelError::in_file(name.as_str()))?;
-            Ok(Self { name: name.clone(), file, header })
+            let wrong = ModelError::in_file(name.as_str());
+            let file_bytes = file.seek(SeekFrom::End(0)).map_err(WeightsError::Read).map_err(&wrong)?;
+            let header = Header::read(&mut *file, file_bytes, gguf).map_err(wrong)?;
+            Ok(Self { name: name.clone(), file, file_bytes, header })
         };
         weights.names().iter().map(open).collect()
     }
@@ -57,10 +60,15 @@ impl Shard {
         self.name.as_str()
     }
 
+    /// The name of the file, its bytes, and how many these are.
+    pub(super) fn file(&mut self) -> (&FileName, &mut dyn ReadSeek, u64) {
+        (&self.name, &mut *self.file, self.file_bytes)
+    }
+
     /// Its header, if it is a GGUF file.
     pub(super) fn gguf(&self) -> Option<&gguf::Header> {
         match &self.header {
-            Header::Gguf { header, .. } => Some(header),
+            Header::Gguf(header) => Some(header),
             Header::Safetensors(_) => None,
         }
     }
@@ -69,7 +77,7 @@ impl Shard {
     pub(super) fn tensors(&self) -> Vec<String> {
         let mut names: Vec<_> = match &self.header {
             Header::Safetensors(header) => header.names(),
-            Header::Gguf { header, .. } => header.names().map(str::to_owned).collect(),
+            Header::Gguf(header) => header.names().map(str::to_owned).collect(),
         };
         names.sort();
         names
@@ -82,7 +90,7 @@ impl Shard {
     pub(super) fn find(&self, own_name: &str, name: &str, shape: &[usize]) -> Result<Extent, WeightsError> {
         match &self.header {
             Header::Safetensors(header) => header.find(own_name, name, shape),
-            Header::Gguf { header, file_bytes } => {
+            Header::Gguf(header) => {
                 let (found, source, offset) = header.find(own_name)?;
                 // A row is whole blocks, and a vector's rows are single numbers.
                 let row = source.bytes(shape.get(1).copied().unwrap_or(1));
@@ -92,7 +100,7 @@ impl Shard {
                 let rows = shape.first().copied().unwrap_or(1);
                 let length = row.checked_mul(rows).ok_or(WeightsError::Incomplete)?;
                 let end = offset.checked_add(length as u64);
-                if end.is_none_or(|end| end > *file_bytes) {
+                if end.is_none_or(|end| end > self.file_bytes) {
                     return Err(WeightsError::Incomplete);
                 }
                 Ok(Extent { source, offset, length })
@@ -111,12 +119,10 @@ impl Shard {
 }
 
 impl Header {
-    fn read(file: &mut dyn ReadSeek, gguf: bool) -> Result<Self, WeightsError> {
-        let file_bytes = file.seek(SeekFrom::End(0))?;
+    fn read(file: &mut dyn ReadSeek, file_bytes: u64, gguf: bool) -> Result<Self, WeightsError> {
         file.rewind()?;
         if gguf {
-            let header = gguf::Header::read(std::io::BufReader::new(file))?;
-            return Ok(Self::Gguf { header, file_bytes });
+            return Ok(Self::Gguf(gguf::Header::read(std::io::BufReader::new(file))?));
         }
         Ok(Self::Safetensors(safetensors::Header::read(file, file_bytes)?))
     }

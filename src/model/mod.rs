@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `layout`, `files` | which files make a model, and reading them |
+//! | `stream` | reading the files of weights once: hashed and packed beside each other |
 //! | `format` | headers of safetensors and GGUF files: names, shapes, types and offsets of tensors |
 //! | `gemma` | the Gemma architecture: configuration, table of tensors, checkpoint, forward pass on CPUs and devices |
 //!
@@ -18,11 +19,12 @@ mod gemma;
 mod layout;
 mod named;
 mod quantize;
+mod stream;
 #[cfg(any(test, feature = "sandbox"))]
 mod tiny;
 
 pub use self::error::{ModelError, WeightsError};
-pub use self::files::{FileProblem, FilesError, ModelFiles, PlaceProblem};
+pub use self::files::{FileProblem, FilesError, LoadProgress, LoadTimes, ModelFiles, PlaceProblem};
 pub use self::gemma::{
     Assumption, Checkpoint, Config, LayerWeights, MemoryNeeds, Model, NotEnoughMemory, Sequence, Slice,
     Weights, device,

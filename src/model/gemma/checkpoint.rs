@@ -4,7 +4,7 @@
 //! the tensors asks the checkpoint. Every name and shape is checked against the configuration before anything is
 //! allocated, so neither a wrong file nor a wrong configuration can ask for memory that the file does not fill.
 //!
-//! Tensors are read some rows at a time: there is never a second copy of the weights.
+//! Tensors are read some rows at a time, each file once and from end to end: there is never a second copy of the weights.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +16,7 @@ use super::super::format::gguf::{self, Header};
 use super::super::format::{Extent, Shard};
 use super::super::layout::{CONFIG, GENERATION};
 use super::super::quantize::Quantize;
+use super::super::stream::{Job, Part, StreamError, stream};
 use super::config::{Config, check_generation};
 use super::gguf::{ARCHITECTURE, Assumption, GgufConfig};
 use super::tensors::{Parameter, Tensor};
@@ -58,15 +59,11 @@ pub(super) struct Rows<'a> {
     pub(super) bytes: &'a [u8],
 }
 
-/// Reads all tensors of a checkpoint, in the order of the files.
-pub(super) struct Reader<'a> {
-    shards: &'a mut [Shard],
-    tensors: std::slice::Iter<'a, StoredTensor>,
-    /// The tensor that is being read, and how many of its rows have been.
-    current: Option<(&'a StoredTensor, usize)>,
-    bytes: Vec<u8>,
-    done: u64,
-    total: u64,
+/// Whole rows of a tensor that are read together.
+struct Piece<'a> {
+    stored: &'a StoredTensor,
+    /// The first of them.
+    first: usize,
 }
 
 impl Checkpoint {
@@ -122,17 +119,53 @@ impl Checkpoint {
         quantize.format(tensors.map(|stored| stored.extent.source))
     }
 
-    /// Reads all tensors from the beginning.
-    pub(super) fn reader(&mut self) -> Reader<'_> {
-        let total = self.tensors.iter().map(|stored| stored.extent.length as u64).sum();
-        Reader {
-            shards: &mut self.shards,
-            tensors: self.tensors.iter(),
-            current: None,
-            bytes: Vec::new(),
-            done: 0,
-            total,
+    /// Bytes of all tensors.
+    pub(super) fn bytes(&self) -> u64 {
+        self.tensors.iter().map(|stored| stored.extent.length as u64).sum()
+    }
+
+    /// Reads each file of weights once, from end to end, and calls `fill` with some rows of a tensor after the other. The rows
+    /// of a tensor come in their order. Leaves the hash of each file with [`Checkpoint::files`].
+    ///
+    /// # Errors
+    /// A file cannot be read, or `fill` fails.
+    pub(super) fn read(
+        &mut self,
+        mut fill: impl FnMut(Rows<'_>) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        let (tensors, files) = (&self.tensors, &self.files);
+        let mut names = Vec::new();
+        let jobs = self.shards.iter_mut().enumerate().map(|(number, shard)| {
+            let (name, file, file_bytes) = shard.file();
+            names.push(name.clone());
+            let own = tensors.iter().filter(|stored| stored.shard == number);
+            Job { file, parts: parts(own, file_bytes) }
+        });
+        let jobs: Vec<_> = jobs.collect();
+        let lengths = jobs.iter().flat_map(|job| job.parts.iter().map(|part| part.length as u64));
+        files.meter().begin(lengths.sum());
+        let hashes = stream(jobs, files.are_hashed(), files.meter(), |piece: &Piece<'_>, bytes| {
+            let StoredTensor { tensor, extent, .. } = piece.stored;
+            fill(Rows {
+                parameter: tensor.parameter,
+                first: tensor.first_row + piece.first,
+                source: extent.source,
+                bytes,
+            })
+        });
+        let hashes = hashes.map_err(|error| match error {
+            StreamError::Read(number, error) => {
+                let name = names.get(number).map_or("", |name| name.as_str());
+                ModelError::in_file(name)(WeightsError::Read(error))
+            }
+            StreamError::Consume(error) => error,
+        })?;
+        for (name, hash) in names.iter().zip(hashes) {
+            if let Some(hash) = hash {
+                files.record(name, hash)?;
+            }
         }
+        Ok(())
     }
 
     /// Finds what the configuration asks for in the shards.
@@ -158,6 +191,13 @@ impl Checkpoint {
             None => {}
         }
         self.tensors.sort_by_key(|stored| (stored.shard, stored.extent.offset));
+        for (before, stored) in self.tensors.iter().zip(self.tensors.iter().skip(1)) {
+            let end = before.extent.offset + before.extent.length as u64;
+            if before.shard == stored.shard && end > stored.extent.offset {
+                let file = self.shards.get(stored.shard).map_or("", Shard::name);
+                return Err(ModelError::in_file(file)(WeightsError::Overlap(stored.tensor.name.clone())));
+            }
+        }
         Ok(())
     }
 
@@ -230,41 +270,32 @@ impl ModelFiles {
     }
 }
 
-impl Reader<'_> {
-    /// The next rows; none behind the last tensor.
-    ///
-    /// # Errors
-    /// A file cannot be read.
-    pub(super) fn next(&mut self) -> Result<Option<Rows<'_>>, ModelError> {
-        let current = self.current.take().or_else(|| Some((self.tensors.next()?, 0)));
-        let Some((stored, first)) = current else { return Ok(None) };
-        let StoredTensor { tensor, shard, extent } = stored;
+/// The parts of a file of `file_bytes` bytes in which the tensors `stored` lie, in their order.
+fn parts<'a>(stored: impl Iterator<Item = &'a StoredTensor>, file_bytes: u64) -> Vec<Part<Piece<'a>>> {
+    let mut parts = Vec::new();
+    let between = |parts: &mut Vec<_>, from: u64, to: u64| {
+        let mut left = to.saturating_sub(from);
+        while left > 0 {
+            let length = usize::try_from(left).unwrap_or(usize::MAX).min(READ_BYTES);
+            parts.push(Part { length, what: None });
+            left -= length as u64;
+        }
+    };
+    let mut position = 0;
+    for stored in stored {
+        let StoredTensor { tensor, extent, .. } = stored;
+        between(&mut parts, position, extent.offset);
         let (rows, width) = (tensor.rows(), extent.length / tensor.rows());
         // Whole panels of the CPU's matrices, which take their rows at once.
-        let count = (READ_BYTES / width).next_multiple_of(16).min(rows - first);
-        self.bytes.resize(count * width, 0);
-        if let Some(shard) = self.shards.get_mut(*shard) {
-            shard.read_at(extent.offset + (first * width) as u64, &mut self.bytes)?;
+        let together = (READ_BYTES / width).next_multiple_of(16);
+        for first in (0..rows).step_by(together) {
+            let length = together.min(rows - first) * width;
+            parts.push(Part { length, what: Some(Piece { stored, first }) });
         }
-        self.done += self.bytes.len() as u64;
-        self.current = (first + count < rows).then_some((stored, first + count));
-        Ok(Some(Rows {
-            parameter: tensor.parameter,
-            first: tensor.first_row + first,
-            source: extent.source,
-            bytes: &self.bytes,
-        }))
+        position = extent.offset + extent.length as u64;
     }
-
-    /// Bytes that were read.
-    pub(super) fn done(&self) -> u64 {
-        self.done
-    }
-
-    /// Bytes of all tensors.
-    pub(super) fn total(&self) -> u64 {
-        self.total
-    }
+    between(&mut parts, position, file_bytes);
+    parts
 }
 
 /// Whether both hold the same numbers.

@@ -16,7 +16,8 @@
 //!
 //! From the file to the kernel in one direction; [`Weights::load`] is the loop:
 //!
-//! 1. Read: [`Checkpoint`] reads some rows of a tensor, in the order of the file, as [`checkpoint::Rows`].
+//! 1. Read: [`Checkpoint`] reads some rows of a tensor, in the order of the file, as [`checkpoint::Rows`]. Another thread
+//!    hashes the same bytes meanwhile, so that the digest of the files needs no second pass.
 //! 2. Find the parameter: [`Weights`] by the table in [`tensors`].
 //! 3. Convert and pack: `kernels::cpu::Matrix::fill_rows` for CPUs, [`device::matrix`] for devices: dequantize, quantize if
 //!    asked to, and arrange the rows as the kernels read them.

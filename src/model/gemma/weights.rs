@@ -63,16 +63,18 @@ impl<M> Weights<M, Vec<f32>> {
         let matrix =
             |parameter, rows, columns| allocate(checkpoint.format(parameter, quantize), rows, columns);
         let mut weights = Self::allocate(checkpoint.config(), matrix).map_err(Into::into)?;
-        let mut reader = checkpoint.reader();
-        progress(0, reader.total());
-        while let Some(Rows { parameter, first, source, bytes }) = reader.next()? {
+        let (mut done, total) = (0, checkpoint.bytes());
+        progress(done, total);
+        checkpoint.read(|Rows { parameter, first, source, bytes }| {
             match weights.slot(parameter) {
                 Some(Slot::Matrix(matrix)) => fill(matrix, first, source, bytes)?,
                 Some(Slot::Vector(vector)) => source.read(bytes, vector.get_mut(first..).unwrap_or_default()),
                 None => {}
             }
-            progress(reader.done(), reader.total());
-        }
+            done += bytes.len() as u64;
+            progress(done, total);
+            Ok(())
+        })?;
         Ok(weights)
     }
 
