@@ -54,6 +54,24 @@ pub(super) async fn fetch(
     Ok(Fetched { directory, source, files })
 }
 
+/// The directory of the model that `entry` locks, if it has all of its files, by their names and lengths, and no others.
+pub(super) async fn whole(entry: &ModelEntry, options: &FetchOptions) -> Result<Option<PathBuf>, HubError> {
+    let directory = options.cache_dir.join(entry.source.cache_path());
+    if !fs::try_exists(&directory).await.unwrap_or(false) {
+        return Ok(None);
+    }
+    let expected = pinned(entry);
+    if directory::names(&directory).await? != expected.iter().map(|file| file.name.clone()).collect() {
+        return Ok(None);
+    }
+    for file in &expected {
+        if length(&directory.join(file.name.as_str())).await? != file.size {
+            return Ok(None);
+        }
+    }
+    Ok(Some(directory))
+}
+
 fn pinned(entry: &ModelEntry) -> Vec<ExpectedFile> {
     let pinned =
         entry.files.iter().filter_map(|file| Some(ExpectedFile::pinned(file.name.clone(), file.pin?)));

@@ -9,7 +9,7 @@ use tokio::fs;
 use super::download::length;
 use super::manifest::{ModelEntry, Pin};
 use super::progress::Bar;
-use super::verify::{ExpectedFile, read};
+use super::verify::{ExpectedFile, check_names, read};
 use super::{FetchOptions, FileName, HubError, unlocked};
 use crate::model::{FilesError, ModelFiles};
 
@@ -37,7 +37,7 @@ pub(super) async fn open(
         }
     }
     if !locked {
-        unlocked(options)?;
+        unlocked(options.require_locked)?;
     }
     Ok(path.to_owned())
 }
@@ -89,14 +89,7 @@ async fn check(
     entry: &ModelEntry,
     options: &FetchOptions,
 ) -> Result<(), HubError> {
-    if let Some(missing) = entry.files.iter().find(|file| !names.contains(&file.name)) {
-        return Err(HubError::Missing { file: missing.name.clone() });
-    }
-    if entry.is_locked()
-        && let Some(foreign) = names.iter().find(|name| entry.pin(name).is_none())
-    {
-        return Err(HubError::Mismatch { file: foreign.clone() });
-    }
+    check_names(entry, names)?;
     let pins = || entry.files.iter().filter_map(|file| Some((file.name.clone(), file.pin?)));
     let bar = options.progress.verifying(pins().map(|(_, pin)| pin.size).sum());
     for (name, pin) in pins() {

@@ -12,6 +12,7 @@ mod download;
 mod gcs;
 mod hf;
 mod http;
+mod locate;
 mod lock;
 mod manifest;
 mod progress;
@@ -24,9 +25,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::command::{ModelsCommand, NoModelCache, cache_for};
+pub use self::locate::{Located, locate};
 pub use self::lock::lock;
 pub use self::manifest::{Dtype, FileEntry, Manifest, ManifestError, ModelEntry, NotAHash, Pin, Sha256Hash};
-pub use self::progress::Progress;
+pub use self::progress::{Loading, Progress};
 pub use self::source::{InvalidSource, ModelSource};
 
 pub use crate::model::{FileName, NotAModelFile};
@@ -162,14 +164,14 @@ pub async fn fetch(source: &ModelSource, options: &FetchOptions) -> Result<PathB
         return directory::open(path, entry, options).await;
     }
     if !entry.is_some_and(ModelEntry::is_locked) {
-        unlocked(options)?;
+        unlocked(options.require_locked)?;
     }
     Ok(cache::fetch(source, entry, options).await?.directory)
 }
 
 /// What to do about a model that the manifest does not pin.
-fn unlocked(options: &FetchOptions) -> Result<(), HubError> {
-    if options.require_locked {
+fn unlocked(require_locked: bool) -> Result<(), HubError> {
+    if require_locked {
         return Err(HubError::NotLocked);
     }
     emit(Event::ModelNotLocked);

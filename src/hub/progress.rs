@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::model::{LoadProgress, ModelFiles};
 use crate::telemetry::{Event, emit};
 
 /// An event is logged each time another this many percent are done.
@@ -15,6 +16,9 @@ const STEP_PERCENT: u64 = 10;
 
 /// The pause between two drawings of a bar.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
+
+/// The pause between two events while weights are loaded.
+const LOG_EVERY: Duration = Duration::from_secs(1);
 
 /// Where progress is shown.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +35,14 @@ enum Target {
 enum Stage {
     Download,
     Verify,
+    Load,
 }
+
+/// Shows how far a model is loaded until it is dropped.
+#[derive(Debug)]
+pub struct Loading(
+    #[expect(dead_code, reason = "dropping it ends the thread that shows it")] Option<mpsc::Sender<()>>,
+);
 
 /// One stage of a fetch; its clones count together.
 #[derive(Clone)]
@@ -63,6 +74,32 @@ impl Progress {
     /// Nothing at all.
     pub fn silent() -> Self {
         Self(Target::Nowhere)
+    }
+
+    /// Shows how far the weights of `files` are loaded: a bar, or an event in the log every second.
+    pub fn loading(self, files: &ModelFiles) -> Loading {
+        let files = files.clone();
+        let every = match self.0 {
+            Target::Nowhere => return Loading(None),
+            Target::Terminal => DRAW_EVERY,
+            Target::Log => LOG_EVERY,
+        };
+        let (alive, ended) = mpsc::channel();
+        let shown = matches!(self.0, Target::Terminal).then(|| bar(Stage::Load, 0));
+        let showing = move || {
+            while ended.recv_timeout(every) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let LoadProgress { done, total } = files.progress();
+                match &shown {
+                    Some(bar) => {
+                        bar.set_length(total);
+                        bar.set_position(done);
+                    }
+                    None => emit(Event::ModelLoad { percent: percent(done, total) }),
+                }
+            }
+            shown.iter().for_each(ProgressBar::finish_and_clear);
+        };
+        Loading(std::thread::Builder::new().name("progress".into()).spawn(showing).is_ok().then_some(alive))
     }
 
     pub(super) fn downloading(self, total: u64) -> Bar {
@@ -111,6 +148,7 @@ impl Bar {
             emit(match self.0.stage {
                 Stage::Download => Event::ModelDownload { percent },
                 Stage::Verify => Event::ModelVerify { percent },
+                Stage::Load => Event::ModelLoad { percent },
             });
         }
     }
@@ -141,6 +179,7 @@ fn bar(stage: Stage, total: u64) -> ProgressBar {
     let template = match stage {
         Stage::Download => "model download {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
         Stage::Verify => "model check    {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        Stage::Load => "model load     {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total).with_style(style)
@@ -175,7 +214,7 @@ mod tests {
 
     #[test]
     fn each_template_is_valid() {
-        for stage in [Stage::Download, Stage::Verify] {
+        for stage in [Stage::Download, Stage::Verify, Stage::Load] {
             assert_eq!(bar(stage, 5).length(), Some(5));
         }
     }

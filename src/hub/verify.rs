@@ -1,12 +1,13 @@
-//! Length and hashes of a file, read once, on a thread that may block.
+//! What a manifest says of files, held against them: names, lengths and hashes. A file is read once, on a thread that may block.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::manifest::{Pin, Sha256Hash};
+use super::manifest::{ModelEntry, Pin, Sha256Hash};
 use super::progress::Bar;
 use super::{FileName, HubError};
 
@@ -51,6 +52,15 @@ impl ExpectedFile {
             && self.crc32c.is_none_or(|crc32c| crc32c == found.crc32c);
         if same { Ok(found.pin) } else { Err(HubError::Mismatch { file: self.name.clone() }) }
     }
+}
+
+/// Refuses a model that lacks a file of `entry`, or has one that a locked entry does not know.
+pub(super) fn check_names(entry: &ModelEntry, names: &BTreeSet<FileName>) -> Result<(), HubError> {
+    if let Some(missing) = entry.files.iter().find(|file| !names.contains(&file.name)) {
+        return Err(HubError::Missing { file: missing.name.clone() });
+    }
+    let foreign = names.iter().find(|name| entry.is_locked() && entry.pin(name).is_none());
+    foreign.map_or(Ok(()), |file| Err(HubError::Mismatch { file: file.clone() }))
 }
 
 /// Reads `path` once.

@@ -27,5 +27,5 @@ mod state;
 pub use self::answer::shaping::{Shaping, ShapingMode, UnknownShaping};
 pub(crate) use self::config::ServeArgs;
 pub use self::config::{Logging, ModelOrigin, RequestLimits, ServerConfig, ServerConfigError};
+pub use self::life::failure::ServeError;
 pub use self::life::service::{Service, run};
-pub use self::life::startup::ServeError;

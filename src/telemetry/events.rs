@@ -81,10 +81,18 @@ pub enum Event {
         /// In steps of ten.
         percent: u64,
     },
-    /// The weights are in memory.
+    /// So much of the weights is in memory; written every second while the model is loaded and warmed up.
+    ModelLoad {
+        /// Of their bytes, each of which is read, hashed and packed.
+        percent: u64,
+    },
+    /// The weights are in memory, and the model has passed its self-test.
     ModelLoaded {
         /// How long fetching, loading and warming up took, in milliseconds.
         milliseconds: u64,
+        /// What that was spent on.
+        #[serde(flatten)]
+        phases: StartPhases,
     },
     /// The model runs although the manifest does not pin every byte of it.
     ModelNotLocked,
@@ -144,6 +152,30 @@ pub enum Event {
         /// The package's version.
         version: &'static str,
     },
+}
+
+/// The parts of a start, in milliseconds. `tokenizer_ms` passes beside `weights_ms`, and `read_ms`, `hash_ms` and `repack_ms`
+/// pass beside each other within it: they are what the threads worked that did nothing else.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct StartPhases {
+    /// Finding the files, and fetching those that are missing.
+    pub find_ms: u64,
+    /// Parsing `tokenizer.json`.
+    pub tokenizer_ms: u64,
+    /// From the headers of the weights to the last of them.
+    pub weights_ms: u64,
+    /// Reading the weights.
+    pub read_ms: u64,
+    /// Hashing them.
+    pub hash_ms: u64,
+    /// Converting, quantizing and packing them.
+    pub repack_ms: u64,
+    /// Setting up the KV cache.
+    pub kv_ms: u64,
+    /// Taking the memory of the largest step, on a device with that step.
+    pub warm_up_ms: u64,
+    /// Computing logits that are checked.
+    pub self_test_ms: u64,
 }
 
 impl Event {

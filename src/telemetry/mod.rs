@@ -13,7 +13,7 @@ mod metrics;
 mod queue;
 
 pub use self::build_info::VERSION;
-pub use self::events::{Event, emit};
+pub use self::events::{Event, StartPhases, emit};
 pub use self::hardening::{harden, redact_panics};
 pub use self::labels::{Endpoint, Hardening, RequestOutcome};
 pub use self::logging::{LogFormat, LogLevel, LoggingError, init, init_to};

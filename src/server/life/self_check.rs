@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::startup::ServeError;
+use super::failure::ServeError;
 use crate::attestation::{AttestationError, Claims, LauncherSocket, Profile, TokenSource};
 use crate::keys::KmsConfig;
 use crate::telemetry::{self, Event};

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::startup::{self, ServeError};
+use super::failure::ServeError;
+use super::startup;
 use super::watch::watch;
 use super::{attestor, self_check};
 use crate::engine::{self, Engine, Open};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::startup::ServeError;
+use super::failure::ServeError;
 use crate::attestation::{AttestationError, OnTokenExpiry, TokenSource};
 use crate::server::state::App;
 use crate::telemetry::{self, Event};
