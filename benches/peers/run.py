@@ -1,7 +1,7 @@
 """Our engine and its peers on the same weights, on this machine, in one run: one table of ratios.
 
     run.py [--work DIR] [--shape 2b|tiny|CONFIG.json]... [--threads N] [--prompt N] [--new N] [--batch N,N]
-           [--repeats N] [--transformers] [--candle] [--server FILE] [--wrap COMMAND] [--results DIR]
+           [--repeats N] [--transformers] [--candle] [--startup] [--server FILE] [--wrap COMMAND] [--results DIR]
 
 What is missing is made in --work (20 GB for 2b): a virtual environment with the packages of packages.txt, llama.cpp
 from the source package of llama-cpp-python, random weights, and their GGUF files. Everything is kept for the next run.
@@ -9,7 +9,9 @@ from the source package of llama-cpp-python, random weights, and their GGUF file
 Ours is `codeseal-server bench`, llama.cpp is its own llama-bench and llama-batched-bench; both read a prompt of
 the same length and make tokens at the same depth. --transformers adds the Python package of that name (5 GB of
 packages). --wrap runs every measurement under a command, such as one that keeps other programs off the machine.
---candle adds stock candle-transformers, which takes some seconds for a token.
+--candle adds stock candle-transformers, which takes some seconds for a token. --startup measures something else instead:
+the time from exec to ready, beside llama-server and `cat` of the same files, with the page cache warm and dropped, and
+the peak of memory; --server then names a directory with codeseal and codeseal-server beside each other.
 """
 
 import argparse
@@ -22,6 +24,8 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+
+import startup
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -96,7 +100,39 @@ class Peers:
             file = directory / f"{kind}.gguf"
             if not file.exists():
                 sh(self.llama() / "llama-quantize", original, file, kind.upper(), stdout=subprocess.DEVNULL)
-        return source, directory
+        return self.alone(shape, source), directory
+
+    def alone(self, shape, source):
+        """The safetensors of `source` without the GGUF files beside them: a directory names one model."""
+        alone = self.work / f"{shape if shape in ('2b', 'tiny') else Path(shape).stem}-safetensors"
+        alone.mkdir(exist_ok=True)
+        for file in source.iterdir():
+            link = alone / file.name
+            if file.suffix in (".json", ".safetensors") and not link.exists():
+                link.symlink_to(file.resolve())
+        return alone
+
+    def with_text(self, shape):
+        """A directory of safetensors, and the same weights as a GGUF file in q8_0, both with a tokenizer."""
+        script = [self.bin / "python", HERE / "weights.py"]
+        if shape == "tiny":
+            source, directory = ROOT / "models" / "tiny", self.work / "tiny"
+            directory.mkdir(exist_ok=True)
+            if not (directory / "tokenizer.json").exists():
+                (directory / "tokenizer.json").symlink_to(source / "tokenizer.json")
+        else:
+            config = HERE / "codegemma-2b.json" if shape == "2b" else Path(shape)
+            source = directory = self.work / ("2b" if shape == "2b" else config.stem)
+            if not (directory / "model.safetensors").exists():
+                sh(*script, "random", config, directory)
+            if not (directory / "tokenizer.json").exists():
+                sh(*script, "tokenizer", ROOT / "models" / "tiny" / "tokenizer.json", directory)
+        original, small = directory / "text-bf16.gguf", directory / "text-q8_0.gguf"
+        if not small.exists():
+            if not original.exists():
+                sh(*script, "gguf-text", source, original)
+            sh(self.llama() / "llama-quantize", original, small, "Q8_0", stdout=subprocess.DEVNULL)
+        return self.alone(shape, source), small
 
 
 def ours(server, source, quantize, options):
@@ -197,6 +233,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--transformers", action="store_true")
     parser.add_argument("--candle", action="store_true")
+    parser.add_argument("--startup", action="store_true")
     parser.add_argument("--server", help="a codeseal-server that is built already")
     parser.add_argument("--wrap", default="", type=shlex.split)
     parser.add_argument("--results", default=ROOT / "benches" / "results")
@@ -207,10 +244,16 @@ def main():
     programs = peers.llama()
     server = options.server
     if server is None:
-        sh("cargo", "build", "--release", "--locked", "--quiet", "--bin", "codeseal-server", cwd=ROOT)
-        server = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "codeseal-server"
+        built = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+        names = ["codeseal-server", "codeseal"] if options.startup else ["codeseal-server"]
+        sh("cargo", "build", "--release", "--locked", "--quiet", *(f"--bin={name}" for name in names), cwd=ROOT)
+        server = built if options.startup else built / names[0]
     rows, reports, versions = [], {}, {"llama-cpp-python": LLAMA_PACKAGE.split("==")[1]}
-    for shape in options.shape or ["tiny", "2b"]:
+    shapes = options.shape or ["tiny", "2b"]
+    for shape in shapes if options.startup else []:
+        found = startup.measure(Path(server), programs, shape, *peers.with_text(shape), options)
+        rows, reports = rows + found[0], reports | found[1]
+    for shape in [] if options.startup else shapes:
         source, directory = peers.weights(shape)
         mine = {}
         for quantize in options.type or TYPES:
@@ -229,7 +272,8 @@ def main():
     commit = output("git", "describe", "--always", "--dirty", "--abbrev=12", cwd=ROOT).strip()
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     machine_name = "".join(c if c.isalnum() else "-" for c in machine()["cpu"].lower())
-    file = Path(options.results) / f"{date}-{machine_name}-{machine()['cores']}-cores.json"
+    what = "-startup" if options.startup else ""
+    file = Path(options.results) / f"{date}-{machine_name}-{machine()['cores']}-cores{what}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     setting = {name: getattr(options, name) for name in ["threads", "prompt", "new", "batch", "repeats"]}
     result = {"date": date, "commit": commit, "machine": machine(), "versions": versions, "setting": setting,

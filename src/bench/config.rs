@@ -13,6 +13,8 @@ use crate::model::{ModelFiles, Quantize};
 pub struct BenchConfig {
     /// Whose weights.
     pub weights: BenchWeights,
+    /// Whether the start is measured instead of steps.
+    pub startup: bool,
     /// What they are turned into while they load.
     pub quantize: Quantize,
     /// How long a prompt is.
@@ -69,6 +71,10 @@ pub(crate) struct BenchArgs {
     /// Random weights in the shape that this config.json describes
     #[arg(long, value_name = "FILE")]
     random_weights: Option<PathBuf>,
+
+    /// Measure the start of a server's engine instead: milliseconds for each part, on CPUs with all cores
+    #[arg(long, conflicts_with_all = ["random_weights", "device", "threads"])]
+    startup: bool,
 
     /// What weights are turned into while they load
     #[arg(long, value_name = "TYPE", default_value = "none")]
@@ -160,6 +166,7 @@ impl BenchArgs {
         };
         BenchConfig {
             weights,
+            startup: self.startup,
             quantize: self.quantize,
             prompt_tokens: self.prompt_tokens,
             new_tokens: self.new_tokens,

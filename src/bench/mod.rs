@@ -1,26 +1,32 @@
 //! How fast a model is on this machine: reading a prompt, and making tokens for one or several sequences at once.
 //!
 //! Only the model's own steps are measured: no scheduler, no tokenizer, no seal. The tokens are arbitrary, and each
-//! new one is the likeliest, as in a greedy answer. Every figure is the median of its repetitions.
+//! new one is the likeliest, as in a greedy answer. Every figure is the median of its repetitions. A start is measured
+//! apart, with the engine that a server starts.
 //!
-//! Allowed modules: files, flags, machine, model, telemetry, token.
+//! Allowed modules: engine, files, flags, machine, model, telemetry, token.
 //! Forbidden: axum, google_cloud_*, hyper, reqwest, tokio.
 
 mod check;
 mod config;
 mod memory;
 mod report;
+mod startup;
 mod subject;
 
+use std::fmt;
 use std::hint::black_box;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
+
+use serde::Serialize;
 
 pub use self::check::{Check, Checks, Extent, check};
 pub(crate) use self::config::{BenchArgs, CheckArgs};
 pub use self::config::{BenchConfig, BenchWeights, CheckConfig};
 use self::report::{BenchReport, Decode};
 use self::subject::{Facts, OnCpu, OnDevice, Room, Subject};
+use crate::engine::{OpenError, StartError};
 use crate::files;
 use crate::machine::Available;
 use crate::model::{Checkpoint, MemoryNeeds, Model, ModelError, ModelFiles, NotEnoughMemory, Slice};
@@ -57,6 +63,15 @@ pub enum BenchError {
         /// Why not.
         error: Box<ModelError>,
     },
+    /// A start needs a tokenizer, which random weights do not have.
+    #[error("--startup loads a tokenizer: name a model with --model")]
+    NoTokenizer,
+    /// The engine does not start.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The engine did not end as it should.
+    #[error("the model thread failed")]
+    Engine,
     /// The model cannot be loaded, or fails.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -87,7 +102,8 @@ impl BenchError {
     /// The status that the process exits with, as `--help` lists it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NoRoom { .. } | Self::ReadConfig { .. } => 64,
+            Self::NoRoom { .. } | Self::ReadConfig { .. } | Self::NoTokenizer => 64,
+            Self::Open(OpenError::Start(StartError::NotEnoughMemory(_) | StartError::Device(_))) => 69,
             Self::Model(ModelError::Device(_)) | Self::NotEnoughMemory(_) => 69,
             _ => 70,
         }
@@ -111,11 +127,22 @@ pub fn run_on<D: Device + 'static>(
     open: fn(usize) -> Result<D, DeviceError>,
     stdout: &mut impl Write,
 ) -> Result<(), BenchError> {
+    if config.startup {
+        return write(config, &startup::measure(config)?, stdout);
+    }
     let threads = config.threads.unwrap_or(0);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     let report = pool.install(|| measure(config, open))?;
+    write(config, &report, stdout)
+}
+
+fn write(
+    config: &BenchConfig,
+    report: &(impl fmt::Display + Serialize),
+    stdout: &mut impl Write,
+) -> Result<(), BenchError> {
     if config.json {
-        writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?;
+        writeln!(stdout, "{}", serde_json::to_string_pretty(report)?)?;
     } else {
         write!(stdout, "{report}")?;
     }

@@ -60,6 +60,7 @@ fn the_benchmark_measures_a_device_as_it_does_the_processors() {
     });
     std::fs::write(&shape, config.to_string()).unwrap();
     let config = BenchConfig {
+        startup: false,
         weights: BenchWeights::Random(shape),
         quantize: Quantize::Q8_0,
         prompt_tokens: 35,

@@ -37,6 +37,30 @@ async fn every_batch_is_measured_and_what_moves_is_counted() {
 }
 
 #[tokio::test]
+async fn a_start_is_measured_part_by_part() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny");
+    for quantize in ["none", "q8_0"] {
+        let remains = bench(&["--startup", "--model", model, "--quantize", quantize, "--json"]).await;
+        assert_eq!(remains.code, Some(0), "{}", remains.stderr);
+        let report: Value = serde_json::from_str(&remains.stdout).unwrap();
+        let number = |name: &str| report[name].as_f64().unwrap();
+        for part in ["tokenizer_ms", "read_ms", "hash_ms", "repack_ms"] {
+            assert!(number(part) > 0.0, "{part}: {report}");
+        }
+        let one_by_one = ["weights_ms", "kv_ms", "warm_up_ms", "self_test_ms"].map(number);
+        assert!(one_by_one.iter().all(|part| *part > 0.0), "{report}");
+        assert!(one_by_one.iter().sum::<f64>() <= number("ready_ms"), "{report}");
+        assert_eq!(
+            number("file_bytes"),
+            fs::metadata(format!("{model}/model.safetensors")).unwrap().len() as f64
+        );
+        assert!(number("weight_bytes") > 0.0 && number("kv_bytes") > 0.0, "{report}");
+    }
+    let text = bench(&["--startup", "--model", model]).await.stdout;
+    assert!(text.starts_with("start of tiny, weights none, ") && text.contains("self-test"), "{text}");
+}
+
+#[tokio::test]
 async fn random_weights_need_nothing_but_a_shape() {
     let dir = tempfile::tempdir().unwrap();
     let shape = dir.path().join("shape.json");
@@ -57,6 +81,7 @@ async fn wrong_usage_exits_with_64() {
         &["--model", "tiny", "--batch", "0"][..],
         &["--model", "tiny", "--random-weights", "shape.json"],
         &["--random-weights", "/nonexistent/shape.json"],
+        &["--random-weights", "shape.json", "--startup"],
         &[],
     ] {
         let remains = bench(flags).await;

@@ -44,6 +44,7 @@ mod sandbox;
 mod shutdown;
 mod signing;
 mod soak;
+mod startup;
 mod streaming;
 mod turned;
 mod vectors;
