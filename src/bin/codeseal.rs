@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::alloc::System;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -19,6 +20,11 @@ use codeseal::sandbox::Sandbox;
 use codeseal::telemetry::{self, LogFormat, LogLevel};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use zeroizing_alloc::ZeroAlloc;
+
+/// Heap memory is wiped when it is freed, that of libraries too: prompts pass through their buffers.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// Wrong usage or configuration; `clap` uses the same.
 const USAGE: u8 = 2;

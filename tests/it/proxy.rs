@@ -12,6 +12,7 @@ mod guard;
 mod keystrokes;
 mod log;
 mod lying;
+mod memory;
 mod offline;
 mod page;
 mod program;

@@ -32,6 +32,7 @@ pub(crate) struct Call {
 /// It runs until it is dropped.
 pub(crate) struct Between {
     pub(crate) url: String,
+    passes: Arc<Mutex<Passes>>,
     calls: Arc<Mutex<Vec<Call>>>,
     _serving: AbortOnDropHandle<()>,
 }
@@ -40,17 +41,24 @@ impl Between {
     /// Passes requests on to `server`.
     pub(crate) async fn start(server: String, passes: Passes) -> Self {
         let calls = Arc::<Mutex<Vec<Call>>>::default();
-        let log = Arc::clone(&calls);
+        let passes = Arc::new(Mutex::new(passes));
+        let (log, rule) = (Arc::clone(&calls), Arc::clone(&passes));
         let forward = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
             let target = uri.path_and_query().map(|target| target.as_str()).unwrap_or_default();
             let (url, log) = (format!("{server}{target}"), Arc::clone(&log));
+            let passes = *rule.lock().unwrap();
             async move { pass(method, url, headers, body, passes, &log).await }
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = axum::Router::new().fallback(forward);
         let task = tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
-        Self { url, calls, _serving: AbortOnDropHandle::new(task) }
+        Self { url, passes, calls, _serving: AbortOnDropHandle::new(task) }
+    }
+
+    /// From now on so much passes. A proxy connects by a stream, too.
+    pub(crate) fn set(&self, passes: Passes) {
+        *self.passes.lock().unwrap() = passes;
     }
 
     /// The calls for completions so far, with the server's whole answers.

@@ -4,6 +4,7 @@
 //! They need packages that a fresh machine lacks, so these tests are ignored until an environment variable names the
 //! program: `.ci/run python` and `.ci/run editors` install them and set it.
 
+mod aider;
 mod browser;
 mod conductor;
 mod driver;

@@ -15,7 +15,7 @@ async fn without_any_setting_it_says_what_is_missing() {
     let output = command.output().await.unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(text.contains("--server") && text.contains("config.toml"), "{text}");
+    assert!(text.contains("--server") && text.contains("configuration file"), "{text}");
     assert!(output.stdout.is_empty());
 }
 

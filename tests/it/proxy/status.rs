@@ -9,7 +9,7 @@ use tokio::process::Command;
 use super::schema::violations;
 use super::verify::{OTHER, good, verifying};
 use super::{config, post, url};
-use crate::harness::{World, clean, until};
+use crate::harness::{World, clean, http, until};
 
 const SCHEMA: &str = include_str!("../../../docs/status.schema.json");
 
@@ -71,16 +71,18 @@ async fn every_state_with_a_server_fits_the_schema() {
     };
     let verified = Proxy::start(settings).await.unwrap();
     verified.ready().await;
-    let hole = json!({ "segments": { "prefix": "import prices\n", "suffix": "\n", "filepath": "main.py" } });
+    let hole = json!({ "segments": { "prefix": "import prices\n", "suffix": "\n", "filepath": "main.py" }, "max_tokens": 1 });
     until("a file goes with a prompt", async || {
         post(&url(&verified), "/v1/completions", &hole).await;
-        checked(&url(&verified)).await["context"]["files"] != json!([])
+        let status = http().get(format!("{}/status", url(&verified))).send().await.unwrap();
+        status.json::<Value>().await.unwrap()["context"]["files"] != json!([])
     })
     .await;
     post(&url(&verified), "/v2", &json!({})).await;
     let status = checked(&url(&verified)).await;
     assert_eq!((&status["servers"][0]["state"], &status["verifies"]), (&json!("verified"), &json!(true)));
     assert_eq!(status["servers"][0]["verdict"]["trusted"], true);
+    assert_eq!(status["context"]["files"], json!([{ "path": "prices.py", "bytes": 33 }]));
 
     let refused = Proxy::start(verifying(&world, &server, &second, OTHER)).await.unwrap();
     refused.tried().await;

@@ -97,7 +97,7 @@ impl Scenes {
         let server = Server::start(settings).await;
         let employee = world.employee().await;
         let busy = Server::start(one_slot(&world)).await;
-        let cutting = Between::start(server.url(""), Passes::Cut(2)).await;
+        let cutting = Between::start(server.url(""), Passes::All).await;
         // The proxy connects to a server that is quick, and its clients meet one that is busy.
         let (forwarder, switch, forwarding) =
             forwarder(server.service.address(), busy.service.address()).await;
@@ -129,6 +129,7 @@ impl Scenes {
         }
         let slot = Mutex::new(occupy(&world, &busy).await);
         switch.send_replace(true);
+        cutting.set(Passes::Cut(2));
         let scenes = Self {
             _world: world,
             server,
