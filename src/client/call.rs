@@ -276,7 +276,7 @@ impl Events {
     /// [`ClientError::Refused`] for an error event, [`ClientError::NotAuthentic`] for a stream that is forged or cut.
     pub async fn next(&mut self) -> Result<Option<Vec<Secret<String>>>, ClientError> {
         loop {
-            match self.opener.next()? {
+            match self.opener.next_frame()? {
                 Opened::Events(events) => return Ok(Some(events)),
                 Opened::End => return Ok(None),
                 Opened::More => {}

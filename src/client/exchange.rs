@@ -91,7 +91,7 @@ impl StreamOpener {
     /// # Errors
     /// [`ClientError::Refused`] for an error event, [`ClientError::NotAuthentic`] for a frame that is forged or out of
     /// order.
-    pub fn next(&mut self) -> Result<Opened, ClientError> {
+    pub fn next_frame(&mut self) -> Result<Opened, ClientError> {
         if self.last {
             return Ok(Opened::End);
         }

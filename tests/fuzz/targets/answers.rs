@@ -92,7 +92,7 @@ fuzz_target!(|input: (usize, u8, Vec<(u8, Vec<u8>)>)| {
             break;
         }
         loop {
-            match opener.next() {
+            match opener.next_frame() {
                 Ok(Opened::Events(events)) => frames.push(events),
                 Ok(Opened::More) => break,
                 Ok(Opened::End) | Err(_) => break 'stream,

@@ -40,16 +40,19 @@ struct Exchange {
     whole: AtomicBool,
 }
 
+/// All exchanges, in order.
+type Log = Arc<Mutex<Vec<(Seen, Arc<Exchange>)>>>;
+
 /// The network between the proxy and the server.
 struct Network {
     url: String,
-    seen: Arc<Mutex<Vec<(Seen, Arc<Exchange>)>>>,
+    seen: Log,
     _serving: AbortOnDropHandle<()>,
 }
 
 impl Network {
     async fn before(server: String) -> Self {
-        let seen: Arc<Mutex<Vec<(Seen, Arc<Exchange>)>>> = Arc::default();
+        let seen: Log = Arc::default();
         let log = Arc::clone(&seen);
         let forward = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
             pass(Arc::clone(&log), format!("{server}{}", uri.path()), method, uri, headers, body)
@@ -82,7 +85,7 @@ impl Network {
 }
 
 async fn pass(
-    log: Arc<Mutex<Vec<(Seen, Arc<Exchange>)>>>,
+    log: Log,
     to: String,
     method: Method,
     uri: Uri,

@@ -80,7 +80,7 @@ async fn wait(State(shared): State<Arc<Shared>>, Path(load): Path<String>, RawQu
     };
     let waiting = async {
         loop {
-            let arrived = since(&*shared.counted.lock().await, &counts(&shared.scenes).await);
+            let arrived = since(&shared.counted.lock().await, &counts(&shared.scenes).await);
             if arrived >= requests && shared.scenes.server.metrics().await.contains(running) {
                 break;
             }
