@@ -32,7 +32,7 @@
 //!
 //! What a module may use is written in its own doc comment and checked by `tests/it/architecture.rs`.
 //!
-//! Forbidden: candle_*.
+//! Forbidden: candle_nn, candle_transformers.
 
 #![forbid(unsafe_code)]
 

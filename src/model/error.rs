@@ -65,6 +65,9 @@ pub enum ModelError {
     /// The device failed, or has too little memory.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// An operation of candle failed on the CPU.
+    #[error("candle failed: {0}")]
+    Candle(String),
 }
 
 impl ModelError {

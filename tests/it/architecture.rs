@@ -94,6 +94,19 @@ fn tests_do_not_read_the_developers_environment() {
 }
 
 #[test]
+fn only_its_folder_uses_candle() {
+    let (folder, mut inside) = ("model/gemma/candle/", false);
+    for (path, module) in &TREE.modules {
+        let others = TREE.uses(path).iter().filter(|used| used.owner.is_none());
+        for used in others.filter(|used| law::matches("candle_*", &used.path)) {
+            inside |= module.file.starts_with(folder);
+            assert!(module.file.starts_with(folder), "{}:{} uses candle", module.file, used.line);
+        }
+    }
+    assert!(inside, "the scan finds nothing");
+}
+
+#[test]
 fn only_telemetry_writes_to_the_log() {
     let found = uses_outside("telemetry", &["tracing*", "log"]);
     assert!(found.is_empty(), "{}", found.join("\n"));

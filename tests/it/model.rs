@@ -1,5 +1,6 @@
 //! The forward pass against the `transformers` library's Gemma, and what happens to files that are not as they should be.
 
+mod candle;
 mod files;
 mod gguf;
 

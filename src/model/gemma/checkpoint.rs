@@ -92,6 +92,14 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Leaves out all layers but the first `layers`. What is left is a model of the same shapes.
+    pub(crate) fn keep_layers(&mut self, layers: usize) {
+        self.config.num_layers = self.config.num_layers.min(layers);
+        let kept = self.config.num_layers;
+        self.tensors
+            .retain(|stored| !matches!(stored.tensor.parameter, Parameter::Layer(layer, _) if layer >= kept));
+    }
+
     /// The model's configuration.
     pub fn config(&self) -> &Config {
         &self.config

@@ -72,6 +72,15 @@ impl MemoryNeeds {
         }
     }
 
+    /// What a model of `config` takes on the CPU in candle, with weights of `weights` bytes and KV blocks of `kv_block` bytes.
+    pub(super) fn of_candle(config: &Config, weights: usize, kv_block: usize) -> Self {
+        let kernels = Self::new(config, weights);
+        // Each operation has a result of its own: twice the activations, and scores, masked scores, weights and weights by
+        // chunk of every head and position.
+        let scores = (4 * config.num_heads * config.context_length * size_of::<f32>()) as u64;
+        Self { kv_block: kv_block as u64, row: 2 * kernels.row + scores, ..kernels }
+    }
+
     /// Scratch memory, in bytes, of a step that reads `rows` tokens and computes logits after `num_logits` of them.
     pub(crate) fn scratch(&self, rows: usize, num_logits: usize) -> u64 {
         let rows = self.row.saturating_mul(rows as u64);

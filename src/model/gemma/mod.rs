@@ -9,6 +9,7 @@
 //! | [`weights`] | the parameters, in whatever form they are kept, and loading them |
 //! | [`forward`] | the forward pass on CPUs |
 //! | [`device`] | the forward pass on CUDA devices, and the steps around it |
+//! | `candle` | the forward pass in candle operations, on the CPU and on devices of candle |
 //! | [`memory`] | how much memory a model takes |
 //! | [`model`], [`sequence`] | a loaded model on CPUs |
 //!
@@ -24,6 +25,7 @@
 //! 4. Place: into the matrix that the forward pass multiplies with.
 
 mod batch;
+mod candle;
 mod checkpoint;
 mod config;
 pub mod device;
@@ -37,6 +39,8 @@ mod tensors;
 mod weights;
 
 pub use self::batch::Slice;
+pub(crate) use self::candle::Cache;
+pub use self::candle::{CandleModel, CandleSequence, Place};
 pub use self::checkpoint::Checkpoint;
 pub use self::config::Config;
 pub(crate) use self::device::{DeviceModel, DeviceSession, StepRoom};

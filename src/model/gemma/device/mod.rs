@@ -6,21 +6,22 @@
 //! | `runner` | steps: prefill and decode, recorded launches, sampling, the KV cache |
 //! | `input` | what a step copies to the device |
 //! | `matrix` | a matrix on its way to the device |
+//! | `limits` | the models that there are kernels for |
 
 mod forward;
 mod input;
+mod limits;
 mod matrix;
 mod runner;
 
 use half::{bf16, f16};
 
-use codeseal_kernels::cuda::{
-    Buffer, Device, DeviceError, GROUP, HEAD, KvLayout, MOST_WIDTH, Matrix, Narrow, angles,
-};
+use codeseal_kernels::cuda::{Buffer, Device, DeviceError, KvLayout, Matrix, Narrow, angles};
 use codeseal_kernels::kv::{BLOCK_TOKENS, BlockId};
 use codeseal_kernels::sampling::RowSampler;
 
 pub use self::forward::{Activations, Input, Network, Room};
+use self::limits::check;
 use self::matrix::{MatrixBuilder, Multiplied};
 pub use self::runner::{Runner, RunnerRoom, StepOutput};
 use super::super::error::ModelError;
@@ -97,14 +98,27 @@ impl<D: Device> DeviceModel<D> {
         quantize: Quantize,
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
-        let mut checkpoint = Checkpoint::open(files)?;
+        Self::from_checkpoint(device, &mut Checkpoint::open(files)?, name, quantize, progress)
+    }
+
+    /// Loads the model of `checkpoint`, as [`DeviceModel::load`] does.
+    ///
+    /// # Errors
+    /// As [`DeviceModel::load`].
+    pub(crate) fn from_checkpoint(
+        device: D,
+        checkpoint: &mut Checkpoint,
+        name: &str,
+        quantize: Quantize,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
         let (config, assumption) = (checkpoint.config().clone(), checkpoint.assumption());
         check(&config, quantize)?;
         let (network, weight_bytes) = if device.has_bf16() {
-            let (network, bytes) = load(&device, &mut checkpoint, quantize, progress)?;
+            let (network, bytes) = load(&device, checkpoint, quantize, progress)?;
             (AnyNetwork::Bf16(network), bytes)
         } else {
-            let (network, bytes) = load(&device, &mut checkpoint, quantize, progress)?;
+            let (network, bytes) = load(&device, checkpoint, quantize, progress)?;
             (AnyNetwork::F16(network), bytes)
         };
         Ok(Self { name: name.to_owned(), config, assumption, network, weight_bytes, device })
@@ -366,29 +380,4 @@ fn positions(config: &Config) -> usize {
 
 fn kv_layout(config: &Config) -> KvLayout {
     KvLayout { layers: config.num_layers, heads: config.num_heads, kv_heads: config.num_kv_heads }
-}
-
-/// Refuses what the device has no kernels for.
-///
-/// # Errors
-/// [`ModelError::NotOnDevice`]
-fn check(config: &Config, quantize: Quantize) -> Result<(), ModelError> {
-    let sharing = config.num_heads / config.num_kv_heads;
-    if config.head_dim != HEAD {
-        return Err(ModelError::NotOnDevice("heads that are not 256 wide"));
-    }
-    if config.attention_bias {
-        return Err(ModelError::NotOnDevice("attention with biases"));
-    }
-    if ![1, 2, 4, 8].contains(&sharing) {
-        return Err(ModelError::NotOnDevice("keys that are shared by other than 1, 2, 4 or 8 heads"));
-    }
-    if config.hidden_size > MOST_WIDTH {
-        return Err(ModelError::NotOnDevice("rows that are wider than 8,192"));
-    }
-    let groups = if quantize == Quantize::None { 8 } else { GROUP };
-    if !config.hidden_size.is_multiple_of(groups) || !config.intermediate_size.is_multiple_of(groups) {
-        return Err(ModelError::NotOnDevice("rows that are not whole groups of numbers"));
-    }
-    Ok(())
 }

@@ -1,0 +1,52 @@
+//! The implementations of the forward pass.
+
+use std::str::FromStr;
+
+/// The implementation to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// The kernels of this program. On a CUDA device they must first agree with candle; if not, candle.
+    #[default]
+    Auto,
+    /// The kernels of this program.
+    Kernels,
+    /// candle.
+    Candle,
+}
+
+/// An implementation of the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// The kernels of this program.
+    Kernels,
+    /// candle.
+    Candle,
+}
+
+/// The name is not one of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a backend is auto, kernels or candle")]
+pub struct UnknownBackend;
+
+impl BackendKind {
+    /// Its name on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kernels => "kernels",
+            Self::Candle => "candle",
+        }
+    }
+}
+
+impl FromStr for BackendChoice {
+    type Err = UnknownBackend;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "kernels" => Ok(Self::Kernels),
+            "candle" => Ok(Self::Candle),
+            _ => Err(UnknownBackend),
+        }
+    }
+}

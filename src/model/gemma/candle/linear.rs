@@ -1,0 +1,89 @@
+//! A matrix of weights in each of its types, and products with it.
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{D, DType, Result, Tensor};
+
+/// A matrix `[outputs, inputs]`.
+pub(super) enum Matrix {
+    /// f32, bf16 or f16.
+    Dense(Tensor),
+    /// Blocks of ggml's q8_0 or Q4_K.
+    Quantized(QTensor),
+}
+
+impl Matrix {
+    /// `x Wᵀ + bias`: `[rows, inputs]` to `[rows, outputs]`, both f32.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(super) fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let product = match self {
+            // candle quantizes each row of `x` to 8 bits on the CPU and sums integers, row by row.
+            Self::Quantized(weight) => x.contiguous()?.apply_op1_no_bwd(weight)?,
+            Self::Dense(weight) if weight.dtype() == DType::F16 => {
+                // f16 overflows above 65504, so each row is divided by its largest number first.
+                let largest = x.abs()?.max_keepdim(D::Minus1)?.clamp(f32::MIN_POSITIVE, f32::MAX)?;
+                let x = x.broadcast_div(&largest)?.to_dtype(DType::F16)?;
+                multiply(&x, &weight.t()?)?.to_dtype(DType::F32)?.broadcast_mul(&largest)?
+            }
+            Self::Dense(weight) => {
+                multiply(&x.to_dtype(weight.dtype())?, &weight.t()?)?.to_dtype(DType::F32)?
+            }
+        };
+        match bias {
+            Some(bias) => product.broadcast_add(bias),
+            None => Ok(product),
+        }
+    }
+
+    /// The rows with these numbers, `[numbers, inputs]` in f32.
+    ///
+    /// # Errors
+    /// There is no such row, or the device failed.
+    pub(super) fn rows(&self, numbers: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(rows) => rows.index_select(numbers, 0)?.to_dtype(DType::F32),
+            Self::Quantized(rows) => rows.embedding(numbers),
+        }
+    }
+
+    /// Bytes that a product reads.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
+            Self::Quantized(weight) => weight.storage_size_in_bytes(),
+        }
+    }
+
+    /// The type of its numbers, as on the command line.
+    pub(super) fn weights_type(&self) -> &'static str {
+        match self {
+            Self::Dense(weight) => weight.dtype().as_str(),
+            Self::Quantized(weight) if weight.dtype() == GgmlDType::Q4K => "q4k",
+            Self::Quantized(_) => "q8_0",
+        }
+    }
+}
+
+/// `x y`: `[.., rows, inputs]` times `[.., inputs, outputs]`. On the CPU a row of the result is bitwise the same for any number
+/// of rows.
+///
+/// The crate gemm multiplies single rows, and small results, by other kernels than larger ones, with another order of
+/// summation. Rows of zeros take `x` beyond these cases. From there on only the number of inputs decides that order.
+///
+/// # Errors
+/// The shapes do not fit, or the device failed.
+pub(super) fn multiply(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let (rows, least) = (x.dim(D::Minus2)?, least_rows(y.dim(D::Minus1)?));
+    if rows >= least || !x.device().is_cpu() {
+        return x.contiguous()?.matmul(y);
+    }
+    x.pad_with_zeros(D::Minus2, 0, least - rows)?.matmul(y)?.narrow(D::Minus2, 0, rows)?.contiguous()
+}
+
+/// From how many rows on gemm 0.19 multiplies by its general kernel: never for one row, nor for results of up to 256
+/// numbers. With up to 64 rows and outputs it also cuts the inputs into other pieces.
+fn least_rows(outputs: usize) -> usize {
+    let least = 256 / outputs.max(1) + 1;
+    least.max(if outputs <= 64 { 65 } else { 2 })
+}
