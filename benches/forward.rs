@@ -1,4 +1,4 @@
-//! Our forward pass beside the stock one of `candle-transformers`, on the same random weights in one run:
+//! Our kernels and the candle backend beside the stock forward pass of `candle-transformers`, on the same random weights in one run:
 //! `cargo bench --bench forward`. Decode is also given in bytes of weights per second, beside what the memory gives.
 
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::gemma;
-use codeseal::model::{Model, ModelFiles, Quantize, Sequence};
+use codeseal::model::{CandleModel, CandleSequence, Model, ModelFiles, Place, Quantize, Sequence};
 use codeseal::tokenizer::TokenId;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
@@ -89,6 +89,20 @@ impl Forward for Ours<'_> {
     }
 }
 
+/// The candle backend.
+struct Candle<'a>(&'a CandleModel, CandleSequence);
+
+impl Forward for Candle<'_> {
+    fn restart(&mut self) {
+        self.1 = self.0.sequence(PROMPT).unwrap();
+    }
+
+    fn step(&mut self, tokens: &[u32], _: usize) -> f32 {
+        let tokens: Vec<_> = tokens.iter().copied().map(TokenId).collect();
+        self.1.forward(&tokens).unwrap()[0]
+    }
+}
+
 struct Stock(gemma::Model);
 
 impl Forward for Stock {
@@ -141,11 +155,29 @@ fn settings(group: &mut BenchmarkGroup<'_, WallTime>) {
 fn forward(criterion: &mut Criterion) {
     let dir = write_model();
     let mut bytes = 0;
-    for (name, quantize) in [("codeseal q8_0", Quantize::Q8_0), ("codeseal bf16", Quantize::None)] {
+    for (name, quantize) in [
+        ("codeseal q8_0", Quantize::Q8_0),
+        ("codeseal q4k", Quantize::Q4K),
+        ("codeseal bf16", Quantize::None),
+    ] {
         let files = ModelFiles::directory(dir.path());
         let model = Model::from_files(&files, "random", quantize, |_, _| {}).unwrap();
         bytes = model.bytes_per_token();
         measure(criterion, name, bytes, &mut Ours(&model, model.sequence()));
+    }
+    for (name, quantize) in [
+        ("candle backend q8_0", Quantize::Q8_0),
+        ("candle backend q4k", Quantize::Q4K),
+        ("candle backend f32", Quantize::None),
+    ] {
+        let files = ModelFiles::directory(dir.path());
+        let model = CandleModel::from_files(&files, "random", quantize, Place::cpu(), |_, _| {}).unwrap();
+        measure(
+            criterion,
+            name,
+            model.bytes_per_token(),
+            &mut Candle(&model, model.sequence(PROMPT).unwrap()),
+        );
     }
     let mut theirs = Stock(stock::load(dir.path(), DType::F32));
     measure(criterion, "candle-transformers f32", 2 * bytes, &mut theirs);

@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
 use crate::flags::at_least_one;
-use crate::model::{ModelFiles, Quantize};
+use crate::model::{BackendChoice, ModelFiles, Quantize};
 
 /// What to measure, and with what.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct BenchConfig {
     pub batches: Vec<usize>,
     /// The number of the device that computes; without one, the processors do.
     pub device: Option<usize>,
+    /// The implementation; the kernels unless candle is chosen.
+    pub backend: BackendChoice,
     /// How many threads compute; without a number, as many as there are cores.
     pub threads: Option<usize>,
     /// How often everything is measured.
@@ -96,6 +98,10 @@ pub(crate) struct BenchArgs {
     /// What computes: cpu, cuda or cuda:N (in builds with CUDA)
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = parse_device)]
     device: BenchDevice,
+
+    /// Implementation of the model: kernels (of this program) or candle; auto is kernels
+    #[arg(long, env = "CODESEAL_BACKEND", value_name = "BACKEND", default_value = "auto")]
+    backend: BackendChoice,
 
     /// Threads that compute [default: one for each core]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
@@ -172,6 +178,7 @@ impl BenchArgs {
             new_tokens: self.new_tokens,
             batches: self.batch,
             device: self.device.0,
+            backend: self.backend,
             threads: self.threads,
             repeats: self.repeats,
             json: self.json,

@@ -25,11 +25,14 @@ pub use self::check::{Check, Checks, Extent, check};
 pub(crate) use self::config::{BenchArgs, CheckArgs};
 pub use self::config::{BenchConfig, BenchWeights, CheckConfig};
 use self::report::{BenchReport, Decode};
-use self::subject::{Facts, OnCpu, OnDevice, Room, Subject};
+use self::subject::{Facts, OnCandle, OnCpu, OnDevice, Room, Subject};
 use crate::engine::{OpenError, StartError};
 use crate::files;
 use crate::machine::Available;
-use crate::model::{Checkpoint, MemoryNeeds, Model, ModelError, ModelFiles, NotEnoughMemory, Slice};
+use crate::model::{
+    BackendChoice, CandleModel, Checkpoint, MemoryNeeds, Model, ModelError, ModelFiles, NotEnoughMemory,
+    Place, Slice,
+};
 use crate::telemetry;
 use crate::token::TokenId;
 use codeseal_kernels::cuda::{CudaDevice, Device, DeviceError};
@@ -168,13 +171,28 @@ fn measure<D: Device + 'static>(
     let blocks = (config.prompt_tokens + config.new_tokens + WARM_UP_STEPS).div_ceil(BLOCK_TOKENS);
     let batch = config.batches.iter().copied().max().unwrap_or(1);
     let room = Room { blocks: batch * blocks, rows: PREFILL_TOKENS, batch };
+    let check_memory = |needs: MemoryNeeds| {
+        let kv = needs.kv_block.saturating_mul(room.blocks as u64);
+        let scratch = needs.scratch(PREFILL_TOKENS.max(batch), batch).saturating_add(memory::READ_BYTES);
+        needs.check(kv, scratch, Available::now(), ADVICE)
+    };
     match config.device {
+        device if config.backend == BackendChoice::Candle => {
+            let place = device.map_or(Ok(Place::cpu()), Place::cuda).map_err(ModelError::from)?;
+            let mut checkpoint = Checkpoint::open(&files)?;
+            if place.free_bytes().is_none() {
+                check_memory(CandleModel::needs(&checkpoint, config.quantize, &place))?;
+            }
+            let model =
+                CandleModel::from_checkpoint(&mut checkpoint, &name, config.quantize, place, |_, _| {})?;
+            let load_seconds = began.elapsed().as_secs_f64();
+            check_length(config, model.config().context_length)?;
+            let facts = OnCandle::facts(&model);
+            figures(config, name, load_seconds, &facts, &mut OnCandle::new(model, room)?)
+        }
         None => {
             let mut checkpoint = Checkpoint::open(&files)?;
-            let needs = MemoryNeeds::of(&checkpoint, config.quantize);
-            let kv = needs.kv_block.saturating_mul(room.blocks as u64);
-            let scratch = needs.scratch(PREFILL_TOKENS.max(batch), batch).saturating_add(memory::READ_BYTES);
-            needs.check(kv, scratch, Available::now(), ADVICE)?;
+            check_memory(MemoryNeeds::of(&checkpoint, config.quantize))?;
             let model = Model::from_checkpoint(&mut checkpoint, &name, config.quantize, |_, _| {})?;
             let load_seconds = began.elapsed().as_secs_f64();
             check_length(config, model.context_length())?;
@@ -228,7 +246,7 @@ fn figures(
         decodes.push((batch, median(&mut steps).as_secs_f64(), subject.launches_per_step(batch)));
     }
 
-    let Facts { device, weight_bytes, kv_bytes_per_token, bytes_per_second } = facts.clone();
+    let Facts { device, backend, weight_bytes, kv_bytes_per_token, bytes_per_second } = facts.clone();
     let peak_bytes = memory::peak_bytes();
     let bytes_per_second = bytes_per_second.unwrap_or_else(memory::read_bandwidth);
     let depth = config.prompt_tokens + WARM_UP_STEPS + config.new_tokens / 2;
@@ -247,6 +265,7 @@ fn figures(
         version: telemetry::VERSION,
         model,
         quantize: config.quantize.as_str(),
+        backend: backend.as_str(),
         device,
         threads: rayon::current_num_threads(),
         prompt_tokens: config.prompt_tokens,

@@ -10,6 +10,8 @@ pub(super) struct BenchReport {
     pub(super) version: &'static str,
     pub(super) model: String,
     pub(super) quantize: &'static str,
+    /// The implementation: `kernels` or `candle`.
+    pub(super) backend: &'static str,
     /// What computes, if it is not the processors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) device: Option<String>,
@@ -51,7 +53,7 @@ pub(super) struct Decode {
 impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let giga = |bytes: f64| bytes / 1e9;
-        write!(f, "{}, weights {}, ", self.model, self.quantize)?;
+        write!(f, "{}, weights {}, {}, ", self.model, self.quantize, self.backend)?;
         match &self.device {
             Some(device) => write!(f, "{device}")?,
             None => write!(f, "{} threads", self.threads)?,

@@ -62,8 +62,8 @@ pub(super) fn measure(config: &BenchConfig) -> Result<StartupReport, BenchError>
     for _ in 0..config.repeats {
         let files = known.afresh();
         let began = Instant::now();
-        let (handle, engine, _) =
-            engine::open(&files, name, config.quantize, EngineConfig::new(MAX_RUNNING, 0))?;
+        let limits = EngineConfig { backend: config.backend, ..EngineConfig::new(MAX_RUNNING, 0) };
+        let (handle, engine, _) = engine::open(&files, name, config.quantize, limits)?;
         files.digest().map_err(crate::model::ModelError::from)?;
         starts.push(Start { ready: began.elapsed(), phases: handle.phases(), load: files.load_times() });
         (kv_blocks, file_bytes) = (handle.load().kv_blocks, files.progress().total);

@@ -2,7 +2,8 @@
 
 use super::memory;
 use crate::model::{
-    DeviceModel, DeviceSession, Model, ModelError, ModelFiles, Quantize, Slice, StepRoom, Workspace,
+    BackendKind, Cache, CandleModel, DeviceModel, DeviceSession, Model, ModelError, ModelFiles, Quantize,
+    Slice, StepRoom, Workspace,
 };
 use crate::token::TokenId;
 use codeseal_kernels::cpu::KvPool;
@@ -26,6 +27,7 @@ pub(super) struct Room {
 pub(super) struct Facts {
     /// What the device is called; none for the processors.
     pub(super) device: Option<String>,
+    pub(super) backend: BackendKind,
     pub(super) weight_bytes: usize,
     pub(super) kv_bytes_per_token: usize,
     /// What the memory gives; none for the processors: what is measured takes memory, so it is measured last.
@@ -60,6 +62,7 @@ impl OnCpu {
     pub(super) fn facts(model: &Model) -> Facts {
         Facts {
             device: None,
+            backend: BackendKind::Kernels,
             weight_bytes: model.bytes_per_token(),
             kv_bytes_per_token: model.kv_block_bytes() / BLOCK_TOKENS,
             bytes_per_second: None,
@@ -70,6 +73,41 @@ impl OnCpu {
 impl Subject for OnCpu {
     fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError> {
         let logits = self.model.step(&mut self.pool, batch, &mut self.workspace)?;
+        Ok(logits.chunks(self.model.config().vocab_size).map(argmax).collect())
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.model.config().vocab_size
+    }
+}
+
+/// A model in candle.
+pub(super) struct OnCandle {
+    model: CandleModel,
+    cache: Cache,
+}
+
+impl OnCandle {
+    /// # Errors
+    /// The device has too little memory.
+    pub(super) fn new(model: CandleModel, room: Room) -> Result<Self, ModelError> {
+        Ok(Self { cache: model.cache(room.blocks)?, model })
+    }
+
+    pub(super) fn facts(model: &CandleModel) -> Facts {
+        Facts {
+            device: Some(model.place().name().to_owned()).filter(|name| name != "cpu"),
+            backend: BackendKind::Candle,
+            weight_bytes: model.bytes_per_token(),
+            kv_bytes_per_token: model.kv_block_bytes() / BLOCK_TOKENS,
+            bytes_per_second: None,
+        }
+    }
+}
+
+impl Subject for OnCandle {
+    fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError> {
+        let logits = self.model.step(&mut self.cache, batch)?;
         Ok(logits.chunks(self.model.config().vocab_size).map(argmax).collect())
     }
 
@@ -98,6 +136,7 @@ impl OnDevice {
         };
         let facts = Facts {
             device: Some(model.device_name()),
+            backend: BackendKind::Kernels,
             weight_bytes: model.bytes_per_token(),
             kv_bytes_per_token: model.kv_block_bytes() / BLOCK_TOKENS,
             bytes_per_second: Some(bytes_per_second),

@@ -1,7 +1,11 @@
-//! The model as the engine uses it: on CPUs or on a device.
+//! The model as the engine uses it: our kernels on CPUs or on a device, or candle.
+
+pub(super) mod candle;
 
 use super::Platform;
-use crate::model::{Assumption, DeviceModel, DeviceSession, Model, ModelError, Slice, StepRoom, Workspace};
+use crate::model::{
+    Assumption, BackendKind, DeviceModel, DeviceSession, Model, ModelError, Slice, StepRoom, Workspace,
+};
 use crate::token::TokenId;
 use codeseal_kernels::cpu::{KvPool, Level};
 use codeseal_kernels::cuda::{Device, NO_TOKEN};
@@ -167,6 +171,8 @@ impl Backend for Cpu {
             device: String::from("cpu"),
             kernels: Level::best().name().to_owned(),
             weights: self.model.weights_types(),
+            backend: BackendKind::Kernels,
+            difference: None,
         }
     }
 
@@ -176,10 +182,13 @@ impl Backend for Cpu {
 }
 
 /// A model on a device, and its KV cache.
-pub(super) struct OnDevice(DeviceSession);
+pub(super) struct OnDevice {
+    session: DeviceSession,
+    difference: Option<f32>,
+}
 
 impl OnDevice {
-    /// `model` with `blocks` KV blocks, and memory for steps as large as `room`.
+    /// `model` with `blocks` KV blocks, and memory for steps as large as `room`. `difference` is to candle, if they were compared.
     ///
     /// # Errors
     /// The device has too little memory.
@@ -187,52 +196,55 @@ impl OnDevice {
         model: DeviceModel<D>,
         blocks: usize,
         room: StepRoom,
+        difference: Option<f32>,
     ) -> Result<Self, ModelError> {
-        Ok(Self(model.session(blocks, room)?))
+        Ok(Self { session: model.session(blocks, room)?, difference })
     }
 }
 
 impl Backend for OnDevice {
     fn step(&mut self, batch: &[Slice<'_>], samplers: &[Option<RowSampler>]) -> Result<Rows<'_>, ModelError> {
-        let vocabulary = self.0.config().vocab_size;
-        let output = self.0.step(batch, samplers)?;
+        let vocabulary = self.session.config().vocab_size;
+        let output = self.session.step(batch, samplers)?;
         Ok(Rows { logits: output.logits, vocabulary, chosen: output.chosen })
     }
 
     fn clear(&mut self, block: BlockId) -> Result<(), ModelError> {
-        self.0.clear(block)
+        self.session.clear(block)
     }
 
     fn warm_up(&mut self) -> Result<(), ModelError> {
-        self.0.record()?;
-        if !self.0.is_recorded() {
+        self.session.record()?;
+        if !self.session.is_recorded() {
             crate::telemetry::emit(crate::telemetry::Event::StepsNotRecorded);
         }
         Ok(())
     }
 
     fn blocks(&self) -> usize {
-        self.0.blocks()
+        self.session.blocks()
     }
 
     fn context_length(&self) -> usize {
-        self.0.config().context_length
+        self.session.config().context_length
     }
 
     fn name(&self) -> &str {
-        self.0.name()
+        self.session.name()
     }
 
     fn platform(&self) -> Platform {
         Platform {
-            device: format!("cuda {}", self.0.device()),
-            kernels: self.0.kernels().to_owned(),
-            weights: self.0.weights_types().to_owned(),
+            device: format!("cuda {}", self.session.device()),
+            kernels: self.session.kernels().to_owned(),
+            weights: self.session.weights_types().to_owned(),
+            backend: BackendKind::Kernels,
+            difference: self.difference,
         }
     }
 
     fn assumption(&self) -> Option<Assumption> {
-        self.0.assumption()
+        self.session.assumption()
     }
 
     fn reads_as_it_generates(&self) -> bool {

@@ -9,6 +9,7 @@
 mod backend;
 mod blocks;
 mod chain;
+mod choose;
 mod draft;
 mod handle;
 mod memory;
@@ -21,6 +22,7 @@ mod scheduler;
 mod stats;
 mod thread;
 mod warmup;
+mod witness;
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,13 +30,14 @@ use std::time::Instant;
 
 use zeroize::Zeroize;
 
+pub use self::choose::{start_candle, start_witnessed};
 pub use self::handle::{Generation, Handle};
 pub use self::open::{EngineParts, Open, OpenError, open};
 pub use self::phases::Phases;
 pub use self::stats::Load;
 pub use self::thread::{Engine, start, start_on};
+pub use crate::model::{BackendChoice, BackendKind, ModelFiles, Place, Quantize};
 use crate::model::{ModelError, NotEnoughMemory};
-pub use crate::model::{ModelFiles, Quantize};
 use crate::protocol::Namespace;
 use crate::token::TokenId;
 use codeseal_kernels::cuda::DeviceError;
@@ -239,15 +242,20 @@ impl FromStr for DeviceChoice {
 }
 
 /// What computes a model's steps.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Platform {
     /// `cpu`, or `cuda` and the name of the device.
     pub device: String,
-    /// The instruction set of the CPU kernels (`avx512`, `avx2`, `portable`), or the compute capability that the CUDA
-    /// kernels were made for (`sm_90`).
+    /// The instruction set of the CPU kernels (`avx512`, `avx2`, `portable`), the compute capability that the CUDA kernels
+    /// were made for (`sm_90`), or `candle`.
     pub kernels: String,
     /// The types that the weights have in memory, with `+` between them: `bf16`, `q4k+q8_0`.
     pub weights: String,
+    /// The implementation.
+    pub backend: BackendKind,
+    /// The largest difference of a logit between kernels and candle at the start, in root mean squares of all; infinite if
+    /// the kernels failed, none if they were not compared.
+    pub difference: Option<f32>,
 }
 
 /// Limits of the engine.
@@ -268,6 +276,8 @@ pub struct EngineConfig {
     pub prefix_cache: bool,
     /// The device that the model runs on.
     pub device: DeviceChoice,
+    /// The implementation of the model.
+    pub backend: BackendChoice,
 }
 
 impl EngineConfig {
@@ -291,6 +301,7 @@ impl EngineConfig {
             draft_tokens: Self::DRAFT_TOKENS,
             prefix_cache: true,
             device: DeviceChoice::Cpu,
+            backend: BackendChoice::Auto,
         }
     }
 }

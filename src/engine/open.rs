@@ -2,9 +2,12 @@
 
 use super::phases::{Phases, timed};
 use super::thread::step_room;
-use super::{DeviceChoice, Engine, EngineConfig, Handle, StartError, memory, start, start_on};
+use super::{
+    BackendChoice, DeviceChoice, Engine, EngineConfig, Handle, StartError, memory, start, start_candle,
+    start_on, start_witnessed,
+};
 use crate::machine::Available;
-use crate::model::{Checkpoint, MemoryNeeds, Model, ModelError, ModelFiles, Quantize};
+use crate::model::{Checkpoint, MemoryNeeds, Model, ModelError, ModelFiles, Place, Quantize};
 use crate::telemetry;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use codeseal_kernels::cuda::CudaDevice;
@@ -83,9 +86,25 @@ fn start_engine(
     quantize: Quantize,
     config: EngineConfig,
 ) -> Result<(Handle, Engine), OpenError> {
-    if let Some(number) = device(config.device) {
-        let open = move || CudaDevice::open(number);
-        return Ok(start_on(open, files.clone(), name, quantize, config)?);
+    match (device(config.device), config.backend) {
+        (None, BackendChoice::Candle) => {
+            return Ok(start_candle(Place::cpu(), files, name, quantize, config)?);
+        }
+        (Some(number), BackendChoice::Candle) => {
+            let place = Place::cuda(number).map_err(StartError::Device)?;
+            return Ok(start_candle(place, files, name, quantize, config)?);
+        }
+        (Some(number), BackendChoice::Kernels) => {
+            let open = move || CudaDevice::open(number);
+            return Ok(start_on(open, files.clone(), name, quantize, config)?);
+        }
+        (Some(number), BackendChoice::Auto) => {
+            // Where candle has no CUDA, its CPU checks the kernels.
+            let place = Place::cuda(number).unwrap_or_else(|_| Place::cpu());
+            let open = move || CudaDevice::open(number);
+            return Ok(start_witnessed(open, place, files, name, quantize, config)?);
+        }
+        (None, BackendChoice::Auto | BackendChoice::Kernels) => {}
     }
     let load = || -> Result<Model, OpenError> {
         let mut checkpoint = Checkpoint::open(files)?;

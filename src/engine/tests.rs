@@ -136,7 +136,13 @@ impl Backend for Fake {
     }
 
     fn platform(&self) -> super::Platform {
-        super::Platform { device: "fake".into(), kernels: "fake".into(), weights: "fake".into() }
+        super::Platform {
+            device: "fake".into(),
+            kernels: "fake".into(),
+            weights: "fake".into(),
+            backend: BackendKind::Kernels,
+            difference: None,
+        }
     }
 }
 

@@ -88,22 +88,34 @@ pub fn start_on<D: Device + 'static>(
         let model =
             DeviceModel::load(open()?, &files, &name, quantize, |_, _| {}).map_err(StartError::load)?;
         weights.get_or_init(|| began.elapsed());
-        let (bytes, length) = (model.kv_block_bytes(), model.config().context_length);
-        let room = step_room(&config);
-        let blocks = memory::blocks(&config, bytes, length, model.available_bytes(room)?);
-        let blocks = blocks.map_err(|error| match error {
-            StartError::TooFewBlocks { least, .. } if config.kv_cache_bytes.is_none() => {
-                DeviceError::OutOfMemory(usize::try_from(least).unwrap_or(usize::MAX)).into()
-            }
-            error => error,
-        })?;
-        Ok(OnDevice::new(model, blocks, room)?)
+        on_device(model, &config, None)
     };
     let (mut handle, engine) = spawn(make, config)?;
     let weights = loaded.get().copied().unwrap_or_default();
     let Phases { kv, .. } = handle.phases();
     handle.set_phases(Phases { weights, kv: kv.saturating_sub(weights), ..handle.phases() });
     Ok((handle, engine))
+}
+
+/// `model` with the KV cache and the memory that `config` asks for. `difference` is to candle, if they were compared.
+///
+/// # Errors
+/// The device has too little memory.
+pub(super) fn on_device<D: Device + 'static>(
+    model: DeviceModel<D>,
+    config: &EngineConfig,
+    difference: Option<f32>,
+) -> Result<OnDevice, StartError> {
+    let (bytes, length) = (model.kv_block_bytes(), model.config().context_length);
+    let room = step_room(config);
+    let blocks = memory::blocks(config, bytes, length, model.available_bytes(room)?);
+    let blocks = blocks.map_err(|error| match error {
+        StartError::TooFewBlocks { least, .. } if config.kv_cache_bytes.is_none() => {
+            DeviceError::OutOfMemory(usize::try_from(least).unwrap_or(usize::MAX)).into()
+        }
+        error => error,
+    })?;
+    Ok(OnDevice::new(model, blocks, room, difference)?)
 }
 
 /// The largest step: all sequences that generate, with draft tokens, and at least one token of a prompt.
@@ -113,8 +125,23 @@ pub(super) fn step_room(config: &EngineConfig) -> StepRoom {
     StepRoom { rows, num_logits: config.max_running + FREE_ROWS, batch }
 }
 
-pub(super) fn spawn<B: Backend>(
+/// Starts the thread of a backend, which `make` makes there.
+///
+/// # Errors
+/// As [`start`].
+pub(super) fn spawn<B: Backend + 'static>(
     make: impl FnOnce() -> Result<B, StartError> + Send + 'static,
+    config: EngineConfig,
+) -> Result<(Handle, Engine), StartError> {
+    spawn_boxed(move || Ok(Box::new(make()?)), config)
+}
+
+/// As [`spawn`], for a backend of which only `make` knows the type.
+///
+/// # Errors
+/// As [`start`].
+pub(super) fn spawn_boxed(
+    make: impl FnOnce() -> Result<Box<dyn Backend>, StartError> + Send + 'static,
     config: EngineConfig,
 ) -> Result<(Handle, Engine), StartError> {
     if config.max_running == 0 {
@@ -133,7 +160,7 @@ pub(super) fn spawn<B: Backend>(
             pool.install(|| {
                 let (made, kv) = timed(make);
                 let made = made.and_then(|mut backend| {
-                    let (warm_up, self_test) = warmup::run(&mut backend, &config)?;
+                    let (warm_up, self_test) = warmup::run(&mut *backend, &config)?;
                     Ok((backend, Phases { kv, warm_up, self_test, ..Phases::default() }))
                 });
                 match made {
@@ -148,7 +175,7 @@ pub(super) fn spawn<B: Backend>(
                         };
                         record.record(Counters::default(), 0, backend.blocks());
                         if tested.send(Ok(ready)).is_ok() {
-                            serve(&mut backend, &worker, &config, &record);
+                            serve(&mut *backend, &worker, &config, &record);
                         }
                     }
                     // The receiver is gone only if the caller has panicked.
@@ -192,7 +219,7 @@ impl Drop for StopOnExit {
 }
 
 /// Works until the queue stops, or the device fails.
-fn serve<B: Backend>(backend: &mut B, queue: &Arc<Queue>, config: &EngineConfig, stats: &Stats) {
+fn serve(backend: &mut dyn Backend, queue: &Arc<Queue>, config: &EngineConfig, stats: &Stats) {
     let scheduling = SchedulerConfig {
         step_tokens: config.step_tokens,
         draft_tokens: config.draft_tokens,
@@ -257,8 +284,8 @@ fn ended(task: &Task) -> Option<End> {
 }
 
 /// Takes one step for every sequence that there is, and returns those that it ended.
-fn step<B: Backend>(
-    backend: &mut B,
+fn step(
+    backend: &mut dyn Backend,
     scheduler: &mut Scheduler<Task>,
     scratch: &mut Scratch,
 ) -> Result<Vec<(Task, End)>, ModelError> {

@@ -23,8 +23,8 @@ const TOLERANCE: f32 = 1e-2;
 ///
 /// # Errors
 /// The model fails, or its numbers cannot be right.
-pub(super) fn run<B: Backend>(
-    backend: &mut B,
+pub(super) fn run(
+    backend: &mut dyn Backend,
     config: &EngineConfig,
 ) -> Result<(Duration, Duration), StartError> {
     let (warm, warm_up) = timed(|| warm_up(backend, config));
@@ -34,7 +34,7 @@ pub(super) fn run<B: Backend>(
     Ok((warm_up, self_test))
 }
 
-fn warm_up<B: Backend>(backend: &mut B, config: &EngineConfig) -> Result<(), StartError> {
+fn warm_up(backend: &mut dyn Backend, config: &EngineConfig) -> Result<(), StartError> {
     if backend.takes_largest_step() {
         let blocks: Vec<_> = (0..backend.blocks() as u32).map(BlockId).collect();
         let room = backend.context_length().min(blocks.len() * BLOCK_TOKENS);
@@ -46,7 +46,7 @@ fn warm_up<B: Backend>(backend: &mut B, config: &EngineConfig) -> Result<(), Sta
     Ok(backend.warm_up()?)
 }
 
-fn test<B: Backend>(backend: &mut B) -> Result<(), StartError> {
+fn test(backend: &mut dyn Backend) -> Result<(), StartError> {
     // The cached text is in one block, and the one that is prefilled again in another.
     let blocks = [BlockId(0), BlockId(1)];
     let blocks = blocks.get(..backend.blocks()).unwrap_or(&blocks);
@@ -84,7 +84,7 @@ fn whole<'a>(tokens: &'a [TokenId], blocks: &'a [BlockId]) -> Slice<'a> {
 }
 
 /// The logits after the last token of each slice.
-fn logits<B: Backend>(backend: &mut B, batch: &[Slice<'_>]) -> Result<Vec<f32>, ModelError> {
+pub(super) fn logits(backend: &mut dyn Backend, batch: &[Slice<'_>]) -> Result<Vec<f32>, ModelError> {
     let samplers = vec![None; batch.len()];
     let mut all = Vec::new();
     for row in backend.step(batch, &samplers)?.each(&samplers) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::engine::DeviceChoice;
+use crate::engine::{BackendChoice, DeviceChoice};
 use crate::flags::at_least_one;
 use crate::model::{ModelFiles, Quantize};
 use crate::protocol::HoleStart;
@@ -20,6 +20,8 @@ pub struct FimConfig {
     pub quantize: Quantize,
     /// What it runs on.
     pub device: DeviceChoice,
+    /// The implementation of the model.
+    pub backend: BackendChoice,
     /// A file of cases, one JSON object a line: `name`, `prefix`, `suffix`, `middle` and `kind`, which is `single`
     /// or `multi`.
     pub cases: PathBuf,
@@ -61,6 +63,10 @@ pub(crate) struct FimArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 
+    /// Implementation of the model, as a server with this --backend: auto, kernels or candle
+    #[arg(long, env = "CODESEAL_BACKEND", value_name = "BACKEND", default_value = "auto")]
+    backend: BackendChoice,
+
     /// New tokens of an answer at most. The rest of the context is the prompt's: of one that is longer, the
     /// prefix loses its beginning and the suffix its end, which keep three quarters and one of the room
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one())]
@@ -92,6 +98,7 @@ impl FimArgs {
             model,
             quantize: self.quantize,
             device: self.device,
+            backend: self.backend,
             cases: self.cases,
             hole: self.hole,
             limit: self.limit,

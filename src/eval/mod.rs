@@ -26,8 +26,8 @@ pub use self::config::FimConfig;
 use self::report::{CaseResult, EvalReport, Example};
 use self::similarity::similarity;
 use crate::engine::{
-    self, DeviceChoice, Engine, EngineConfig, EngineError, Event, Finish, GenerationRequest, Handle,
-    OpenError, Quantize, Sampling, StartError, SubmitError, Token,
+    self, Engine, EngineConfig, EngineError, Event, Finish, GenerationRequest, Handle, OpenError, Quantize,
+    Sampling, StartError, SubmitError, Token,
 };
 use crate::model::{Assumption, ModelFiles};
 use crate::prompt::{self, Texts};
@@ -116,14 +116,26 @@ pub async fn fim(
     stdout: &mut impl Write,
     stderr: &mut impl Write,
 ) -> Result<(), EvalError> {
-    let FimConfig { model_name, model, quantize, device, cases, hole, limit, max_new_tokens, examples, json } =
-        config;
+    let FimConfig {
+        model_name,
+        model,
+        quantize,
+        device,
+        backend,
+        cases,
+        hole,
+        limit,
+        max_new_tokens,
+        examples,
+        json,
+    } = config;
     let began = Instant::now();
     let name = model_name.clone();
     let loaded = tokio::task::spawn_blocking(move || {
         // First the cases: what is wrong with them is known at once.
         let cases = cases::read(&cases, limit)?;
-        let subject = Subject::load(&model, &name, quantize, device, max_new_tokens)?;
+        let engine = EngineConfig { device, backend, ..EngineConfig::new(IN_FLIGHT, IN_FLIGHT) };
+        let subject = Subject::load(&model, &name, quantize, engine, max_new_tokens)?;
         let prompts = cases.iter().map(|case| subject.prompt(case, hole)).collect::<Result<Vec<_>, _>>()?;
         Ok::<_, EvalError>((subject, cases, prompts))
     });
@@ -165,10 +177,9 @@ impl Subject {
         files: &ModelFiles,
         name: &str,
         quantize: Quantize,
-        device: DeviceChoice,
+        config: EngineConfig,
         max_new_tokens: usize,
     ) -> Result<Self, EvalError> {
-        let config = EngineConfig { device, ..EngineConfig::new(IN_FLIGHT, IN_FLIGHT) };
         let (handle, engine, tokenizer) = engine::open(files, name, quantize, config)?;
         // Cases may share what is computed of them: they belong to the same owner.
         let namespace = Dek::generate()?.namespace();

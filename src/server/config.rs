@@ -178,6 +178,7 @@ impl ServeArgs {
                 draft_tokens: self.draft_tokens,
                 prefix_cache: self.prefix_cache,
                 device: self.device,
+                backend: self.backend,
                 ..EngineConfig::new(self.max_running, self.max_waiting)
             },
             limits,
@@ -249,6 +250,7 @@ mod tests {
             ["--quantize", "q2"],
             ["--device", "gpu"],
             ["--device", "cuda:x"],
+            ["--backend", "torch"],
             ["--log-level", "warn"],
             ["--kv-cache-mib", "0"],
             ["--kv-cache-mib", "18446744073709551615"],

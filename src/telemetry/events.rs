@@ -24,6 +24,15 @@ pub enum Event {
     AttestationRecovered,
     /// The launcher's token agrees with the profile.
     AttestationVerified,
+    /// `--backend auto` compared the kernels of a device with candle, and chose.
+    BackendChosen {
+        /// `kernels` or `candle`.
+        backend: &'static str,
+        /// `agreement`; or why not the kernels: `difference`, or `failure` of the kernels to load or run.
+        reason: &'static str,
+        /// The largest difference of a logit, in root mean squares of all; none after a failure.
+        difference: Option<f32>,
+    },
     /// Fewer connections are accepted than configured: the process may not open more files.
     ConnectionsLimited {
         /// What `--max-connections` says.
@@ -104,6 +113,8 @@ pub enum Event {
         kernels: Box<str>,
         /// The types of the weights in memory.
         weights: Box<str>,
+        /// The implementation: `kernels` or `candle`.
+        backend: &'static str,
     },
     /// So much of the model has been held against the manifest.
     ModelVerify {
@@ -182,7 +193,8 @@ impl Event {
     fn level(&self) -> Level {
         match self {
             Self::DeviceFailed | Self::GenerationFailed | Self::Panicked { .. } => Level::ERROR,
-            Self::AttestationLost { .. }
+            Self::BackendChosen { backend: "candle", .. }
+            | Self::AttestationLost { .. }
             | Self::ConnectionsLimited { .. }
             | Self::DeviceFallback { .. }
             | Self::KeysLost { .. }

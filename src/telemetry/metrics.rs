@@ -2,6 +2,8 @@
 //!
 //! Where vLLM has a metric of the same name, it means the same here.
 
+mod model;
+
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +16,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+pub use self::model::ModelLabels;
+use self::model::ModelMetrics;
 use super::build_info::VERSION;
 use super::labels::{Endpoint, RequestOutcome};
 use super::queue::dropped_lines;
@@ -39,7 +43,7 @@ pub struct Metrics {
     key_failures: Family<ReasonLabel, Counter>,
     replay_entries: Gauge,
     ready: Gauge,
-    model: Family<ModelLabels, Gauge>,
+    model: ModelMetrics,
     log_lines_dropped: Counter,
 }
 
@@ -86,13 +90,6 @@ struct RequestLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ModelLabels {
-    device: String,
-    kernels: String,
-    weights: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EndpointLabel {
     endpoint: Endpoint,
 }
@@ -125,7 +122,7 @@ impl Metrics {
             key_failures: Family::default(),
             replay_entries: Gauge::default(),
             ready: Gauge::default(),
-            model: Family::default(),
+            model: ModelMetrics::default(),
             log_lines_dropped: Counter::default(),
             registry: Registry::default(),
         };
@@ -172,7 +169,7 @@ impl Metrics {
             m.replay_entries.clone(),
         );
         registry.register("ready", "1 while the server takes requests", m.ready.clone());
-        registry.register("model_info", "What the model runs on; always 1", m.model.clone());
+        m.model.register(&mut registry);
         registry.register(
             "log_lines_dropped",
             "Lines of the log that nothing took in time",
@@ -231,10 +228,9 @@ impl Metrics {
         self.ready.set(i64::from(ready));
     }
 
-    /// The model runs on `device`, with `kernels`, from `weights`; see [`Event::ModelRuns`](super::Event::ModelRuns).
-    pub fn model(&self, device: &str, kernels: &str, weights: &str) {
-        let labels = ModelLabels { device: device.into(), kernels: kernels.into(), weights: weights.into() };
-        self.model.get_or_create(&labels).set(1);
+    /// What the model runs on. `difference` is between the kernels and candle, if they were compared.
+    pub fn model(&self, labels: &ModelLabels, difference: Option<f32>) {
+        self.model.set(labels, difference);
     }
 
     /// Everything in the OpenMetrics text format, with what is read rather than counted.
@@ -332,7 +328,8 @@ mod tests {
             Duration::ZERO,
         );
         metrics.key_failed("condition_not_met");
-        metrics.model("cpu", "avx2", "q8_0");
+        let [device, kernels, weights] = ["cpu", "avx2", "q8_0"].map(String::from);
+        metrics.model(&ModelLabels { device, kernels, weights, backend: "kernels" }, Some(0.25));
         let engine = EngineReadings {
             running: 1,
             waiting: 2,
@@ -361,7 +358,8 @@ mod tests {
             "codeseal_request_queue_time_seconds_count 0",
             "codeseal_time_to_first_token_seconds_count 0",
             "codeseal_log_lines_dropped_total 0",
-            "codeseal_model_info{device=\"cpu\",kernels=\"avx2\",weights=\"q8_0\"} 1",
+            "codeseal_model_info{device=\"cpu\",kernels=\"avx2\",weights=\"q8_0\",backend=\"kernels\"} 1",
+            "codeseal_backend_difference{backend=\"kernels\"} 0.25",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }

@@ -18,5 +18,5 @@ pub use self::hardening::{harden, redact_panics};
 pub use self::labels::{Endpoint, Hardening, RequestOutcome};
 pub use self::logging::{LogFormat, LogLevel, LoggingError, init, init_to};
 #[cfg(feature = "server")]
-pub use self::metrics::{EngineReadings, InFlight, Metrics};
+pub use self::metrics::{EngineReadings, InFlight, Metrics, ModelLabels};
 pub use self::queue::{LogGuard, write_error};

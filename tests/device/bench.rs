@@ -67,6 +67,7 @@ fn the_benchmark_measures_a_device_as_it_does_the_processors() {
         new_tokens: 4,
         batches: vec![1, 3],
         device: Some(0),
+        backend: codeseal::model::BackendChoice::Auto,
         threads: Some(1),
         repeats: 1,
         json: true,

@@ -46,7 +46,7 @@ pub(crate) fn namespace() -> Namespace {
     Dek::generate().unwrap().namespace()
 }
 
-async fn tokens(mut generation: Generation) -> Result<(Vec<u32>, Finish), EngineError> {
+pub(crate) async fn tokens(mut generation: Generation) -> Result<(Vec<u32>, Finish), EngineError> {
     let mut tokens = Vec::new();
     loop {
         match generation.next().await.unwrap()? {

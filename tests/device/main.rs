@@ -22,3 +22,4 @@ mod harness;
 mod runner;
 mod service;
 mod toy;
+mod witness;

@@ -61,6 +61,22 @@ async fn a_start_is_measured_part_by_part() {
 }
 
 #[tokio::test]
+async fn candle_is_measured_where_it_is_asked_for() {
+    for quantize in ["none", "q8_0", "q4k"] {
+        let flags =
+            ["--model", "tiny", "--batch", "1,3", "--backend", "candle", "--quantize", quantize, "--json"];
+        let remains = bench(&flags).await;
+        assert_eq!(remains.code, Some(0), "{}", remains.stderr);
+        let report: Value = serde_json::from_str(&remains.stdout).unwrap();
+        assert_eq!((&report["backend"], &report["device"]), (&"candle".into(), &Value::Null));
+        assert_eq!(report["decode"].as_array().unwrap().len(), 2);
+    }
+    let remains = bench(&["--model", "tiny", "--backend", "kernels", "--batch", "1", "--json"]).await;
+    assert!(remains.stdout.contains(r#""backend": "kernels""#), "{}", remains.stdout);
+    assert_eq!(bench(&["--model", "tiny", "--backend", "torch"]).await.code, Some(64));
+}
+
+#[tokio::test]
 async fn random_weights_need_nothing_but_a_shape() {
     let dir = tempfile::tempdir().unwrap();
     let shape = dir.path().join("shape.json");

@@ -12,7 +12,7 @@ use codeseal::tokenizer::TokenId;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::harness::{Remains, run_server, tiny};
+use super::harness::{Remains, backend, run_server, tiny};
 
 /// A file of cases, and what is measured on it.
 struct Bench {
@@ -134,7 +134,7 @@ async fn generated(handle: &Handle, prompt: Vec<TokenId>, max_new_tokens: usize)
 
 /// What the model with weights of this type writes into each hole, as a server's engine has it.
 async fn served(quantize: Quantize, max_new_tokens: usize) -> Vec<String> {
-    let config = EngineConfig::new(1, 1);
+    let config = EngineConfig { backend: backend(), ..EngineConfig::new(1, 1) };
     let (handle, _engine, tokenizer) =
         engine::open(&ModelFiles::tiny(), TINY_MODEL_NAME, quantize, config).unwrap();
     let mut answers = Vec::new();
@@ -175,8 +175,9 @@ async fn holes_can_begin_above_the_cursor() {
     let [line, above] = ["        found[path] = os.", "import os\n\n\ndef sizes"];
     let cases = [case("one", prefix, "\n    return found\n", "QUITE IMPOSSIBLE", "single")];
     let bench = Bench::new(&lines(&cases));
+    let config = EngineConfig { backend: backend(), ..EngineConfig::new(1, 1) };
     let (handle, _engine, tokenizer) =
-        engine::open(&ModelFiles::tiny(), TINY_MODEL_NAME, Quantize::None, EngineConfig::new(1, 1)).unwrap();
+        engine::open(&ModelFiles::tiny(), TINY_MODEL_NAME, Quantize::None, config).unwrap();
     let encode = |text: &str| tokenizer.encode(text);
     for (name, middle) in [("cursor", ""), ("line", line), ("lines", prefix)] {
         let report = bench.report(&["--hole", name, "--show", "1"]).await;
@@ -226,6 +227,7 @@ async fn wrong_usage_exits_with_64_and_says_where() {
         &["--quantize", "q4_0"][..],
         &["--quantize", "bf16"],
         &["--device", "gpu"],
+        &["--backend", "torch"],
         &["--max-new-tokens", "0"],
         &["--max-new-tokens", "200000"],
         &["--limit", "none"],

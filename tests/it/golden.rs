@@ -5,12 +5,18 @@
 use std::time::{Duration, Instant};
 
 use codeseal::engine::{
-    Engine, EngineConfig, EngineError, Event, Finish, Generation, GenerationRequest, Handle, Sampling, start,
+    BackendChoice, Engine, EngineConfig, EngineError, Event, Finish, Generation, GenerationRequest, Handle,
+    Sampling, open,
 };
-use codeseal::model::{Model, ModelFiles, Quantize, TINY_MODEL_NAME};
+use codeseal::model::{ModelFiles, Quantize, TINY_MODEL_NAME};
 use codeseal::protocol::Dek;
 use codeseal::tokenizer::{TokenId, Tokenizer};
 use serde::Deserialize;
+
+use crate::harness::backend;
+
+/// The implementations of the model.
+const BACKENDS: [BackendChoice; 2] = [BackendChoice::Kernels, BackendChoice::Candle];
 
 #[derive(Deserialize)]
 struct Golden {
@@ -26,12 +32,13 @@ fn goldens() -> Vec<Golden> {
 }
 
 fn engine(max_running: usize) -> (Handle, Engine) {
-    engine_with(EngineConfig::new(max_running, 16))
+    engine_with(EngineConfig { backend: backend(), ..EngineConfig::new(max_running, 16) })
 }
 
 fn engine_with(config: EngineConfig) -> (Handle, Engine) {
-    let model = Model::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, Quantize::None, |_, _| {}).unwrap();
-    start(model, EngineConfig { kv_cache_bytes: Some(64 << 20), ..config }).unwrap()
+    let config = EngineConfig { kv_cache_bytes: Some(64 << 20), ..config };
+    let (handle, engine, _) = open(&ModelFiles::tiny(), TINY_MODEL_NAME, Quantize::None, config).unwrap();
+    (handle, engine)
 }
 
 fn request(prompt: &[u32], max_new_tokens: usize, sampling: Sampling) -> GenerationRequest {
@@ -59,11 +66,13 @@ async fn tokens(mut generation: Generation) -> Result<(Vec<u32>, Finish), Engine
 
 #[tokio::test]
 async fn greedy_completions_are_those_of_transformers() {
-    let (handle, _engine) = engine(1);
-    for golden in goldens() {
-        let generation =
-            handle.submit(request(&golden.prompt, golden.tokens.len(), Sampling::GREEDY)).unwrap();
-        assert_eq!(tokens(generation).await, Ok((golden.tokens, Finish::Length)));
+    for backend in BACKENDS {
+        let (handle, _engine) = engine_with(EngineConfig { backend, ..EngineConfig::new(1, 16) });
+        for golden in goldens() {
+            let request = request(&golden.prompt, golden.tokens.len(), Sampling::GREEDY);
+            let made = tokens(handle.submit(request).unwrap()).await;
+            assert_eq!(made, Ok((golden.tokens, Finish::Length)), "{backend:?}");
+        }
     }
 }
 
@@ -160,8 +169,19 @@ async fn all(handle: &Handle, sampling: Sampling, together: bool) -> Vec<Vec<u32
 
 #[tokio::test]
 async fn steps_guesses_cache_and_company_change_no_token() {
-    let plain =
-        EngineConfig { step_tokens: 1000, draft_tokens: 0, prefix_cache: false, ..EngineConfig::new(1, 16) };
+    for backend in BACKENDS {
+        nothing_changes_a_token(backend).await;
+    }
+}
+
+async fn nothing_changes_a_token(backend: BackendChoice) {
+    let plain = EngineConfig {
+        step_tokens: 1000,
+        draft_tokens: 0,
+        prefix_cache: false,
+        backend,
+        ..EngineConfig::new(1, 16)
+    };
     // A seed whose texts repeat themselves, so that some guesses are right.
     let hot = Sampling { temperature: 0.8, top_p: Some(0.95), seed: 1, ..Sampling::GREEDY };
     let (handle, _engine) = engine_with(plain);
@@ -172,7 +192,7 @@ async fn steps_guesses_cache_and_company_change_no_token() {
             ("guessed", false, EngineConfig { draft_tokens: 7, ..plain }),
             ("cached", false, EngineConfig { prefix_cache: true, ..plain }),
             ("together", true, EngineConfig { max_running: 16, ..plain }),
-            ("all at once", true, EngineConfig { step_tokens: 40, ..EngineConfig::new(16, 16) }),
+            ("all at once", true, EngineConfig { step_tokens: 40, backend, ..EngineConfig::new(16, 16) }),
         ] {
             let (handle, _engine) = engine_with(config);
             for round in 0..2 {

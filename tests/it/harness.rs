@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use codeseal::attestation::{OnTokenExpiry, Profile};
-use codeseal::engine::{EngineConfig, Quantize};
+use codeseal::engine::{BackendChoice, EngineConfig, Quantize};
 use codeseal::keys::{CacheLimits, Endpoint, KmsConfig, Timeouts, WrapConfig, Wrapper};
 use codeseal::protocol::{Call, Dek, Frame, FrameReader, Reply, RequestId, ServerId, Token, WrappedDek};
 use codeseal::sandbox::{Sandbox, SandboxConfig};
@@ -102,7 +102,11 @@ impl World {
             profile: Profile::Sandbox,
             on_token_expiry: OnTokenExpiry::Wait,
             shaping: Shaping::Off,
-            engine: EngineConfig { kv_cache_bytes: Some(KV_CACHE_BYTES), ..EngineConfig::new(4, 4) },
+            engine: EngineConfig {
+                kv_cache_bytes: Some(KV_CACHE_BYTES),
+                backend: backend(),
+                ..EngineConfig::new(4, 4)
+            },
             limits: RequestLimits {
                 max_new_tokens: 16,
                 max_body_bytes: 1 << 20,
@@ -420,8 +424,15 @@ pub(crate) async fn run_server(flags: &[String]) -> Remains {
     }
 }
 
-/// What a program needs of the environment to run at all.
-const NEEDED: [&str; 4] = ["LD_LIBRARY_PATH", "LLVM_PROFILE_FILE", "PATH", "TMPDIR"];
+/// What a program needs of the environment to run at all, and the backend that the suite is run with.
+const NEEDED: [&str; 5] = [BACKEND, "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE", "PATH", "TMPDIR"];
+/// Runs the whole suite with another backend: the one setting that reaches the tests, because each must pass with each.
+const BACKEND: &str = "CODESEAL_BACKEND";
+
+/// The backend that the suite is run with.
+pub(crate) fn backend() -> BackendChoice {
+    std::env::var(BACKEND).map_or(BackendChoice::Auto, |name| name.parse().expect(BACKEND))
+}
 
 /// A program that sees nothing of the developer's environment: no settings, no home, no proxies, no credentials.
 pub(crate) fn clean(program: impl AsRef<OsStr>) -> std::process::Command {

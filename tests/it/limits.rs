@@ -127,7 +127,12 @@ async fn the_log_and_the_metrics_say_what_the_model_runs_on() {
     let line = log.lines().find(|line| line.contains(" model_runs ")).unwrap();
     assert!(line.contains(" device=cpu ") && line.contains(" weights=q8_0"), "{line}");
     let kernels = line.split_once(" kernels=").unwrap().1.split(' ').next().unwrap();
-    assert!(["avx512", "avx2", "portable"].contains(&kernels), "{line}");
+    let candle = crate::harness::backend() == codeseal::engine::BackendChoice::Candle;
+    let (backend, names) =
+        if candle { ("candle", &["candle"][..]) } else { ("kernels", &["avx512", "avx2", "portable"][..]) };
+    assert!(names.contains(&kernels), "{line}");
+    assert!(line.contains(&format!(" backend={backend}")), "{line}");
+    assert!(info.contains(&format!("backend=\"{backend}\"")), "{info}");
     assert!(info.contains(&format!("kernels=\"{kernels}\"")), "{info}");
     assert!(cfg!(feature = "cuda") || log.contains(" device_fallback reason=built_without_cuda"), "{log}");
 }

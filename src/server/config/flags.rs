@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
 use crate::attestation::{OnTokenExpiry, Profile};
-use crate::engine::{DeviceChoice, EngineConfig};
+use crate::engine::{BackendChoice, DeviceChoice, EngineConfig};
 use crate::flags::{seconds, up_to};
 use crate::hub::ModelSource;
 use crate::keys::{KeyName, WipAudience};
@@ -88,6 +88,17 @@ pub(crate) struct ServeArgs {
         default_value = "auto"
     )]
     pub(super) device: DeviceChoice,
+
+    /// Implementation of the model: kernels (of this program), candle, or auto: kernels, which on a CUDA device must first give the
+    /// same logits as candle on the model's first layers, else candle
+    #[arg(
+        long,
+        help_heading = "Model",
+        env = "CODESEAL_BACKEND",
+        value_name = "BACKEND",
+        default_value = "auto"
+    )]
+    pub(super) backend: BackendChoice,
 
     /// Cloud KMS key that wraps DEKs: projects/P/locations/L/keyRings/R/cryptoKeys/K
     #[arg(long, help_heading = "Keys", env = "CODESEAL_KMS_KEY", value_name = "NAME")]

@@ -11,7 +11,7 @@ use crate::keys::Keys;
 use crate::protocol::Identity;
 use crate::server::config::ServerConfig;
 use crate::server::state::{App, Loaded};
-use crate::telemetry::{self, Event};
+use crate::telemetry::{self, Event, ModelLabels};
 
 /// Makes everything that answers requests, and lets `app` take them.
 pub(crate) async fn load(app: Arc<App>, config: ServerConfig, open: Open) -> Result<Engine, ServeError> {
@@ -37,12 +37,19 @@ pub(crate) async fn load(app: Arc<App>, config: ServerConfig, open: Open) -> Res
     app.attestor.set_identity(identity);
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     telemetry::emit(Event::ModelLoaded { milliseconds, phases });
-    let Platform { device, kernels, weights } = engine.platform();
-    app.metrics.model(device, kernels, weights);
+    let Platform { device, kernels, weights, backend, difference } = engine.platform();
+    let labels = ModelLabels {
+        device: device.clone(),
+        kernels: kernels.clone(),
+        weights: weights.clone(),
+        backend: backend.as_str(),
+    };
+    app.metrics.model(&labels, *difference);
     telemetry::emit(Event::ModelRuns {
         device: device.as_str().into(),
         kernels: kernels.as_str().into(),
         weights: weights.as_str().into(),
+        backend: backend.as_str(),
     });
     app.set_loaded(Loaded { keys, engine, tokenizer: Arc::new(tokenizer) });
     Ok(stop)
