@@ -2,13 +2,15 @@
 # Checks a machine with a CUDA device, and measures codeseal on it: gpu-check.sh SERVER [DIRECTORY]
 #
 # SERVER is a codeseal-server that was built with the feature `cuda` (scripts/cuda-build.sh); it and this file are all that
-# must be copied there (below 60 MB). Needed on the machine: the driver (580 or newer). No Rust, no CUDA toolkit, no
-# Python, no network.
+# must be copied there (below 60 MB). Needed on the machine: the driver (580 or newer), and for --backend candle cuBLAS and
+# cuRAND in LD_LIBRARY_PATH (scripts/cuda-libraries.sh). No Rust, no CUDA toolkit, no Python, no network.
 # DIRECTORY, where the results go, is ./gpu-check-results unless named: results.json, and table.txt for people.
-# CODESEAL_CHECK_DEVICE names another device than cuda:0; CODESEAL_CHECK_SHAPES a part of "2b 7b", and CODESEAL_CHECK_TYPES of
-# "none q8_0 q4k", which is what --quantize takes.
+# CODESEAL_CHECK_DEVICE names another device than cuda:0; CODESEAL_CHECK_SHAPES a part of "2b 7b" (2b unless named),
+# CODESEAL_CHECK_TYPES of "none q8_0 q4k", which is what --quantize takes, and CODESEAL_CHECK_BACKENDS of "kernels candle".
+# It ends after CODESEAL_CHECK_SECONDS (600): what is not measured by then is left out, which is said.
 #
-# Others are measured beside it, in the same run, where they are there:
+# First the device is checked (kernels-check). Then each type of weights is measured, with our kernels and with candle, and
+# others in the same run, where they are there:
 # - transformers: a python3 with torch and transformers that sees the device, and gpu-check/transformers_peer.py beside
 #   this file. It also says how fast the device multiplies matrices, which reading a prompt is held against.
 # - llama.cpp: CODESEAL_CHECK_LLAMA is the command of its llama-bench, options included, and CODESEAL_CHECK_GGUF a directory
@@ -21,8 +23,10 @@ server=${1:?usage: $0 SERVER [DIRECTORY]}
 out=${2:-gpu-check-results}
 device=${CODESEAL_CHECK_DEVICE:-cuda:0}
 number=${device#cuda} number=${number#:} number=${number:-0}
-shapes=${CODESEAL_CHECK_SHAPES:-2b 7b}
+shapes=${CODESEAL_CHECK_SHAPES:-2b}
 types=${CODESEAL_CHECK_TYPES:-none q8_0 q4k}
+backends=${CODESEAL_CHECK_BACKENDS:-kernels candle}
+seconds=${CODESEAL_CHECK_SECONDS:-600}
 read -r -a llama_bench <<<"${CODESEAL_CHECK_LLAMA:-}"
 gguf=${CODESEAL_CHECK_GGUF:-}
 transformers_peer=$(dirname "$0")/gpu-check/transformers_peer.py
@@ -43,11 +47,21 @@ shape() { # name, hidden, inner, layers, heads, heads that are asked
 shape 2b 2048 16384 18 8 1
 shape 7b 3072 24576 28 16 16
 
+# limited COMMAND...: runs it in the time that is left.
+limited() {
+  local left=$((seconds - SECONDS))
+  if ((left <= 0)); then
+    echo "the $seconds seconds are over" >&2
+    return 124
+  fi
+  timeout "$left" "$@"
+}
+
 say() { printf '%s\n' "$*" | tee -a "$out/table.txt"; }
 
 say "=== checks"
 passed=true
-"$server" kernels-check --device "$device" --json >"$work/checks.json" || passed=false
+limited "$server" kernels-check --device "$device" --json >"$work/checks.json" || passed=false
 [ -s "$work/checks.json" ] || { echo "the device cannot be checked, see above" >&2; exit 69; }
 # A line for each: the names and, where there is one, the failure below.
 sed -n 's/^ *"\(device\|name\|failure\)": "\(.*\)",\{0,1\}$/\1: \2/p' "$work/checks.json" | tee -a "$out/table.txt"
@@ -88,7 +102,7 @@ if [ -f "$transformers_peer" ] && python3 -c \
   'import sys, torch, transformers; sys.exit(not torch.cuda.is_available())' >/dev/null 2>&1; then
   measure_transformers() { # shape
     local json=$work/$1.transformers.json
-    if ! python3 "$transformers_peer" "$work/$1.json" --device "cuda:$number" --prompt-tokens 128,512,2048 \
+    if ! limited python3 "$transformers_peer" "$work/$1.json" --device "cuda:$number" --prompt-tokens 128,512,2048 \
       --new-tokens "$new_tokens" >"$json"; then
       say "transformers: $1 not measured, see above"
       rm -f "$json"
@@ -124,8 +138,8 @@ if [ ${#llama_bench[@]} -gt 0 ]; then
     fi
     common=(-m "$gguf/$name.gguf" -ngl 99 -sm none -mg "$number" -r 5 -o json)
     json=$work/$name.llama
-    if ! "${llama_bench[@]}" "${common[@]}" -p 128,512,2048 -n 0 >"$json.prefill" ||
-      ! "${llama_bench[@]}" "${common[@]}" -p 0 -n "$new_tokens" -d 128,512,2048 >"$json.decode"; then
+    if ! limited "${llama_bench[@]}" "${common[@]}" -p 128,512,2048 -n 0 >"$json.prefill" ||
+      ! limited "${llama_bench[@]}" "${common[@]}" -p 0 -n "$new_tokens" -d 128,512,2048 >"$json.decode"; then
       say "llama.cpp: $name not measured, see above"
       return
     fi
@@ -138,47 +152,69 @@ else
   measure_llama() { :; }
 fi
 
-measure() { # shape, type of the weights, tokens of the prompt, batches
-  local name="$1-$2-$3" run prefill one peer rate teraflops
+# Servers from before there were two backends have our kernels alone.
+if ! "$server" bench --help 2>/dev/null | grep -q -e --backend; then
+  say "candle: this server has no --backend, so it is not measured"
+  backends=kernels
+fi
+
+measure() { # backend, shape, type of the weights, tokens of the prompt, batches
+  local backend=$1 weights="$2-$3" name="$2-$3-$4-$1" run prefill one peer rate teraflops options=()
   run="$work/$name.run.json"
-  if ! "$server" bench --device "$device" --random-weights "$work/$1.json" --quantize "$2" --prompt-tokens "$3" \
-    --new-tokens "$new_tokens" --batch "$4" --json >"$run"; then
+  [ "$backends" = kernels ] || options=(--backend "$backend")
+  if ! limited "$server" bench --device "$device" --random-weights "$work/$2.json" --quantize "$3" --prompt-tokens "$4" \
+    --new-tokens "$new_tokens" --batch "$5" --json ${options[@]+"${options[@]}"} >"$run"; then
     say "$name: not measured, see above"
     return
   fi
   runs+=("$run")
   prefill=$(values "$run" prefill_tokens_per_second)
-  decode() { paste <(values "$run" batch) <(values "$run" tokens_per_second) | sed -n "s/^$1\t//p"; }
+  decode() { paste <(values "$2" batch) <(values "$2" tokens_per_second) | sed -n "s/^$1\t//p"; }
   say ""
   say "=== $name: memory $(values "$run" memory_bytes_per_second) B/s, weights $(values "$run" weight_bytes) B"
-  say "prefill of $3: $prefill tokens/s, first token after $(values "$run" ttft_ms) ms"
+  say "prefill of $4: $prefill tokens/s, first token after $(values "$run" ttft_ms) ms"
   paste <(values "$run" batch) <(values "$run" tokens_per_second) <(values "$run" step_ms) \
     <(values "$run" memory_share) <(values "$run" launches_per_step) |
     while read -r batch rate step share launches; do
       say "batch $batch: $rate tokens/s, $step ms a step, $share of what the memory gives, ${launches/null/no} launches repeated"
     done
-  one=$(decode 1)
-  compare "$name" "decode, batch 64 to batch 1" "$(decode 64)" "$one"
+  one=$(decode 1 "$run")
+  compare "$name" "decode, batch 64 to batch 1" "$(decode 64 "$run")" "$one"
   for peer in transformers llama.cpp; do
-    [ -f "$work/$1-$2.$peer" ] || continue
+    [ -f "$work/$weights.$peer" ] || continue
     rate() { sed -n "s/^$1 $2 //p" "$work/$3.$peer"; }
-    compare "$name" "decode, batch 1, to $peer" "$one" "$(rate decode "$3" "$1-$2")"
-    compare "$name" "prefill, to $peer" "$prefill" "$(rate prefill "$3" "$1-$2")"
+    compare "$name" "decode, batch 1, to $peer" "$one" "$(rate decode "$4" "$weights")"
+    compare "$name" "prefill, to $peer" "$prefill" "$(rate prefill "$4" "$weights")"
   done
-  if [ "$2" = none ] && [ -f "$work/$1.transformers.json" ]; then
+  # How often candle's rate the kernels' is.
+  local candle=$work/$weights-$4-candle.run.json
+  if [ "$backend" = kernels ] && [ -s "$candle" ]; then
+    compare "$name" "prefill, to candle" "$prefill" "$(values "$candle" prefill_tokens_per_second)"
+    for batch in 1 8 64; do
+      compare "$name" "decode, batch $batch, to candle" "$(decode "$batch" "$run")" "$(decode "$batch" "$candle")"
+    done
+  fi
+  if [ "$3" = none ] && [ -f "$work/$2.transformers.json" ]; then
     # In thousandths of 10^12 operations a second: two for each weight. What attention computes is not counted.
-    teraflops=$((2 * ${multiplied[$1]} * $(thousandths "$prefill") / 1000000000000))
+    teraflops=$((2 * ${multiplied[$2]} * $(thousandths "$prefill") / 1000000000000))
     compare "$name" "prefill, to the device's rate for large matrices" "$(decimal "$teraflops")" \
-      "$(values "$work/$1.transformers.json" matmul_teraflops)"
+      "$(values "$work/$2.transformers.json" matmul_teraflops)"
   fi
 }
+# candle first: its figures are what the kernels' are divided by.
+order=()
+for backend in candle kernels; do
+  [[ " $backends " != *" $backend "* ]] || order+=("$backend")
+done
 for shape in $shapes; do
   measure_transformers "$shape"
   for type in $types; do
     measure_llama "$shape" "$type"
-    measure "$shape" "$type" 128 1
-    measure "$shape" "$type" 512 1,8,64
-    measure "$shape" "$type" 2048 1
+    for backend in "${order[@]}"; do
+      measure "$backend" "$shape" "$type" 512 1,8,64
+      measure "$backend" "$shape" "$type" 128 1
+      measure "$backend" "$shape" "$type" 2048 1
+    done
   done
 done
 

@@ -18,10 +18,13 @@ case $1 in
     printf '{\n  "device": "a device",\n  "checks": [\n    {\n      "name": "logits",\n      "failure": "off"\n    },\n    {\n      "name": "bits"\n    }\n  ]\n}\n'
     [ ! -e "$(dirname "$0")/wrong" ] || exit 70 ;;
   bench)
+    [ "$2" = --help ] && { [ -e "$(dirname "$0")/old" ] || echo "  --backend <BACKEND>"; exit; }
     [ "$9" = 2048 ] && { echo "codeseal-server: too little memory" >&2; exit 69; }
-    printf '{\n  "weight_bytes": 5000000,\n  "memory_bytes_per_second": 3.1e12,\n  "prefill_tokens_per_second": 12500.5,\n  "ttft_ms": 7.25,\n  "decode": ['
+    prefill=12500.5
+    [ "${16}" = candle ] && prefill=5000.0
+    printf '{\n  "weight_bytes": 5000000,\n  "memory_bytes_per_second": 3.1e12,\n  "prefill_tokens_per_second": '"$prefill"',\n  "ttft_ms": 7.25,\n  "decode": ['
     row() { printf '\n    {\n      "batch": %s,\n      "tokens_per_second": %s,\n      "step_ms": 400.0,\n      "memory_share": 0.5,\n      "launches_per_step": %s\n    }' "$@"; }
-    row 1 2.5 185
+    if [ "${16}" = candle ]; then row 1 2.0 null; else row 1 2.5 185; fi
     [ "${13}" = 1 ] || { printf ,; row 64 81.25 null; }
     printf '\n  ]\n}\n' ;;
 esac
@@ -116,17 +119,18 @@ fn everything_is_written_once_as_json_and_once_for_people() {
     let runs: Vec<_> =
         results["runs"].as_array().unwrap().iter().map(|run| run["run"].as_str().unwrap()).collect();
     // What does not fit the device is left out, and the rest goes on.
-    assert_eq!(
-        runs,
-        ["2b-none-128", "2b-none-512", "2b-q8_0-128", "2b-q8_0-512", "2b-q4k-128", "2b-q4k-512",]
-    );
-    assert_eq!(results["runs"][1]["figures"]["ttft_ms"], 7.25);
-    assert_eq!(results["runs"][1]["figures"]["decode"][0]["launches_per_step"], 185);
+    let expected = ["none", "q8_0", "q4k"].map(|kind| {
+        ["512-candle", "128-candle", "512-kernels", "128-kernels"].map(|run| format!("2b-{kind}-{run}"))
+    });
+    assert_eq!(runs, expected.concat());
+    assert_eq!(results["runs"][2]["figures"]["ttft_ms"], 7.25);
+    assert_eq!(results["runs"][2]["figures"]["decode"][0]["launches_per_step"], 185);
     machine.assert_says(&[
         "device: a device",
         "failure: off",
-        "2b-none-2048: not measured, see above",
-        "=== 2b-q8_0-512: memory 3.1e12 B/s, weights 5000000 B",
+        "2b-none-2048-kernels: not measured, see above",
+        "2b-none-2048-candle: not measured, see above",
+        "=== 2b-q8_0-512-kernels: memory 3.1e12 B/s, weights 5000000 B",
         "prefill of 512: 12500.5 tokens/s, first token after 7.25 ms",
         "batch 1: 2.5 tokens/s, 400.0 ms a step, 0.5 of what the memory gives, 185 launches repeated",
         "batch 64: 81.25 tokens/s, 400.0 ms a step, 0.5 of what the memory gives, no launches repeated",
@@ -136,13 +140,30 @@ fn everything_is_written_once_as_json_and_once_for_people() {
         "llama.cpp: CODESEAL_CHECK_LLAMA names no llama-bench, so it is not measured",
     ]);
     assert_eq!(results["peers"], json!([]));
-    let ratio = "decode, batch 64 to batch 1";
-    let expected = ["2b-none-512", "2b-q8_0-512", "2b-q4k-512"]
-        .map(|run| json!({"run": run, "ratio": ratio, "value": 32.5}));
-    assert_eq!(results["ratios"], json!(expected));
+    // How much batch 64 makes of one's rate, and how often candle's rate the kernels' is.
+    let expected = ["none", "q8_0", "q4k"].map(|kind| {
+        let ratio = |run: &str, ratio: &str, value: f64| {
+            json!({"run": format!("2b-{kind}-{run}"), "ratio": ratio, "value": value})
+        };
+        [
+            ratio("512-candle", "decode, batch 64 to batch 1", 40.625),
+            ratio("512-kernels", "decode, batch 64 to batch 1", 32.5),
+            ratio("512-kernels", "prefill, to candle", 2.5),
+            ratio("512-kernels", "decode, batch 1, to candle", 1.25),
+            ratio("512-kernels", "decode, batch 64, to candle", 1.0),
+            ratio("128-kernels", "prefill, to candle", 2.5),
+            ratio("128-kernels", "decode, batch 1, to candle", 1.25),
+        ]
+    });
+    assert_eq!(results["ratios"], json!(expected.concat()));
     let asked = machine.read("bin/asked");
-    assert!(asked.lines().all(|line| line.contains("--device cuda:0")), "{asked}");
-    assert!(asked.contains("--new-tokens 64 --batch 1,8,64 --json"), "{asked}");
+    // The device is checked before anything is measured.
+    assert!(asked.starts_with("kernels-check --device cuda:0"), "{asked}");
+    assert!(asked.lines().all(|line| line.contains("--device cuda:0") || line == "bench --help"), "{asked}");
+    for backend in ["kernels", "candle"] {
+        let expected = format!("--new-tokens 64 --batch 1,8,64 --json --backend {backend}\n");
+        assert_eq!(asked.matches(&expected).count(), 3, "{asked}");
+    }
 }
 
 #[test]
@@ -159,6 +180,7 @@ fn peers_that_are_there_are_measured_in_the_same_run() {
         ("CODESEAL_CHECK_GGUF", gguf.to_str().unwrap()),
         ("CODESEAL_CHECK_DEVICE", "cuda:1"),
         ("CODESEAL_CHECK_TYPES", "none q8_0"),
+        ("CODESEAL_CHECK_BACKENDS", "kernels"),
     ];
     let output = machine.run(&peers);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
@@ -182,21 +204,21 @@ fn peers_that_are_there_are_measured_in_the_same_run() {
         found.map(|found| found["value"].as_f64().unwrap()).collect::<Vec<_>>()
     };
     for (run, name, value) in [
-        ("2b-none-128", "decode, batch 1, to transformers", 10.0),
-        ("2b-none-512", "decode, batch 1, to transformers", 12.5),
-        ("2b-none-512", "prefill, to transformers", 2.0),
+        ("2b-none-128-kernels", "decode, batch 1, to transformers", 10.0),
+        ("2b-none-512-kernels", "decode, batch 1, to transformers", 12.5),
+        ("2b-none-512-kernels", "prefill, to transformers", 2.0),
         // The median: 1.25 of 0.25, 0.5, 1.25, 20 and 100, however they are written.
-        ("2b-none-512", "decode, batch 1, to llama.cpp", 2.0),
-        ("2b-none-128", "decode, batch 1, to llama.cpp", 0.833),
-        ("2b-none-512", "prefill, to llama.cpp", 0.5),
+        ("2b-none-512-kernels", "decode, batch 1, to llama.cpp", 2.0),
+        ("2b-none-128-kernels", "decode, batch 1, to llama.cpp", 0.833),
+        ("2b-none-512-kernels", "prefill, to llama.cpp", 0.5),
         // 18 layers of 110,100,480 weights, twice, 12,500.5 times a second, of 123.75 * 10^12.
-        ("2b-none-512", "prefill, to the device's rate for large matrices", 0.4),
+        ("2b-none-512-kernels", "prefill, to the device's rate for large matrices", 0.4),
     ] {
         assert_eq!(ratio(run, name), [value], "{run}: {name}");
     }
     // Of the same type only.
-    assert!(ratio("2b-q8_0-512", "decode, batch 1, to transformers").is_empty());
-    assert!(ratio("2b-q8_0-512", "decode, batch 1, to llama.cpp").is_empty());
+    assert!(ratio("2b-q8_0-512-kernels", "decode, batch 1, to transformers").is_empty());
+    assert!(ratio("2b-q8_0-512-kernels", "decode, batch 1, to llama.cpp").is_empty());
     machine.assert_says(&["ratio: decode, batch 1, to transformers: 12.500"]);
 }
 
@@ -226,4 +248,21 @@ fn a_device_that_is_wrong_or_absent_is_told_by_the_exit_code() {
     let output = machine.run(&[]);
     assert_eq!(output.status.code(), Some(69));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no device"));
+}
+
+#[test]
+fn what_does_not_fit_into_the_time_is_left_out_and_a_server_without_candle_is_measured_without() {
+    let machine = Machine::new();
+    machine.write("bin/old", "");
+    let output = machine.run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    machine.assert_says(&["candle: this server has no --backend, so it is not measured"]);
+    let asked = machine.read("bin/asked");
+    assert!(asked.contains("bench --device") && !asked.contains("--backend"), "{asked}");
+    assert_eq!(machine.results()["runs"].as_array().unwrap().len(), 6);
+
+    // The check itself was cut short.
+    let output = machine.run(&[("CODESEAL_CHECK_SECONDS", "0")]);
+    assert_eq!(output.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the 0 seconds are over"));
 }
