@@ -12,6 +12,7 @@ mod config;
 mod memory;
 mod report;
 mod startup;
+mod steps;
 mod subject;
 
 use std::fmt;
@@ -25,6 +26,7 @@ pub use self::check::{Check, Checks, Extent, check};
 pub(crate) use self::config::{BenchArgs, CheckArgs};
 pub use self::config::{BenchConfig, BenchWeights, CheckConfig};
 use self::report::{BenchReport, Decode};
+pub use self::steps::DeviceSteps;
 use self::subject::{Facts, OnCandle, OnCpu, OnDevice, Room, Subject};
 use crate::engine::{OpenError, StartError};
 use crate::files;

@@ -1,6 +1,6 @@
 //! What is run on a machine with a GPU to learn whether it computes right, and how fast: here on the emulator.
 
-use codeseal::bench::{BenchConfig, BenchWeights, Checks, Extent, check, run_on};
+use codeseal::bench::{BenchConfig, BenchError, BenchWeights, Checks, DeviceSteps, Extent, check, run_on};
 use codeseal::model::Quantize;
 use codeseal_kernels::cuda::DeviceError;
 use serde_json::{Value, json};
@@ -87,4 +87,25 @@ fn the_benchmark_measures_a_device_as_it_does_the_processors() {
     // 34 bytes for every 32 weights, and two for each number of a key or a value.
     assert_eq!(report["weight_bytes"].as_u64().unwrap() % 34, 0);
     assert_eq!(report["kv_bytes_per_token"], 2 * 2 * 256 * 2);
+}
+
+#[test]
+fn steps_of_random_weights_are_measured_one_kind_at_a_time() {
+    let config = json!({
+        "model_type": "gemma", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256,
+        "max_position_embeddings": 128,
+    });
+    let open = |length: usize| {
+        let device = Emulator::with(Traits { free_bytes: 1 << 16, ..Traits::SOUND });
+        DeviceSteps::random(device, config.to_string().into_bytes(), Quantize::Q8_0, 3, length)
+    };
+    let mut steps = open(64).unwrap();
+    assert!(steps.bytes_per_second() > 0.0);
+    assert!(!steps.prefill(35).unwrap().is_zero());
+    assert!(!steps.decode(3, 40, 2).unwrap().is_zero());
+    assert!(!steps.decode(1, 0, 1).unwrap().is_zero());
+    // Two numbers of two bytes for each of 256 places of a layer.
+    assert_eq!(steps.bytes_of_step(3, 10) - steps.bytes_of_step(1, 10), 2 * 10 * 2 * 2 * 256 * 2);
+    assert!(matches!(open(129), Err(BenchError::NoRoom { limit: 128 })));
 }
