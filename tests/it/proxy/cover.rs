@@ -279,7 +279,8 @@ async fn what_is_wrong_with_the_server_is_told_at_once_and_nothing_leaves() {
     proxy.tried().await;
     let url = url(&proxy);
     for _ in 0..3 {
-        let answer = post(&url, "/infill", &infill(PREFIX, 4)).await;
+        let body = json!({ "prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 4 });
+        let answer = post(&url, "/v1/completions", &body).await;
         assert_eq!((answer.status, answer.code().as_str()), (503, "not_connected"), "{}", answer.text);
     }
     let status: Value = http().get(format!("{url}/status")).send().await.unwrap().json().await.unwrap();
