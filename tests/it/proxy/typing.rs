@@ -170,18 +170,30 @@ impl Relay {
     }
 }
 
-async fn pass(mut client: TcpStream, server: &str, opened: &AtomicUsize, by_requests: &AtomicUsize) {
-    let mut first = vec![0; 4096];
-    let length = client.read(&mut first).await.unwrap_or(0);
-    if first.starts_with(b"POST /v1/") {
-        by_requests.fetch_add(1, Ordering::SeqCst);
-    }
-    let mut server = TcpStream::connect(server).await.unwrap();
-    server.write_all(&first[..length]).await.unwrap();
-    let length = server.read(&mut first).await.unwrap_or(0);
-    client.write_all(&first[..length]).await.ok();
-    opened.fetch_add(1, Ordering::SeqCst);
-    tokio::io::copy_bidirectional(&mut client, &mut server).await.ok();
+async fn pass(client: TcpStream, server: &str, opened: &AtomicUsize, by_requests: &AtomicUsize) {
+    let server = TcpStream::connect(server).await.unwrap();
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    // A request is longer than what is read first, so both directions go on at the same time.
+    let requests = async {
+        let mut first = vec![0; 4096];
+        let length = from_client.read(&mut first).await?;
+        if first.starts_with(b"POST /v1/") {
+            by_requests.fetch_add(1, Ordering::SeqCst);
+        }
+        to_server.write_all(&first[..length]).await?;
+        tokio::io::copy(&mut from_client, &mut to_server).await?;
+        to_server.shutdown().await
+    };
+    let answers = async {
+        let mut first = vec![0; 4096];
+        let length = from_server.read(&mut first).await?;
+        to_client.write_all(&first[..length]).await?;
+        opened.fetch_add(1, Ordering::SeqCst);
+        tokio::io::copy(&mut from_server, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    tokio::try_join!(requests, answers).ok();
 }
 
 #[tokio::test]
