@@ -16,7 +16,7 @@ pub(super) const LAYERS: usize = 2;
 ///
 /// Each product of the kernels has inputs that are rounded to bf16 (by up to 2^-9 of a number), or weights in blocks of 8 or
 /// 4 bits; candle rounds the inputs of quantized products to 8 bits (by up to 2^-8 of the largest of 32 or 256 numbers). With
-/// two layers such errors come to about 0.01 of the logits' root mean square, and the largest of a few million logits is
+/// two layers such errors are estimated at 0.01 of the logits' root mean square, and the largest of a few million logits is
 /// five or six times as far off. What a wrong kernel computes has nothing to do with the right logits, so that some differ
 /// by more than their root mean square.
 pub(super) const TOLERANCE: f32 = 0.15;

@@ -7,7 +7,8 @@ use serde_json::json;
 use super::{CASES, Case, TOLERANCE, largest_difference, tiny_in_f32, tiny_tensors, write_f32};
 
 fn candle(case: &Case) -> CandleModel {
-    let files = ModelFiles::directory(case.directory().path());
+    let dir = case.directory();
+    let files = ModelFiles::directory(dir.path());
     CandleModel::from_files(&files, "fixture", Quantize::None, Place::cpu(), |_, _| {}).unwrap()
 }
 
