@@ -4,6 +4,8 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{D, DType, Result, Tensor};
 
 /// A matrix `[outputs, inputs]`.
+// With CUDA a quantized tensor is larger than a reference; there are few matrices.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Matrix {
     /// f32, bf16 or f16.
     Dense(Tensor),
