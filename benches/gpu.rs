@@ -19,7 +19,10 @@ use std::time::Duration;
 use candle_core::{DType, Device as CandleDevice, Tensor};
 use candle_transformers::models::gemma;
 use codeseal::bench::DeviceSteps;
-use codeseal::engine::{DeviceChoice, EngineConfig, EngineParts, OpenError, Quantize, start_on};
+use codeseal::engine::{
+    DeviceChoice, EngineConfig, EngineParts, Open, OpenError, Place, Quantize, StartError, start_candle,
+    start_on,
+};
 use codeseal::model::{Config, ModelFiles};
 use codeseal::tokenizer::Tokenizer;
 use codeseal_kernels::cuda::{CudaDevice, Device as _};
@@ -185,10 +188,20 @@ fn number() -> usize {
     std::env::var("CODESEAL_BENCH_DEVICE").ok().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-fn kernels(shape: &Shape) -> Result<DeviceSteps, Failure> {
-    let batch = BATCHES.into_iter().max().unwrap_or(1);
+/// How many sequences there is room for, and how many tokens in each.
+fn room() -> (usize, usize) {
     let length = PROMPTS.into_iter().max().unwrap_or(1).max(DEPTH + STEPS + 1) + STEPS;
+    (BATCHES.into_iter().max().unwrap_or(1), length)
+}
+
+fn kernels(shape: &Shape) -> Result<DeviceSteps, Failure> {
+    let (batch, length) = room();
     Ok(DeviceSteps::random(CudaDevice::open(number())?, shape.json(), Quantize::None, batch, length)?)
+}
+
+fn candle(shape: &Shape) -> Result<DeviceSteps, Failure> {
+    let (batch, length) = room();
+    Ok(DeviceSteps::candle(number(), shape.json(), Quantize::None, batch, length)?)
 }
 
 fn stock(shape: &Shape, has_bf16: bool) -> Result<Stock, Failure> {
@@ -199,7 +212,7 @@ fn stock(shape: &Shape, has_bf16: bool) -> Result<Stock, Failure> {
 }
 
 /// A sealed request from end to end, in the shape of 2B: HTTP, keys, seal, tokenizer, scheduler and model.
-fn sealed(criterion: &mut Criterion) {
+fn sealed(criterion: &mut Criterion, backend: &str, open: Open) {
     let dir = tempfile::tempdir().unwrap();
     idle::write(dir.path());
     write_tokenizer(dir.path());
@@ -209,12 +222,12 @@ fn sealed(criterion: &mut Criterion) {
         prefix_cache: false,
         ..EngineConfig::new(8, 8)
     };
-    let world = World::start(dir, engine, open_random, PROMPT_BYTES, NEW_TOKENS);
+    let world = World::start(dir, engine, open, PROMPT_BYTES, NEW_TOKENS);
     let mut connection = world.connect();
     connection.ask(&world.request());
     let mut group = criterion.benchmark_group("gpu 2b");
     settings(&mut group);
-    let name = format!("sealed request, {PROMPT_BYTES} bytes and {NEW_TOKENS} tokens/kernels");
+    let name = format!("sealed request, {PROMPT_BYTES} bytes and {NEW_TOKENS} tokens/{backend}");
     group.bench_function(name, |bencher| {
         bencher.iter_batched(|| world.request(), |request| connection.ask(&request), BatchSize::SmallInput);
     });
@@ -222,8 +235,8 @@ fn sealed(criterion: &mut Criterion) {
     world.end();
 }
 
-/// An engine with random weights in 2B's shape, and the tokenizer of `files`.
-fn open_random(
+/// An engine of our kernels with random weights in 2B's shape, and the tokenizer of `files`.
+fn open_kernels(
     files: &ModelFiles,
     name: &str,
     quantize: Quantize,
@@ -231,6 +244,19 @@ fn open_random(
 ) -> Result<EngineParts, OpenError> {
     let model = ModelFiles::random(Shape::two().json())?;
     let (handle, engine) = start_on(|| CudaDevice::open(number()), model, name, quantize, config)?;
+    Ok((handle, engine, Tokenizer::from_files(files)?))
+}
+
+/// As [`open_kernels`], computed by candle.
+fn open_candle(
+    files: &ModelFiles,
+    name: &str,
+    quantize: Quantize,
+    config: EngineConfig,
+) -> Result<EngineParts, OpenError> {
+    let model = ModelFiles::random(Shape::two().json())?;
+    let place = Place::cuda(number()).map_err(StartError::Device)?;
+    let (handle, engine) = start_candle(place, &model, name, quantize, config)?;
     Ok((handle, engine, Tokenizer::from_files(files)?))
 }
 
@@ -269,13 +295,21 @@ fn gpu(criterion: &mut Criterion) -> Result<(), Failure> {
             measure(criterion, shape, "kernels", &facts, &mut ours);
             facts
         };
+        match candle(shape) {
+            Ok(mut theirs) => measure(criterion, shape, "candle backend", &facts, &mut theirs),
+            Err(error) => println!("gpu {}: candle backend: not measured: {error}", shape.name),
+        }
         match stock(shape, has_bf16) {
             Ok(mut theirs) => measure(criterion, shape, "candle-transformers", &facts, &mut theirs),
             Err(error) => println!("gpu {}: candle-transformers: not measured: {error}", shape.name),
         }
     }
     if wanted.split_whitespace().any(|name| name == "2b") {
-        sealed(criterion);
+        sealed(criterion, "kernels", open_kernels);
+        match Place::cuda(number()) {
+            Ok(_) => sealed(criterion, "candle backend", open_candle),
+            Err(error) => println!("gpu 2b: candle backend: sealed request: not measured: {error}"),
+        }
     }
     Ok(())
 }
