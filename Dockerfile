@@ -55,7 +55,7 @@ ARG FEATURES=server,cuda
 ARG CUDA_LIBRARIES=candle
 WORKDIR /work
 COPY scripts/cuda-libraries.sh scripts/cuda-libraries.requirements ./
-RUN mkdir -p /cuda && case ",${FEATURES},/${CUDA_LIBRARIES}" in \
+RUN mkdir -p /cuda/lib /cuda/licenses && case ",${FEATURES},/${CUDA_LIBRARIES}" in \
       *,cuda,*/candle) if [ -d /opt/cuda-libraries ]; then cp -r /opt/cuda-libraries/. /cuda; else \
         apt-get update -q && apt-get install -y -q --no-install-recommends python3-pip && ./cuda-libraries.sh /cuda; fi ;; \
       */candle | */none) ;; \
@@ -64,12 +64,14 @@ RUN mkdir -p /cuda && case ",${FEATURES},/${CUDA_LIBRARIES}" in \
 
 FROM scratch
 COPY --from=root /root-fs /
-COPY --from=libraries /cuda /usr/local/cuda
+# Where the loader looks by itself: LD_LIBRARY_PATH would name a second directory that code is loaded from.
+COPY --from=libraries /cuda/lib /usr/lib/x86_64-linux-gnu
+COPY --from=libraries /cuda/licenses /usr/share/doc/cuda-libraries
 COPY --from=build /src/target/dist/codeseal-server /usr/local/bin/codeseal-server
 
-# Where the launcher mounts the GPU driver's libraries when `tee-install-gpu-driver=true`, and where those of candle's
-# backend are. The image ships no libcuda of its own.
-ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64:/usr/local/cuda/lib
+# Where the launcher mounts the GPU driver's libraries when `tee-install-gpu-driver=true`. The image ships no
+# libcuda of its own.
+ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64
 
 # Resource names are part of the measurement: pass them when the image is built. None of them is a secret.
 ARG KMS_KEY=""

@@ -272,9 +272,10 @@ fn write_tokenizer(dir: &Path) {
 }
 
 fn gpu(criterion: &mut Criterion) -> Result<(), Failure> {
-    let device = CudaDevice::open(number())?;
-    let (name, has_bf16) = (device.name(), device.has_bf16());
-    drop(device);
+    let (name, has_bf16) = {
+        let device = CudaDevice::open(number())?;
+        (device.name(), device.has_bf16())
+    };
     println!("gpu: {name}");
     let wanted = std::env::var("CODESEAL_BENCH_SHAPES").unwrap_or_else(|_| "2b 7b".to_owned());
     let shapes = [Shape::two(), Shape::new("7b", [3072, 24576, 28, 16, 16])];

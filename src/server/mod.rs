@@ -10,8 +10,8 @@
 //! The way of a request: `http::accept` → `http::router` (`http::framing`) → a handler in `answer` (`generate`, `sealed`
 //! with a `dialect`) → `admit::open` (body, slot, key, envelope, replay) → `answer::choices` → `answer::generation`.
 //!
-//! Allowed modules: attestation, engine, flags, hub, keys, model::ModelFiles, model::Quantize, prompt, protocol,
-//! rate, secret, telemetry, token, tokenizer, write_timeout.
+//! Allowed modules: attestation, engine, flags, hub, keys, model::BackendChoice, model::ModelFiles, model::Quantize, prompt,
+//! protocol, rate, secret, telemetry, token, tokenizer, write_timeout.
 //! Forbidden: aws_lc_rs, fernet, google_cloud_*.
 
 mod admit;

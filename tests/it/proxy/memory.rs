@@ -181,7 +181,8 @@ async fn no_prompt_is_left_in_memory_after_its_request() {
 
     // What is kept is found, or nothing here would prove anything: the text right before the cursor of a prediction.
     let kept = [String::from("~canary99~a_name_that_no_other_text_has")];
-    let body = json!({ "prompt": format!("{}{} = ", code(64), kept[0]), "suffix": "\n", "max_tokens": 4 });
+    let prompt = format!("{}{} = 1\n\n\ndef add(a, b):\n    return ", code(64), kept[0]);
+    let body = json!({ "prompt": prompt, "suffix": "\n", "max_tokens": 4 });
     let answer = post(&url, "/v1/completions", &body).await.json();
     assert!(!answer["choices"][0]["text"].as_str().unwrap().trim().is_empty(), "{answer}");
     assert!(!memory.find(&kept).is_empty(), "the search finds nothing");
