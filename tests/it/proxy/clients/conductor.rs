@@ -78,13 +78,14 @@ async fn wait(State(shared): State<Arc<Shared>>, Path(load): Path<String>, RawQu
         "idle" => "codeseal_num_requests_running 0",
         _ => panic!("no such load: {load}"),
     };
+    let poll = || tokio::time::sleep(Duration::from_millis(10));
     let waiting = async {
-        loop {
-            let arrived = since(&shared.counted.lock().await, &counts(&shared.scenes).await);
-            if arrived >= requests && shared.scenes.server.metrics().await.contains(running) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        while requests > 0 && since(&shared.counted.lock().await, &counts(&shared.scenes).await) < requests {
+            poll().await;
+        }
+        // Nothing else between: a short answer is there for some hundredths of a second.
+        while !shared.scenes.server.metrics().await.contains(running) {
+            poll().await;
         }
     };
     assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "not in time: {running}");

@@ -27,8 +27,11 @@ use crate::proxy::{config, url};
 const TOKEN: &str = "a-token-of-some-length";
 /// More tokens than a client waits for before it cancels.
 const MANY_TOKENS: usize = 4000;
-/// The clock of a server whose only slot a stream keeps: 32 frames last longer than all tests.
-const SLOW_CLOCK: Duration = Duration::from_secs(1);
+/// Tokens of the stream that keeps a server's only slot: its frames are larger than all socket buffers, and its client takes
+/// one of them, so that its text is not complete before the tests end.
+const ENDLESS_TOKENS: usize = 8000;
+/// Longer than all tests.
+const LONG: Duration = Duration::from_secs(600);
 
 /// A situation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -216,8 +219,9 @@ fn repository(dir: &Path) -> Repository {
 fn one_slot(world: &World) -> ServerConfig {
     let mut config = world.config();
     (config.engine.max_running, config.engine.max_waiting) = (1, 0);
-    config.shaping = Shaping::PaceAndLength(SLOW_CLOCK);
-    config.limits.request_timeout = SLOW_CLOCK * 600;
+    config.shaping = Shaping::Off;
+    config.limits.max_new_tokens = ENDLESS_TOKENS;
+    (config.limits.request_timeout, config.limits.write_timeout) = (LONG, LONG);
     config
 }
 
@@ -249,8 +253,10 @@ async fn forwarder(
 /// Keeps the only slot of `server`, for as long as the answer is not dropped.
 async fn occupy(world: &World, server: &Server) -> reqwest::Response {
     let employee = world.employee().await;
-    let sealed =
-        employee.seal("/v1/completions", &json!({ "prompt": "x", "stream": true, "max_tokens": 1000 }));
+    let sealed = employee.seal(
+        "/v1/completions",
+        &json!({ "prompt": "# ".repeat(12), "stream": true, "max_tokens": ENDLESS_TOKENS }),
+    );
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut answer = client.post(server.url("/v1/completions")).json(&sealed.body).send().await.unwrap();
     assert!(answer.chunk().await.unwrap().is_some());
