@@ -24,7 +24,8 @@ for argument in "${arguments[@]}"; do build+=(--build-arg "$argument"); done
 source_id() {
   local files
   files=$(cd "$ROOT_DIR" && find Dockerfile Cargo.toml Cargo.lock benches kernels models src scripts/cuda-toolkit.sh \
-    scripts/cuda-toolkit.requirements scripts/cuda-stubs.py scripts/image/root.sh scripts/image/runtime.lock -type f -print0 | sort -z | xargs -0 sha256sum)
+    scripts/cuda-toolkit.requirements scripts/cuda-stubs.py scripts/cuda-nvcc.sh scripts/cuda-bf16.cuh \
+    scripts/cuda-libraries.sh scripts/cuda-libraries.requirements scripts/image/root.sh scripts/image/runtime.lock -type f -print0 | sort -z | xargs -0 sha256sum)
   printf '%s\n%s\n' "$files" "${arguments[*]}" | sha256sum | cut -c1-12
 }
 tag=src-${WORKLOAD_SOURCE_ID:-$(source_id)}
