@@ -71,9 +71,9 @@ impl Shape {
 
 /// What computes steps of a model with random weights.
 trait Steps {
-    /// How long a prompt of so many tokens takes, its next token included.
+    /// How long the prefill of a prompt takes, its next token included.
     fn prefill(&mut self, tokens: usize) -> Result<Duration, Failure>;
-    /// How long so many steps take that each add a token to `batch` sequences of [`DEPTH`].
+    /// How long `steps` decode steps take that each add a token to `batch` sequences of [`DEPTH`].
     fn decode(&mut self, batch: usize, steps: usize) -> Result<Duration, Failure>;
 }
 

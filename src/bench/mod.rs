@@ -1,7 +1,7 @@
 //! How fast a model is on this machine: reading a prompt, and making tokens for one or several sequences at once.
 //!
 //! Only the model's own steps are measured: no scheduler, no tokenizer, no seal. The tokens are arbitrary, and each
-//! new one is the likeliest, as in a greedy answer. Every figure is the median of its repetitions. A start is measured
+//! new one is the argmax of the logits, as in a greedy answer. Every figure is the median of its repetitions. A start is measured
 //! apart, with the engine that a server starts.
 //!
 //! Allowed modules: engine, files, flags, machine, model, telemetry, token.

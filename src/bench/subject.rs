@@ -41,7 +41,7 @@ pub(super) trait Subject {
 
     fn vocabulary(&self) -> usize;
 
-    /// How many launches a step of so many texts is, where that is known.
+    /// How many launches a decode step of this batch size takes, where that is known.
     fn launches_per_step(&self, _texts: usize) -> Option<usize> {
         None
     }

@@ -10,7 +10,7 @@ use crate::model::gemma::batch::Slice;
 use crate::model::gemma::config::Config;
 use crate::model::gemma::weights::{LayerWeights, Weights};
 
-/// Sums over a sequence are taken over so many tokens at a time, and the sums then added in order. A longer sequence, whose
+/// Sums over a sequence are taken over this number of tokens at a time, and the sums then added in order. A longer sequence, whose
 /// further weights are zero for a row, thus gives that row bitwise the same. A multiple of the block size.
 const CHUNK: usize = 256;
 
