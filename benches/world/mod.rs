@@ -34,7 +34,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A server of the model in `dir` as `open` opens it, and requests that ask for `new_tokens` after a prompt of so many
+    /// A server of the model in `dir` as `open` opens it, and requests that ask for `new_tokens` after a prompt of this many
     /// bytes.
     pub(crate) fn start(
         dir: tempfile::TempDir,
@@ -72,7 +72,7 @@ impl World {
         Connection::open(self.service.address())
     }
 
-    /// A request as it goes over the wire, sealed anew: a repeated one would be refused.
+    /// A request as it goes over the wire, sealed each time: a replayed one would be refused.
     pub(crate) fn request(&self) -> Vec<u8> {
         let body = json!({ "prompt": self.prompt, "max_tokens": self.new_tokens }).to_string();
         let body = RawValue::from_string(body).unwrap();

@@ -3,9 +3,10 @@
 use serde_json::value::RawValue;
 
 use super::error::{ClientError, NotAuthentic, Refusal};
+use super::exchange;
 use super::session::PendingCall;
 use crate::protocol::openai::{Completion, FinishReason, Usage};
-use crate::protocol::{ErrorBody, FrameReader, Reply, SealedReply};
+use crate::protocol::{ErrorBody, FrameReader};
 use crate::secret::Secret;
 
 /// A completion.
@@ -21,19 +22,9 @@ pub struct TextCompletion {
 
 /// Opens the answer to a call that was not streamed.
 pub(super) fn reply(pending: &PendingCall, body: &[u8]) -> Result<TextCompletion, ClientError> {
-    let sealed: SealedReply = serde_json::from_slice(body).map_err(|_| NotAuthentic::Malformed)?;
-    let plaintext = pending.open(&sealed.ciphertext)?;
-    let reply: Reply<&RawValue> =
-        serde_json::from_slice(plaintext.expose()).map_err(|_| NotAuthentic::Malformed)?;
-    if reply.id != pending.id {
-        return Err(NotAuthentic::WrongRequest.into());
-    }
-    if reply.status != 200 {
-        let error: ErrorBody = serde_json::from_str(reply.body.get()).map_err(|_| NotAuthentic::Malformed)?;
-        return Err(Refusal::sealed(reply.status, error).into());
-    }
+    let body = exchange::whole(pending, body)?;
     let completion: Completion<Secret<String>> =
-        serde_json::from_str(reply.body.get()).map_err(|_| NotAuthentic::Malformed)?;
+        serde_json::from_str(body.expose()).map_err(|_| NotAuthentic::Malformed)?;
     let mut choices = completion.choices.into_iter();
     match (choices.next(), choices.next()) {
         (Some(choice), None) => {
@@ -112,7 +103,7 @@ mod tests {
     use super::*;
     use crate::client::exit_code;
     use crate::client::session::Session;
-    use crate::protocol::{Dek, ErrorCode, FrameWriter, PathKey, RequestId, WrappedDek};
+    use crate::protocol::{Dek, ErrorCode, FrameWriter, PathKey, Reply, RequestId, WrappedDek};
 
     const PATH: &str = "/v1/completions";
 

@@ -292,7 +292,7 @@ impl ModelFiles {
         length.map_err(|error| file_error(name.as_str(), FileProblem::of(&error)))
     }
 
-    /// Whether there is anything to hash: random weights are nobody's.
+    /// Whether there is anything to hash: random weights have no digest.
     pub(super) fn are_hashed(&self) -> bool {
         !matches!(self.place, Place::Random(..))
     }

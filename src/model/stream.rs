@@ -66,7 +66,7 @@ impl<T> Chunk<'_, T> {
 impl<T> Drop for Chunk<'_, T> {
     fn drop(&mut self) {
         self.meter.advance(self.length);
-        // Nobody takes it once all is read.
+        // The receiver is gone once all is read.
         self.buffers.send(std::mem::take(&mut self.bytes)).ok();
     }
 }
@@ -133,7 +133,7 @@ impl<'env, 'job, T, I> Shared<'env, I>
 where
     I: Iterator<Item = (usize, Job<'job, T>)>,
 {
-    /// Reads one file after the other until none is left, or until nobody takes what is read.
+    /// Reads one file after the other until none is left, or until the receiver is gone.
     fn read(&self, to_hash: Option<&Sender<ToHash<'env, T>>>, full: &Sender<Full<'env, T>>) {
         loop {
             let job = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).next();

@@ -61,7 +61,7 @@ struct Shape {
 enum Waiting {
     /// One whose answer is a stream.
     Stream(Departing),
-    /// One that is sent by whoever waits.
+    /// One that the waiting task sends.
     Turn(oneshot::Sender<()>),
 }
 

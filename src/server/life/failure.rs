@@ -36,7 +36,7 @@ pub enum ServeError {
     /// The model thread is gone.
     #[error("the model has stopped working")]
     EngineStopped,
-    /// The model cannot be had.
+    /// The model cannot be loaded or downloaded.
     #[error(transparent)]
     Hub(#[from] HubError),
     /// The clients of the key service cannot be made.

@@ -22,7 +22,7 @@ fn text(number: usize, length: usize) -> Vec<TokenId> {
     (0..length).map(token).collect()
 }
 
-/// So many blocks for the text with this number, not in order.
+/// The blocks of the sequence with this number, not in order.
 fn table(number: usize, blocks: usize) -> Vec<BlockId> {
     (0..blocks).rev().map(|block| BlockId((number * blocks + block) as u32)).collect()
 }
