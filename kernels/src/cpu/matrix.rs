@@ -182,13 +182,23 @@ impl Matrix {
         }
     }
 
-    /// The type that the weights have in memory.
-    pub fn weights_type(&self) -> &'static str {
+    /// The type of the matrix in memory. It is q8_0 where q4k was asked for and the columns do not fit it.
+    pub fn format(&self) -> Format {
         match self.store {
-            Store::F32(_) => "f32",
-            Store::Bf16(_) => "bf16",
-            Store::Q8(_) => "q8_0",
-            Store::Q4(_) => "q4k",
+            Store::F32(_) => Format::F32,
+            Store::Bf16(_) => Format::Bf16,
+            Store::Q8(_) => Format::Q8_0,
+            Store::Q4(_) => Format::Q4K,
+        }
+    }
+
+    /// The type that the weights have in memory, as it is called.
+    pub fn weights_type(&self) -> &'static str {
+        match self.format() {
+            Format::F32 => "f32",
+            Format::Bf16 => "bf16",
+            Format::Q8_0 => "q8_0",
+            Format::Q4K => "q4k",
         }
     }
 

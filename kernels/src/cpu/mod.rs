@@ -28,7 +28,7 @@ mod x86;
 pub use self::attention::{Heads, Place, attention};
 pub use self::elementwise::{Angles, add_assign, geglu, rms_norm, rotate};
 pub use self::ggml::Source;
-pub use self::kv::{KvPool, KvShape};
+pub use self::kv::{KvPool, KvShape, KvType};
 pub use self::level::Level;
 pub use self::matmul::matmul;
 pub use self::matrix::{Format, Matrix};

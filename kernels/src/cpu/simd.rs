@@ -22,7 +22,7 @@ pub(crate) trait Simd: Copy {
     const WIDTHS: &'static [usize] = if Self::WIDE { &[12, 8, 6, 4, 3, 2, 1] } else { &[6, 4, 3, 2, 1] };
 
     /// Calls `from` into the second cache.
-    fn prefetch(self, from: &Lane<f32>);
+    fn prefetch<T>(self, from: &Lane<T>);
     fn splat(self, value: f32) -> Self::V;
     fn load(self, from: &Lane<f32>) -> Self::V;
     fn load_f16(self, from: &Lane<u16>) -> Self::V;
@@ -90,7 +90,7 @@ impl Simd for Portable {
     const BF16: bool = false;
 
     #[inline(always)]
-    fn prefetch(self, _: &Lane<f32>) {}
+    fn prefetch<T>(self, _: &Lane<T>) {}
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::V {

@@ -17,6 +17,14 @@ pub(super) fn numbers(seed: u64, count: usize) -> Vec<f32> {
         .collect()
 }
 
+/// `numbers` as a KV cache of this type keeps them.
+fn stored(kv_type: KvType, numbers: Vec<f32>) -> Vec<f32> {
+    match kv_type {
+        KvType::F32 => numbers,
+        KvType::F16 => numbers.into_iter().map(|number| half::f16::from_f32(number).to_f32()).collect(),
+    }
+}
+
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
@@ -38,12 +46,12 @@ proptest! {
     #[test]
     fn attention_is_that_of_the_textbook(
         heads in 1usize..7, sharing in 1usize..9, head_dim in 1usize..70, before in 0usize..100,
-        tokens in 1usize..4, seed: u64,
+        tokens in 1usize..10, kv_type in prop_oneof![Just(KvType::F32), Just(KvType::F16)], seed: u64,
     ) {
-        let shape = KvShape { layers: 2, heads, head_dim };
+        let shape = KvShape { layers: 2, heads, head_dim, kv_type };
         let (width, count) = (heads * head_dim, heads * sharing);
         let length = before + tokens;
-        let (keys, values) = (numbers(seed, length * width), numbers(!seed, length * width));
+        let [keys, values] = [seed, !seed].map(|seed| stored(kv_type, numbers(seed, length * width)));
         let mut pool = KvPool::new(shape, length.div_ceil(BLOCK_TOKENS) + 1);
         // The last block first, and one that belongs to nobody.
         let table: Vec<_> = (1..pool.block_count() as u32).rev().map(BlockId).collect();
@@ -105,14 +113,70 @@ proptest! {
 
 #[test]
 fn a_key_that_is_no_number_leaves_none() {
-    let shape = KvShape { layers: 1, heads: 1, head_dim: 2 };
+    for kv_type in [KvType::F32, KvType::F16] {
+        let shape = KvShape { layers: 1, heads: 1, head_dim: 2, kv_type };
+        let (mut pool, table) = (KvPool::new(shape, 1), [BlockId(0)]);
+        pool.write(0, &table, 0, &[f32::NAN, 0.0], &[1.0, 1.0]);
+        for level in Level::available() {
+            let mut out = [0.0; 2];
+            let heads = Heads { count: 1, queries: &[1.0, 1.0], stride: 2 };
+            attention(level, &pool, 0, heads, &[Place { table: &table, position: 0 }], &mut out);
+            assert!(out[0].is_nan());
+        }
+    }
+}
+
+#[test]
+fn keys_and_values_beyond_f16_become_its_largest_number() {
+    let shape = KvShape { layers: 1, heads: 1, head_dim: 2, kv_type: KvType::F16 };
     let (mut pool, table) = (KvPool::new(shape, 1), [BlockId(0)]);
-    pool.write(0, &table, 0, &[f32::NAN, 0.0], &[1.0, 1.0]);
+    pool.write(0, &table, 0, &[1e9, -1e9], &[1e9, f32::NEG_INFINITY]);
     for level in Level::available() {
         let mut out = [0.0; 2];
-        let heads = Heads { count: 1, queries: &[1.0, 1.0], stride: 2 };
+        let heads = Heads { count: 1, queries: &[1.0, 0.5], stride: 2 };
         attention(level, &pool, 0, heads, &[Place { table: &table, position: 0 }], &mut out);
-        assert!(out[0].is_nan());
+        assert_eq!(out, [65_504.0, -65_504.0]);
+    }
+}
+
+#[test]
+fn tokens_have_the_same_bits_alone_and_together() {
+    let (heads, head_dim, length) = (3, 40, 75);
+    for (sharing, kv_type) in [(1, KvType::F16), (2, KvType::F16), (4, KvType::F16), (1, KvType::F32)] {
+        let (width, count) = (heads * head_dim, heads * sharing);
+        let mut pool = KvPool::new(KvShape { layers: 1, heads, head_dim, kv_type }, 6);
+        let tables = [[4, 1, 3], [0, 5, 2]].map(|table| table.map(BlockId));
+        for (table, seed) in tables.iter().zip(1..) {
+            let (keys, values) = (numbers(seed, length * width), numbers(!seed, length * width));
+            for (position, (key, value)) in keys.chunks(width).zip(values.chunks(width)).enumerate() {
+                pool.write(0, table, position, key, value);
+            }
+        }
+        // Two sequences, the second with a gap, and a token that is alone.
+        let positions = [(0, 20..75), (1, 0..3), (1, 31..38), (0, 74..75)];
+        let places: Vec<_> = positions
+            .into_iter()
+            .flat_map(|(text, range): (usize, std::ops::Range<usize>)| {
+                range.map(move |position| (text, position))
+            })
+            .map(|(text, position)| Place { table: &tables[text], position })
+            .collect();
+        let queries = numbers(9, places.len() * count * head_dim);
+        let row = count * head_dim;
+        for level in Level::available() {
+            let run = |rows: std::ops::Range<usize>| {
+                let mut out = vec![f32::NAN; rows.len() * row];
+                let queries = &queries[rows.start * row..rows.end * row];
+                attention(level, &pool, 0, Heads { count, queries, stride: row }, &places[rows], &mut out);
+                out
+            };
+            let together = run(0..places.len());
+            let alone: Vec<_> = (0..places.len()).flat_map(|token| run(token..token + 1)).collect();
+            assert!(
+                together.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits()),
+                "{level:?}, {sharing}"
+            );
+        }
     }
 }
 

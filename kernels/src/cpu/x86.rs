@@ -113,7 +113,7 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch(self, from: &Lane<f32>) {
+    fn prefetch<T>(self, from: &Lane<T>) {
         // SAFETY: every x86-64 has it, and it only hints.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(from).cast()) }
     }
@@ -263,7 +263,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(self, from: &Lane<f32>) {
+    fn prefetch<T>(self, from: &Lane<T>) {
         // SAFETY: every x86-64 has it, and it only hints.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(from).cast()) }
     }

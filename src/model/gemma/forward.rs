@@ -4,8 +4,8 @@
 //! any batch. Only tokens after which something is sampled get logits.
 
 use codeseal_kernels::cpu::{
-    Angles, Heads, KvPool, KvShape, Level, Matrix, Place, add_assign, attention, geglu, matmul, rms_norm,
-    rotate,
+    Angles, Format, Heads, KvPool, KvShape, KvType, Level, Matrix, Place, add_assign, attention, geglu,
+    matmul, rms_norm, rotate,
 };
 
 use super::super::error::ModelError;
@@ -60,9 +60,11 @@ impl Workspace {
     }
 }
 
-/// The shape of a model's keys and values.
-pub(super) fn kv_shape(config: &Config) -> KvShape {
-    KvShape { layers: config.num_layers, heads: config.num_kv_heads, head_dim: config.head_dim }
+/// The shape of the keys and values of a model whose matrices have `formats`. They are f32 where all matrices are, so that nothing
+/// of such a model is rounded, and f16 elsewhere.
+pub(super) fn kv_shape(config: &Config, mut formats: impl Iterator<Item = Format>) -> KvShape {
+    let kv_type = if formats.all(|format| format == Format::F32) { KvType::F32 } else { KvType::F16 };
+    KvShape { layers: config.num_layers, heads: config.num_kv_heads, head_dim: config.head_dim, kv_type }
 }
 
 impl Network {
@@ -97,7 +99,7 @@ impl Network {
 
     /// The shape of its keys and values.
     pub(super) fn kv_shape(&self) -> KvShape {
-        kv_shape(&self.config)
+        kv_shape(&self.config, self.weights.matrices().map(Matrix::format))
     }
 
     /// Takes a step: appends the keys and values of `batch` to `pool`, and returns `[rows, vocabulary]` logits, where the

@@ -50,22 +50,24 @@ pub struct NotEnoughMemory {
 impl MemoryNeeds {
     /// What the model of `checkpoint` takes when it is loaded with `quantize`.
     pub(crate) fn of(checkpoint: &Checkpoint, quantize: Quantize) -> Self {
-        let bytes = |parameter, rows, columns| {
-            Ok::<_, Infallible>(Matrix::bytes_of(checkpoint.format(parameter, quantize), rows, columns))
+        let matrix = |parameter, rows, columns| {
+            let format = checkpoint.format(parameter, quantize);
+            Ok::<_, Infallible>((format, Matrix::bytes_of(format, rows, columns)))
         };
-        let Ok(weights) = Weights::allocate(checkpoint.config(), bytes);
-        Self::new(checkpoint.config(), weights.matrices().sum())
+        let Ok(weights) = Weights::allocate(checkpoint.config(), matrix);
+        let shape = kv_shape(checkpoint.config(), weights.matrices().map(|(format, _)| *format));
+        Self::new(checkpoint.config(), weights.matrices().map(|(_, bytes)| bytes).sum(), shape.block_bytes())
     }
 
-    /// What a model of `config` takes whose weights take `weights` bytes.
-    pub(super) fn new(config: &Config, weights: usize) -> Self {
+    /// What a model of `config` takes whose weights take `weights` bytes, and a KV block `kv_block`.
+    pub(super) fn new(config: &Config, weights: usize, kv_block: usize) -> Self {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let attention = 2 * config.query_width() + 2 * config.kv_width();
         let row = 3 * hidden + attention + 3 * inner;
         let numbers = |count: usize| (count * size_of::<f32>()) as u64;
         Self {
             weights: weights as u64,
-            kv_block: kv_shape(config).block_bytes() as u64,
+            kv_block: kv_block as u64,
             context_length: config.context_length,
             row: numbers(row),
             logits: numbers(config.vocab_size),
@@ -74,11 +76,11 @@ impl MemoryNeeds {
 
     /// What a model of `config` takes on the CPU in candle, with weights of `weights` bytes and KV blocks of `kv_block` bytes.
     pub(super) fn of_candle(config: &Config, weights: usize, kv_block: usize) -> Self {
-        let kernels = Self::new(config, weights);
+        let kernels = Self::new(config, weights, kv_block);
         // Each operation has a result of its own: twice the activations, and scores, masked scores, weights and weights by
         // chunk of every head and position.
         let scores = (4 * config.num_heads * config.context_length * size_of::<f32>()) as u64;
-        Self { kv_block: kv_block as u64, row: 2 * kernels.row + scores, ..kernels }
+        Self { row: 2 * kernels.row + scores, ..kernels }
     }
 
     /// Scratch memory, in bytes, of a step that reads `rows` tokens and computes logits after `num_logits` of them.

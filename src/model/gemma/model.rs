@@ -112,7 +112,7 @@ impl Model {
 
     /// The memory that the model takes.
     pub(crate) fn needs(&self) -> MemoryNeeds {
-        MemoryNeeds::new(self.config(), self.bytes_per_token())
+        MemoryNeeds::new(self.config(), self.bytes_per_token(), self.kv_block_bytes())
     }
 
     /// The types that the weights have in memory, such as `bf16`, or `q4k+q8_0` where there are two.
