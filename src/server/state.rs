@@ -14,6 +14,7 @@ use crate::keys::{Keys, Status};
 use crate::protocol::{ErrorCode, REPLAY_WINDOW_SECS, ServerId};
 use crate::server::admit::replay::ReplayGuard;
 use crate::server::admit::unauthenticated::Unauthenticated;
+use crate::server::answer::pace::Pace;
 use crate::server::answer::shaping::Shaping;
 use crate::server::life::attestor::Attestor;
 use crate::server::life::lifecycle::Lifecycle;
@@ -29,6 +30,7 @@ pub(crate) struct App {
     pub(crate) replay: Arc<ReplayGuard>,
     pub(crate) attestor: Attestor,
     pub(crate) shaping: Shaping,
+    pub(crate) pace: Arc<Pace>,
     pub(crate) unauthenticated: Unauthenticated,
     /// As many as the engine takes: beyond it every request would be refused there.
     slots: Arc<Semaphore>,
@@ -83,6 +85,7 @@ impl App {
             loaded: OnceLock::new(),
             on_token_expiry,
             shaping,
+            pace: Arc::new(Pace::new()),
             unauthenticated: Unauthenticated::default(),
             limits,
         }))

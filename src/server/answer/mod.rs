@@ -10,6 +10,7 @@ pub(crate) mod dialect;
 pub(crate) mod generate;
 mod generation;
 mod logprobs;
+pub(crate) mod pace;
 mod parameters;
 pub(crate) mod sealed;
 pub(crate) mod shaping;

@@ -126,7 +126,7 @@ async fn answer<D: Dialect>(
         let ParsedRequest { prepared, stream } = request?;
         let facts =
             Facts { arrived: admitted.arrived, bytes: admitted.bytes, tokens: prepared.shaped_tokens() };
-        let pacer = Pacer::new(app.shaping, facts);
+        let pacer = Pacer::new(app.shaping, facts, &app.pace);
         let least = if app.shaping == Shaping::Off { 0 } else { prepared.answer_bytes() };
         let choices = Choices::start(admitted.loaded, prepared, admitted.dek.namespace(), &mut observation)?;
         let heading = Heading::new::<D>(id, admitted.loaded.engine.model_name());

@@ -7,22 +7,17 @@
 //! is as wide as a slot, because a thread that is woken while the model computes runs up to some milliseconds late, and an
 //! observer averages over all frames of a stream.
 //!
-//! How many frames there are follows from `max_tokens`, if the model is fast enough; if it is not, a multiple of that.
-//! Pure but for the clock and the random numbers.
+//! How many frames there are follows from `max_tokens`, and on a slow model from the streams before: see [`Pace`].
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::{Instant, sleep_until};
 
-/// The fewest frames of a shaped stream.
-const FEWEST_FRAMES: u64 = 32;
-/// Of requests for more tokens, streams have a multiple of this number: a stream holds its connection until its last
-/// frame, and a server that drains waits for it.
-const MOST_FRAMES: u64 = 128;
-/// Tokens that a model is expected to generate within a slot. A slower model's streams get more frames.
-const TOKENS_PER_FRAME: u64 = 2;
+use super::pace::{FEWEST_FRAMES, Pace, class};
+
 /// A frame is sealed this long before it leaves, or a fifth of a slot.
 const AHEAD: Duration = Duration::from_millis(5);
 /// The runtime's timers fire on whole milliseconds of its own: this long before a departure a thread takes over that sleeps to the
@@ -75,6 +70,8 @@ pub(crate) struct Facts {
 pub(crate) struct Pacer {
     schedule: Option<Schedule>,
     sent: u64,
+    /// Told when the text is complete, once.
+    pace: Option<Arc<Pace>>,
 }
 
 /// When a frame is sealed, and when it leaves.
@@ -95,7 +92,9 @@ struct Schedule {
     slot: Duration,
     /// The number of the slot that the next frame leaves in.
     next: u64,
-    /// How many frames there are, or a multiple.
+    /// How many frames follow from the request.
+    class: u64,
+    /// How many frames a stream has, or a multiple.
     frames: u64,
 }
 
@@ -122,13 +121,16 @@ impl FromStr for ShapingMode {
 }
 
 impl Pacer {
-    /// Departures of the answer to a request.
-    pub(crate) fn new(shaping: Shaping, facts: Facts) -> Self {
+    /// Departures of the answer to a request, on a server that has learned `pace`.
+    pub(crate) fn new(shaping: Shaping, facts: Facts, pace: &Arc<Pace>) -> Self {
         let schedule = match shaping {
             Shaping::Off => None,
-            Shaping::PaceAndLength(slot) => Some(Schedule::new(slot, facts)),
+            Shaping::PaceAndLength(slot) => {
+                let class = class(facts.tokens);
+                Some(Schedule::new(slot, facts, class, pace.frames(class, Instant::now())))
+            }
         };
-        Self { schedule, sent: 0 }
+        Self { schedule, sent: 0, pace: Some(Arc::clone(pace)) }
     }
 
     /// When the next frame leaves; `None` as soon as it is ready.
@@ -155,14 +157,20 @@ impl Pacer {
         let Some(Schedule { frames, .. }) = self.schedule else { return true };
         self.sent.is_multiple_of(if hurried { FEWEST_FRAMES } else { frames })
     }
+
+    /// Takes in that the text is complete with the frame that was counted last.
+    pub(crate) fn text_ended(&mut self) {
+        if let (Some(pace), Some(Schedule { class, .. })) = (self.pace.take(), &self.schedule) {
+            pace.observe(*class, self.sent, Instant::now());
+        }
+    }
 }
 
 impl Schedule {
-    fn new(slot: Duration, facts: Facts) -> Self {
+    fn new(slot: Duration, facts: Facts, class: u64, frames: u64) -> Self {
         // Half a slot for parsing, opening and tokenizing what is short.
         let wait = slot / 2 + times(slot, (facts.bytes / BYTES_PER_SLOT) as u64);
-        let frames = (facts.tokens as u64).div_ceil(TOKENS_PER_FRAME).clamp(FEWEST_FRAMES, MOST_FRAMES);
-        Self { start: facts.arrived + wait, slot, next: 0, frames: frames.next_power_of_two() }
+        Self { start: facts.arrived + wait, slot, next: 0, class, frames }
     }
 
     /// A departure within the next slot; `random` is where in it. Slots that are over are left out: a client that takes
@@ -175,9 +183,10 @@ impl Schedule {
         Departure { seal: at - AHEAD.min(self.slot / 5), at }
     }
 
-    /// A departure within the last slot of a whole stream's time, or of a multiple of that which has not begun.
+    /// A departure within the last slot of the time of its class, or of a multiple of that which has not begun. It does not wait as
+    /// long as slow answers took before: somebody waits for it.
     fn release(&self, now: Instant, random: u64) -> Instant {
-        let whole = times(self.slot, self.frames);
+        let whole = times(self.slot, self.class);
         let past = now.saturating_duration_since(self.start) + self.slot;
         let wholes = past.as_nanos().div_ceil(whole.as_nanos().max(1)).max(1);
         let end = times(whole, u64::try_from(wholes).unwrap_or(u64::MAX));
@@ -232,12 +241,13 @@ mod tests {
     const SLOT: Duration = Duration::from_millis(50);
 
     fn schedule(bytes: usize, tokens: usize) -> (Instant, Schedule) {
-        let arrived = Instant::now();
-        (arrived, Schedule::new(SLOT, Facts { arrived, bytes, tokens }))
+        let (arrived, class) = (Instant::now(), class(tokens));
+        (arrived, Schedule::new(SLOT, Facts { arrived, bytes, tokens }, class, class))
     }
 
     fn ends(shaping: Shaping, tokens: usize, hurried: bool) -> Vec<u64> {
-        let mut pacer = Pacer::new(shaping, Facts { arrived: Instant::now(), bytes: 0, tokens });
+        let facts = Facts { arrived: Instant::now(), bytes: 0, tokens };
+        let mut pacer = Pacer::new(shaping, facts, &Arc::new(Pace::new()));
         (1..=256).filter(|_| pacer.count(hurried)).collect()
     }
 
@@ -251,6 +261,31 @@ mod tests {
         assert_eq!(ends(shaped, usize::MAX, false), [128, 256]);
         assert_eq!(ends(shaped, 1000, true), (1..=8).map(|count| count * 32).collect::<Vec<u64>>());
         assert_eq!(ends(Shaping::Off, 9, false).len(), 256);
+    }
+
+    #[test]
+    fn a_stream_has_as_many_frames_as_one_before_needed() {
+        let (pace, shaped) = (Arc::new(Pace::new()), Shaping::PaceAndLength(SLOT));
+        let pacer =
+            |shaping| Pacer::new(shaping, Facts { arrived: Instant::now(), bytes: 0, tokens: 9 }, &pace);
+        let last = |mut pacer: Pacer| (1..=1024).find(|_| pacer.count(false));
+        assert_eq!(last(pacer(shaped)), Some(32));
+        let (mut slow, mut unshaped) = (pacer(shaped), pacer(Shaping::Off));
+        for _ in 0..40 {
+            slow.count(false);
+            unshaped.count(false);
+        }
+        unshaped.text_ended();
+        assert_eq!(last(pacer(shaped)), Some(32));
+        slow.text_ended();
+        assert_eq!(last(pacer(shaped)), Some(64));
+        assert_eq!(last(pacer(Shaping::Off)), Some(1));
+        // Only the first time counts: fillers follow.
+        for _ in 0..60 {
+            slow.count(false);
+        }
+        slow.text_ended();
+        assert_eq!(last(pacer(shaped)), Some(64));
     }
 
     #[test]

@@ -127,7 +127,10 @@ impl EventStream {
         self.events.append(&mut self.ends);
         let may_end = self.pacer.count(self.observation.is_draining()) && self.ended;
         let frame = self.writer.next_frame(&mut self.events, may_end)?;
-        self.finished = may_end && self.events.is_empty();
+        if self.ended && self.events.is_empty() {
+            self.pacer.text_ended();
+            self.finished = may_end;
+        }
         Ok(frame)
     }
 
