@@ -14,6 +14,8 @@ use super::tile::{Bf16, Eight, Four, Full, Halves, Product};
 
 /// Panels of a task.
 const TASK_PANELS: usize = 4;
+/// Tokens whose sums for two panels fit into sixteen registers of half a lane.
+const NARROW_PAIR: usize = 3;
 /// Products below which other threads are not worth waking.
 const SERIAL: usize = 1 << 16;
 
@@ -95,10 +97,12 @@ impl<P: Product> Kernel for Task<'_, '_, P> {
         let panels = self.out.first().map_or(0, |out| out.len().div_ceil(PANEL));
         let count = self.out.len();
         for panel in (0..panels).step_by(P::PANELS) {
+            let left = P::PANELS.min(panels - panel);
             for (first, width) in tiles(S::WIDTHS, count) {
-                match P::PANELS.min(panels - panel) {
-                    2 => self.tiles::<S, 2>(simd, panel, first, width),
-                    _ => self.tiles::<S, 1>(simd, panel, first, width),
+                if left == 2 && (S::WIDE || width <= NARROW_PAIR) {
+                    self.tiles::<S, 2>(simd, panel, first, width);
+                } else {
+                    (panel..panel + left).for_each(|panel| self.tiles::<S, 1>(simd, panel, first, width));
                 }
             }
         }

@@ -155,20 +155,20 @@ impl Kernel for Quantize<'_> {
         let scales = multiples(fits.map(|fit| fit.scale), &mut self.to.unit, &mut self.to.scales);
         let minima = multiples(fits.map(|fit| fit.minimum), &mut self.to.minimum_unit, &mut self.to.minima);
         let mut broken = simd.splat(0.0);
-        self.to.quants = [[[[0; 4]; LANES]; GROUP / 4]; GROUPS / 2];
-        for (group, numbers) in groups.iter().enumerate() {
-            let minimum = simd.load(&minima[group]);
-            let inverse = scales[group].map(|scale| if scale > 0.0 { scale.recip() } else { 0.0 });
-            let inverse = simd.load(&inverse);
-            for (column, number) in numbers.iter().enumerate() {
-                let number = simd.load(number);
-                broken = simd.fma(number, simd.splat(0.0), broken);
-                let mut quants = [0.0; LANES];
-                simd.store(nearest(simd, simd.mul(simd.add(number, minimum), inverse)), &mut quants);
-                let to = &mut self.to.quants[group / 2][column / 4];
-                for (to, quant) in to.iter_mut().zip(quants) {
-                    to[column % 4] |= (quant as u8) << (group % 2 * 4);
+        let inverses = scales.map(|scales| scales.map(|scale| if scale > 0.0 { scale.recip() } else { 0.0 }));
+        for (pair, to) in self.to.quants.iter_mut().enumerate() {
+            for (step, to) in to.iter_mut().enumerate() {
+                let mut bytes = [simd.splat(0.0); 4];
+                for (group, factor) in [(2 * pair, 1.0), (2 * pair + 1, 16.0)] {
+                    let [minimum, inverse] = [simd.load(&minima[group]), simd.load(&inverses[group])];
+                    for (byte, number) in bytes.iter_mut().zip(&groups[group][4 * step..]) {
+                        let number = simd.load(number);
+                        broken = simd.fma(number, simd.splat(0.0), broken);
+                        let quant = nearest(simd, simd.mul(simd.add(number, minimum), inverse));
+                        *byte = simd.fma(quant, simd.splat(factor), *byte);
+                    }
                 }
+                *to = simd.to_bytes(bytes);
             }
         }
         // What is no number must not turn into a plausible weight.
@@ -246,8 +246,8 @@ impl Fit {
             seconds = simd.fma(product, number, seconds);
         }
         let plain = simd.div(range, simd.splat(MOST));
-        let mut best = Best::new(store(simd, plain), store(simd, least));
-        let sums = [all, firsts, seconds].map(|sum| store(simd, sum));
+        let mut best = Best { error: simd.splat(f32::INFINITY), scale: plain, offset: least };
+        let sums = [all, firsts, seconds];
         for attempt in 0..TRIES {
             let steps = MOST + TRY * (attempt as f32 - (TRIES / 2) as f32);
             let inverse = simd.div(simd.splat(steps), range);
@@ -263,9 +263,9 @@ impl Fit {
                 squares = simd.fma(weighed, quant, squares);
                 products = simd.fma(weighed, number, products);
             }
-            best.consider(&sums, &[quants, squares, products].map(|sum| store(simd, sum)));
+            best.consider(simd, sums, [quants, squares, products]);
         }
-        Self { scale: best.scale, minimum: best.offset.map(|offset| -offset) }
+        Self { scale: store(simd, best.scale), minimum: store(simd, best.offset).map(|offset| -offset) }
     }
 }
 
@@ -277,38 +277,34 @@ fn store<S: Simd>(simd: S, value: S::V) -> Lane<f32> {
 }
 
 /// The line with the least error so far, of each row.
-struct Best {
-    error: Lane<f32>,
-    scale: Lane<f32>,
-    offset: Lane<f32>,
+struct Best<S: Simd> {
+    error: S::V,
+    scale: S::V,
+    offset: S::V,
 }
 
-impl Best {
-    #[inline(always)]
-    fn new(scale: Lane<f32>, offset: Lane<f32>) -> Self {
-        Self { error: [f32::INFINITY; LANES], scale, offset }
-    }
-
+impl<S: Simd> Best<S> {
     /// `sums` are those of the weights, of weight · number and weight · number²; `quants` those of weight · quant,
-    /// weight · quant² and weight · quant · number.
+    /// weight · quant² and weight · quant · number. Products are rounded, on every instruction set alike.
     #[inline(always)]
-    fn consider(&mut self, sums: &[Lane<f32>; 3], quants: &[Lane<f32>; 3]) {
-        for lane in 0..LANES {
-            let [all, firsts, seconds] = [sums[0][lane], sums[1][lane], sums[2][lane]];
-            let [ones, squares, products] = [quants[0][lane], quants[1][lane], quants[2][lane]];
-            let determinant = all * squares - ones * ones;
-            let scale = (all * products - firsts * ones) / determinant;
-            let offset = (squares * firsts - ones * products) / determinant;
-            // A minimum cannot be negative: then the line goes through zero.
-            let through_zero = offset > 0.0;
-            let scale = if through_zero { products / squares } else { scale };
-            let offset = if through_zero { 0.0 } else { offset };
-            let error = seconds
-                + scale * (scale * squares - 2.0 * products)
-                + offset * (offset * all - 2.0 * firsts + 2.0 * scale * ones);
-            if determinant > 0.0 && error < self.error[lane] {
-                (self.error[lane], self.scale[lane], self.offset[lane]) = (error, scale, offset);
-            }
-        }
+    fn consider(&mut self, simd: S, [all, firsts, seconds]: [S::V; 3], [ones, squares, products]: [S::V; 3]) {
+        let zero = simd.splat(0.0);
+        let determinant = simd.sub(simd.mul(all, squares), simd.mul(ones, ones));
+        let scale = simd.sub(simd.mul(all, products), simd.mul(firsts, ones));
+        let offset = simd.sub(simd.mul(squares, firsts), simd.mul(ones, products));
+        let [scale, offset] = [simd.div(scale, determinant), simd.div(offset, determinant)];
+        // A minimum cannot be negative: then the line goes through zero.
+        let scale = simd.if_less(zero, offset, simd.div(products, squares), scale);
+        let offset = simd.if_less(zero, offset, zero, offset);
+        let two = simd.splat(2.0);
+        let of_scale = simd.mul(scale, simd.sub(simd.mul(scale, squares), simd.mul(two, products)));
+        let of_both = simd.mul(simd.mul(two, scale), ones);
+        let inner = simd.add(simd.sub(simd.mul(offset, all), simd.mul(two, firsts)), of_both);
+        let error = simd.add(simd.add(seconds, of_scale), simd.mul(offset, inner));
+        // Without two different numbers there is no line.
+        let error = simd.if_less(zero, determinant, error, simd.splat(f32::INFINITY));
+        self.scale = simd.if_less(error, self.error, scale, self.scale);
+        self.offset = simd.if_less(error, self.error, offset, self.offset);
+        self.error = simd.if_less(error, self.error, error, self.error);
     }
 }

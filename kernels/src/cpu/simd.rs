@@ -31,6 +31,7 @@ pub(crate) trait Simd: Copy {
     fn load_pairs(self, from: &Lane<[u16; 2]>) -> [Self::V; 2];
     fn store(self, value: Self::V, to: &mut Lane<f32>);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// a · b + c
@@ -45,8 +46,12 @@ pub(crate) trait Simd: Copy {
     fn floor(self, value: Self::V) -> Self::V;
     /// What of `value` stands where `a` is at least `b`, and 0 elsewhere.
     fn at_least(self, a: Self::V, b: Self::V, value: Self::V) -> Self::V;
+    /// What of `then` stands where `a` is less than `b`, and what of `otherwise` does elsewhere.
+    fn if_less(self, a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V;
     /// 2 to a whole number between -126 and 127.
     fn exp2(self, whole: Self::V) -> Self::V;
+    /// Four whole numbers between 0 and 255 for each lane, as bytes.
+    fn to_bytes(self, four: [Self::V; 4]) -> Lane<[u8; 4]>;
     /// The sum by halves: lanes 8 apart, then 4, 2 and 1.
     fn sum(self, value: Self::V) -> f32;
     /// sum + a · b of sixteen pairs of bf16 and one. Only if [`Self::BF16`].
@@ -63,6 +68,43 @@ pub(crate) trait Simd: Copy {
     /// sum + (a - 128) · b of sixteen times four numbers and four, of which none is -128.
     fn dot_biased(self, sum: Self::I, a: Self::B, b: [i8; 4]) -> Self::I;
     fn to_f32(self, whole: Self::I) -> Self::V;
+
+    /// For each of `N` tokens the sum of eight steps of [`Self::dot_biased`].
+    #[inline(always)]
+    fn dot_biased_block<const N: usize>(
+        self,
+        biases: [i32; N],
+        a: &[Lane<[u8; 4]>; 8],
+        b: &[[[i8; 4]; N]; 8],
+    ) -> [Self::I; N] {
+        let mut sums = biases.map(|bias| self.start(bias));
+        for (a, b) in a.iter().zip(b) {
+            let a = self.bytes(a);
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = self.dot_biased(*sum, a, *b);
+            }
+        }
+        sums
+    }
+
+    /// For each of `N` tokens the sum of eight steps of [`Self::dot_nibbles`] with the high or the low halves of `a`.
+    #[inline(always)]
+    fn dot_nibbles_block<const N: usize>(
+        self,
+        high: bool,
+        a: &[Lane<[u8; 4]>; 8],
+        b: &[[[i8; 4]; N]; 8],
+    ) -> [Self::I; N] {
+        let mut sums = [self.zeros(); N];
+        for (a, b) in a.iter().zip(b) {
+            let a = self.bytes(a);
+            let a = if high { self.high_nibbles(a) } else { self.low_nibbles(a) };
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = self.dot_nibbles(*sum, a, *b);
+            }
+        }
+        sums
+    }
 
     /// Eight words of four bytes from each of sixteen rows, which begin `stride` bytes apart in `from`: for each of the eight,
     /// sixteen rows.
@@ -128,6 +170,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|lane| a[lane] - b[lane])
+    }
+
+    #[inline(always)]
     fn mul(self, a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|lane| a[lane] * b[lane])
     }
@@ -166,6 +213,16 @@ impl Simd for Portable {
     #[inline(always)]
     fn at_least(self, a: Self::V, b: Self::V, value: Self::V) -> Self::V {
         std::array::from_fn(|lane| if a[lane] >= b[lane] { value[lane] } else { 0.0 })
+    }
+
+    #[inline(always)]
+    fn if_less(self, a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V {
+        std::array::from_fn(|lane| if a[lane] < b[lane] { then[lane] } else { otherwise[lane] })
+    }
+
+    #[inline(always)]
+    fn to_bytes(self, four: [Self::V; 4]) -> Lane<[u8; 4]> {
+        std::array::from_fn(|lane| four.map(|column| column[lane] as u8))
     }
 
     #[inline(always)]

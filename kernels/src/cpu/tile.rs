@@ -174,13 +174,7 @@ impl Product for Eight<'_> {
         for (sums, panel) in all.iter_mut().zip(panels::<_, R>(self.weights, self.blocks, panel)) {
             for (((block, x), scales), biases) in panel.iter().zip(x).zip(scales).zip(biases) {
                 for half in 0..2 {
-                    let mut whole = biases[half].map(|bias| simd.start(bias));
-                    for (weights, x) in block.quants[half].iter().zip(&x[half]) {
-                        let weights = simd.bytes(weights);
-                        for (whole, x) in whole.iter_mut().zip(x) {
-                            *whole = simd.dot_biased(*whole, weights, *x);
-                        }
-                    }
+                    let whole = simd.dot_biased_block(biases[half], &block.quants[half], &x[half]);
                     let scale = simd.load_f16(&block.scales[half]);
                     for ((sum, whole), x) in sums.iter_mut().zip(whole).zip(&scales[half]) {
                         *sum = simd.fma(simd.to_f32(whole), simd.mul(scale, simd.splat(*x)), *sum);
@@ -193,7 +187,9 @@ impl Product for Eight<'_> {
 }
 
 /// Tokens for which both halves of bytes fit into registers at once.
-const TOGETHER: usize = 4;
+const fn together(wide: bool) -> usize {
+    if wide { 4 } else { 2 }
+}
 
 impl Product for Four<'_> {
     const PANELS: usize = 1;
@@ -217,7 +213,7 @@ impl Product for Four<'_> {
                     [&block.unit, &block.minimum_unit].map(|units| simd.load_f16(units));
                 for (pair, (weights, x)) in block.quants.iter().zip(x).enumerate() {
                     let mut whole = [[simd.zeros(); N]; 2];
-                    if N <= TOGETHER {
+                    if N <= together(S::WIDE) {
                         for (step, weights) in weights.iter().enumerate() {
                             let weights = simd.bytes(weights);
                             for n in 0..N {
@@ -228,18 +224,8 @@ impl Product for Four<'_> {
                             }
                         }
                     } else {
-                        for (weights, x) in weights.iter().zip(&x[0]) {
-                            let weights = simd.low_nibbles(simd.bytes(weights));
-                            for (whole, x) in whole[0].iter_mut().zip(x) {
-                                *whole = simd.dot_nibbles(*whole, weights, *x);
-                            }
-                        }
-                        for (weights, x) in weights.iter().zip(&x[1]) {
-                            let weights = simd.high_nibbles(simd.bytes(weights));
-                            for (whole, x) in whole[1].iter_mut().zip(x) {
-                                *whole = simd.dot_nibbles(*whole, weights, *x);
-                            }
-                        }
+                        whole = [false, true]
+                            .map(|high| simd.dot_nibbles_block(high, weights, &x[usize::from(high)]));
                     }
                     for (half, whole) in whole.iter().enumerate() {
                         let group = 2 * pair + half;

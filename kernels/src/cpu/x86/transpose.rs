@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::super::simd::{LANES, Lane};
 use super::Avx2;
 
-/// As [`super::Simd::transpose`]. `_proof` that this machine has the features.
+/// As [`super::super::simd::Simd::transpose`]. `_proof` that this machine has the features.
 #[inline(always)]
 pub(super) fn avx2(_proof: Avx2, from: &[u8], stride: usize, to: &mut [Lane<[u8; 4]>; 8]) {
     assert!(from.len() >= (LANES - 1) * stride + size_of::<__m256i>(), "rows do not fit");
