@@ -19,6 +19,8 @@ pub struct BenchConfig {
     pub quantize: Quantize,
     /// How long a prompt is.
     pub prompt_tokens: usize,
+    /// How many tokens are before the first decode step; those beyond the prompt are not computed.
+    pub context_tokens: usize,
     /// How many tokens follow.
     pub new_tokens: usize,
     /// How many sequences go on at once, one measurement each.
@@ -85,6 +87,11 @@ pub(crate) struct BenchArgs {
     /// Tokens of a prompt
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one())]
     prompt_tokens: usize,
+
+    /// Tokens of context before the decode steps; beyond --prompt-tokens their keys and values are zeros, which are read as
+    /// others are [default: as --prompt-tokens]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    context_tokens: Option<usize>,
 
     /// Tokens that follow
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = at_least_one())]
@@ -175,6 +182,7 @@ impl BenchArgs {
             startup: self.startup,
             quantize: self.quantize,
             prompt_tokens: self.prompt_tokens,
+            context_tokens: self.context_tokens.unwrap_or(0).max(self.prompt_tokens),
             new_tokens: self.new_tokens,
             batches: self.batch,
             device: self.device.0,

@@ -41,7 +41,7 @@ use codeseal_kernels::cuda::{CudaDevice, Device, DeviceError};
 use codeseal_kernels::kv::{BLOCK_TOKENS, BlockId};
 
 /// What to change if memory does not suffice.
-const ADVICE: &str = "lower --batch, --prompt-tokens or --new-tokens, choose a smaller type with --quantize, or raise the limit";
+const ADVICE: &str = "lower --batch, --prompt-tokens, --context-tokens or --new-tokens, choose a smaller type with --quantize, or raise the limit";
 /// How many tokens of a prompt are read in one step: as many as the engine reads.
 const PREFILL_TOKENS: usize = 512;
 /// Steps before those that are measured: the first ones touch memory that is new.
@@ -81,7 +81,7 @@ pub enum BenchError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The context is too short for what is asked.
-    #[error("the context has {limit} tokens: lower --prompt-tokens or --new-tokens")]
+    #[error("the context has {limit} tokens: lower --prompt-tokens, --context-tokens or --new-tokens")]
     NoRoom {
         /// The context's length.
         limit: usize,
@@ -170,7 +170,7 @@ fn measure<D: Device + 'static>(
 ) -> Result<BenchReport, BenchError> {
     let began = Instant::now();
     let (name, files) = files(&config.weights)?;
-    let blocks = (config.prompt_tokens + config.new_tokens + WARM_UP_STEPS).div_ceil(BLOCK_TOKENS);
+    let blocks = length(config).div_ceil(BLOCK_TOKENS);
     let batch = config.batches.iter().copied().max().unwrap_or(1);
     let room = Room { blocks: batch * blocks, rows: PREFILL_TOKENS, batch };
     let check_memory = |needs: MemoryNeeds| {
@@ -213,9 +213,13 @@ fn measure<D: Device + 'static>(
     }
 }
 
+/// Tokens of the longest text.
+fn length(config: &BenchConfig) -> usize {
+    config.context_tokens + config.new_tokens + WARM_UP_STEPS
+}
+
 fn check_length(config: &BenchConfig, limit: usize) -> Result<(), BenchError> {
-    let length = config.prompt_tokens + config.new_tokens + WARM_UP_STEPS;
-    if length > limit { Err(BenchError::NoRoom { limit }) } else { Ok(()) }
+    if length(config) > limit { Err(BenchError::NoRoom { limit }) } else { Ok(()) }
 }
 
 fn figures(
@@ -225,7 +229,7 @@ fn figures(
     facts: &Facts,
     subject: &mut dyn Subject,
 ) -> Result<BenchReport, BenchError> {
-    let length = config.prompt_tokens + config.new_tokens + WARM_UP_STEPS;
+    let length = length(config);
     let mut prefills = Vec::new();
     for _ in 0..config.repeats {
         prefills.push(Texts::new(&mut *subject, 1, length).read(config.prompt_tokens)?);
@@ -235,9 +239,10 @@ fn figures(
     for &batch in &config.batches {
         let mut texts = Texts::new(&mut *subject, batch, length);
         texts.read(config.prompt_tokens)?;
+        texts.fill(config.context_tokens)?;
         let mut steps = Vec::new();
         for _ in 0..config.repeats {
-            texts.go_back(config.prompt_tokens);
+            texts.go_back(config.context_tokens);
             for _ in 0..WARM_UP_STEPS {
                 texts.step()?;
             }
@@ -251,7 +256,7 @@ fn figures(
     let Facts { device, backend, weight_bytes, kv_bytes_per_token, bytes_per_second } = facts.clone();
     let peak_bytes = memory::peak_bytes();
     let bytes_per_second = bytes_per_second.unwrap_or_else(memory::read_bandwidth);
-    let depth = config.prompt_tokens + WARM_UP_STEPS + config.new_tokens / 2;
+    let depth = config.context_tokens + WARM_UP_STEPS + config.new_tokens / 2;
     let decode = decodes.into_iter().map(|(batch, step, launches_per_step)| {
         let bytes = (weight_bytes + batch * depth * kv_bytes_per_token) as f64;
         Decode {
@@ -271,6 +276,7 @@ fn figures(
         device,
         threads: rayon::current_num_threads(),
         prompt_tokens: config.prompt_tokens,
+        context_tokens: config.context_tokens,
         new_tokens: config.new_tokens,
         repeats: config.repeats,
         load_seconds,
@@ -335,6 +341,17 @@ impl<'a> Texts<'a> {
         Ok(began.elapsed())
     }
 
+    /// Goes on until there are `length` tokens: their keys and values are zeros.
+    fn fill(&mut self, length: usize) -> Result<(), ModelError> {
+        for blocks in &self.tables {
+            for block in blocks.iter().skip(self.position.div_ceil(BLOCK_TOKENS)) {
+                self.subject.clear(*block)?;
+            }
+        }
+        self.position = length;
+        Ok(())
+    }
+
     /// Adds a token to each text. Returns how long that took.
     fn step(&mut self) -> Result<Duration, ModelError> {
         let began = Instant::now();
@@ -392,6 +409,25 @@ mod tests {
             alone.push(subject::argmax(&sequence.forward(&[alone[alone.len() - 1]]).unwrap()));
         }
         assert_eq!(alone, together);
+    }
+
+    #[test]
+    fn a_context_that_is_not_computed_is_zeros() {
+        let subject = || {
+            let model = Model::from_files(&ModelFiles::tiny(), "tiny", Quantize::None, |_, _| {}).unwrap();
+            OnCpu::new(model, Room { blocks: 6, rows: 64, batch: 2 })
+        };
+        let logits = |subject: &mut OnCpu| {
+            let mut texts = Texts::new(subject, 2, 95);
+            texts.read(64).unwrap();
+            texts.fill(90).unwrap();
+            texts.step().unwrap();
+            assert_eq!(texts.position, 91);
+            subject.logits().to_vec()
+        };
+        let mut used = subject();
+        Texts::new(&mut used, 2, 95).read(95).unwrap();
+        assert_eq!(logits(&mut used), logits(&mut subject()));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub(super) struct BenchReport {
     pub(super) device: Option<String>,
     pub(super) threads: usize,
     pub(super) prompt_tokens: usize,
+    /// Before the first decode step.
+    pub(super) context_tokens: usize,
     pub(super) new_tokens: usize,
     pub(super) repeats: usize,
     pub(super) load_seconds: f64,
@@ -74,6 +76,7 @@ impl fmt::Display for BenchReport {
             "\n\nprefill of {}: {:.1} tokens/s, first token after {:.1} ms\n",
             self.prompt_tokens, self.prefill_tokens_per_second, self.ttft_ms
         )?;
+        writeln!(f, "decode after {} tokens of context\n", self.context_tokens)?;
         write!(
             f,
             "{:>6}{:>12}{:>12}{:>14}{:>14}",

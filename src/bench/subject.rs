@@ -8,7 +8,7 @@ use crate::model::{
 use crate::token::TokenId;
 use codeseal_kernels::cpu::KvPool;
 use codeseal_kernels::cuda::Device;
-use codeseal_kernels::kv::BLOCK_TOKENS;
+use codeseal_kernels::kv::{BLOCK_TOKENS, BlockId};
 use codeseal_kernels::sampling::{RowSampler, SamplingParams};
 
 /// For how much there must be room.
@@ -39,6 +39,9 @@ pub(super) trait Subject {
     /// A step: the token after each slice.
     fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError>;
 
+    /// Writes zeros to a KV block.
+    fn clear(&mut self, block: BlockId) -> Result<(), ModelError>;
+
     fn vocabulary(&self) -> usize;
 
     /// How many launches a decode step of this batch size takes, where that is known.
@@ -59,6 +62,12 @@ impl OnCpu {
         Self { pool: model.kv_pool(room.blocks), model, workspace: Workspace::default() }
     }
 
+    /// Those of the last step.
+    #[cfg(test)]
+    pub(super) fn logits(&self) -> &[f32] {
+        self.workspace.logits()
+    }
+
     pub(super) fn facts(model: &Model) -> Facts {
         Facts {
             device: None,
@@ -74,6 +83,11 @@ impl Subject for OnCpu {
     fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError> {
         let logits = self.model.step(&mut self.pool, batch, &mut self.workspace)?;
         Ok(logits.chunks(self.model.config().vocab_size).map(argmax).collect())
+    }
+
+    fn clear(&mut self, block: BlockId) -> Result<(), ModelError> {
+        self.pool.clear(block);
+        Ok(())
     }
 
     fn vocabulary(&self) -> usize {
@@ -109,6 +123,10 @@ impl Subject for OnCandle {
     fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError> {
         let logits = self.model.step(&mut self.cache, batch)?;
         Ok(logits.chunks(self.model.config().vocab_size).map(argmax).collect())
+    }
+
+    fn clear(&mut self, block: BlockId) -> Result<(), ModelError> {
+        self.model.clear(&mut self.cache, block)
     }
 
     fn vocabulary(&self) -> usize {
@@ -156,6 +174,10 @@ impl Subject for OnDevice {
     fn step(&mut self, batch: &[Slice<'_>]) -> Result<Vec<TokenId>, ModelError> {
         let greedy = vec![Some(RowSampler::new(&SamplingParams::GREEDY, 0)); batch.len()];
         Ok(self.0.step(batch, &greedy)?.chosen.iter().copied().map(TokenId).collect())
+    }
+
+    fn clear(&mut self, block: BlockId) -> Result<(), ModelError> {
+        self.0.clear(block)
     }
 
     fn vocabulary(&self) -> usize {

@@ -64,6 +64,7 @@ fn the_benchmark_measures_a_device_as_it_does_the_processors() {
         weights: BenchWeights::Random(shape),
         quantize: Quantize::Q8_0,
         prompt_tokens: 35,
+        context_tokens: 35,
         new_tokens: 4,
         batches: vec![1, 3],
         device: Some(0),

@@ -58,6 +58,12 @@ impl Workspace {
         take(&mut self.delta, rows * hidden);
         take(&mut self.logits, num_logits * config.vocab_size);
     }
+
+    /// Those of the last step.
+    #[cfg(test)]
+    pub(crate) fn logits(&self) -> &[f32] {
+        &self.logits
+    }
 }
 
 /// The shape of the keys and values of a model whose matrices have `formats`. They are f32 where all matrices are, so that nothing
