@@ -20,6 +20,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 const PROMPT: usize = 256;
+/// Tokens before the decode steps: of a short and of a long context.
+const CONTEXTS: [usize; 2] = [32, 1024];
 /// Decode steps between two prompts: few, so that what is measured does not grow meanwhile.
 const STEPS: usize = 16;
 
@@ -94,7 +96,7 @@ struct Candle<'a>(&'a CandleModel, CandleSequence);
 
 impl Forward for Candle<'_> {
     fn restart(&mut self) {
-        self.1 = self.0.sequence(PROMPT).unwrap();
+        self.1 = self.0.sequence(CONTEXTS[1] + STEPS).unwrap();
     }
 
     fn step(&mut self, tokens: &[u32], _: usize) -> f32 {
@@ -117,35 +119,37 @@ impl Forward for Stock {
     }
 }
 
-fn measure(criterion: &mut Criterion, name: &str, bytes: usize, model: &mut dyn Forward) {
-    let prompt: Vec<u32> = (0..PROMPT as u32).map(|index| 200 + 7 * index).collect();
+fn measure(criterion: &mut Criterion, name: &str, bytes: usize, contexts: &[usize], model: &mut dyn Forward) {
+    let prompt: Vec<u32> = (0..CONTEXTS[1] as u32).map(|index| 200 + 7 * index).collect();
     let mut group = criterion.benchmark_group("forward");
     settings(&mut group);
     group.throughput(Throughput::Elements(PROMPT as u64));
     group.bench_function(format!("prefill {PROMPT}/{name}"), |bencher| {
         bencher.iter(|| {
             model.restart();
-            model.step(black_box(&prompt), 0)
+            model.step(black_box(&prompt[..PROMPT]), 0)
         });
     });
     group.throughput(Throughput::Bytes(bytes as u64));
-    group.bench_function(format!("decode/{name}"), |bencher| {
-        bencher.iter_custom(|iterations| {
-            let (mut left, mut elapsed) = (iterations as usize, Duration::ZERO);
-            while left > 0 {
-                let steps = left.min(STEPS);
-                model.restart();
-                model.step(&prompt[..32], 0);
-                let start = Instant::now();
-                for step in 0..steps {
-                    black_box(model.step(&[300], 32 + step));
+    for &context in contexts {
+        group.bench_function(format!("decode after {context}/{name}"), |bencher| {
+            bencher.iter_custom(|iterations| {
+                let (mut left, mut elapsed) = (iterations as usize, Duration::ZERO);
+                while left > 0 {
+                    let steps = left.min(STEPS);
+                    model.restart();
+                    model.step(&prompt[..context], 0);
+                    let start = Instant::now();
+                    for step in 0..steps {
+                        black_box(model.step(&[300], context + step));
+                    }
+                    elapsed += start.elapsed();
+                    left -= steps;
                 }
-                elapsed += start.elapsed();
-                left -= steps;
-            }
-            elapsed
+                elapsed
+            });
         });
-    });
+    }
 }
 
 fn settings(group: &mut BenchmarkGroup<'_, WallTime>) {
@@ -163,7 +167,7 @@ fn forward(criterion: &mut Criterion) {
         let files = ModelFiles::directory(dir.path());
         let model = Model::from_files(&files, "random", quantize, |_, _| {}).unwrap();
         bytes = model.bytes_per_token();
-        measure(criterion, name, bytes, &mut Ours(&model, model.sequence()));
+        measure(criterion, name, bytes, &CONTEXTS, &mut Ours(&model, model.sequence()));
     }
     for (name, quantize) in [
         ("candle backend q8_0", Quantize::Q8_0),
@@ -176,13 +180,15 @@ fn forward(criterion: &mut Criterion) {
             criterion,
             name,
             model.bytes_per_token(),
-            &mut Candle(&model, model.sequence(PROMPT).unwrap()),
+            &CONTEXTS,
+            &mut Candle(&model, model.sequence(0).unwrap()),
         );
     }
     let mut theirs = Stock(stock::load(dir.path(), DType::F32));
-    measure(criterion, "candle-transformers f32", 2 * bytes, &mut theirs);
+    measure(criterion, "candle-transformers f32", 2 * bytes, &CONTEXTS, &mut theirs);
     let mut theirs = Stock(stock::load(dir.path(), DType::BF16));
-    measure(criterion, "candle-transformers bf16", bytes, &mut theirs);
+    // Not after a long context: it takes seconds for a token.
+    measure(criterion, "candle-transformers bf16", bytes, &CONTEXTS[..1], &mut theirs);
 
     let memory = vec![1u64; bytes / 8];
     let mut group = criterion.benchmark_group("memory");

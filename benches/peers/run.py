@@ -1,9 +1,9 @@
 """Our engine and its peers on the same weights, on this machine, in one run: one table of ratios.
 
-    run.py [--work DIR] [--shape 2b|tiny|CONFIG.json]... [--threads N] [--prompt N] [--new N] [--batch N,N]
+    run.py [--work DIR] [--shape 2b|7b|tiny|CONFIG.json]... [--threads N] [--prompt N] [--new N] [--batch N,N]
            [--repeats N] [--transformers] [--candle] [--startup] [--server FILE] [--wrap COMMAND] [--results DIR]
 
-What is missing is made in --work (20 GB for 2b): a virtual environment with the packages of packages.txt, llama.cpp
+What is missing is made in --work (20 GB for 2b, 15 GB for 7b, which has q8_0 and q4k only): a virtual environment with the packages of packages.txt, llama.cpp
 from the source package of llama-cpp-python, random weights, and their GGUF files. Everything is kept for the next run.
 
 Ours is `codeseal-server bench`, llama.cpp is its own llama-bench and llama-batched-bench; both read a prompt of
@@ -82,9 +82,11 @@ class Peers:
             sh(ninja, "-C", build, *programs)
         return build / "bin"
 
-    def weights(self, shape):
-        """A directory with config.json, model.safetensors, and GGUF files of every type."""
+    def weights(self, shape, kinds):
+        """What ours loads, and a directory with the same weights as GGUF files of `kinds`."""
         weights = [self.bin / "python", HERE / "weights.py"]
+        if shape == "7b":
+            return self.large_weights(weights, kinds)
         if shape == "tiny":
             source, directory = ROOT / "models" / "tiny", self.work / "tiny"
             directory.mkdir(exist_ok=True)
@@ -96,11 +98,27 @@ class Peers:
         original = directory / "bf16.gguf"
         if not original.exists():
             sh(*weights, "gguf", source, original)
-        for kind in TYPES.values():
+        for kind in kinds:
             file = directory / f"{kind}.gguf"
             if not file.exists():
                 sh(self.llama() / "llama-quantize", original, file, kind.upper(), stdout=subprocess.DEVNULL)
         return self.alone(shape, source), directory
+
+    def large_weights(self, weights, kinds):
+        """7B's shape. All types are made from a file in q8_0, by both programs: bf16 would be 17 GB."""
+        directory = self.work / "7b"
+        original = directory / "q8_0.gguf"
+        if not original.exists():
+            directory.mkdir(exist_ok=True)
+            sh(*weights, "gguf-random", HERE / "codegemma-7b.json", directory / "part")
+            (directory / "part").rename(original)
+        for kind in kinds:
+            file = directory / f"{kind}.gguf"
+            if not file.exists():
+                quantize = [self.llama() / "llama-quantize", "--allow-requantize"]
+                sh(*quantize, original, directory / "part", kind.upper(), stdout=subprocess.DEVNULL)
+                (directory / "part").rename(file)
+        return original, directory
 
     def alone(self, shape, source):
         """The safetensors of `source` without the GGUF files beside them: a directory names one model."""
@@ -254,9 +272,10 @@ def main():
         found = startup.measure(Path(server), programs, shape, *peers.with_text(shape), options)
         rows, reports = rows + found[0], reports | found[1]
     for shape in [] if options.startup else shapes:
-        source, directory = peers.weights(shape)
+        types = options.type or (["q8_0", "q4k"] if shape == "7b" else TYPES)
+        source, directory = peers.weights(shape, [TYPES[quantize] for quantize in types])
         mine = {}
-        for quantize in options.type or TYPES:
+        for quantize in types:
             mine[quantize] = ours(server, source, quantize, options)
             kind = TYPES[quantize]
             peer = llama(programs, directory / f"{kind}.gguf", options)
@@ -272,7 +291,7 @@ def main():
     commit = output("git", "describe", "--always", "--dirty", "--abbrev=12", cwd=ROOT).strip()
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     machine_name = "".join(c if c.isalnum() else "-" for c in machine()["cpu"].lower())
-    what = "-startup" if options.startup else ""
+    what = "-startup" if options.startup else "-7b" if shapes == ["7b"] else ""
     file = Path(options.results) / f"{date}-{machine_name}-{machine()['cores']}-cores{what}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     setting = {name: getattr(options, name) for name in ["threads", "prompt", "new", "batch", "repeats"]}

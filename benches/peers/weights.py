@@ -4,8 +4,9 @@
     weights.py gguf DIR FILE.gguf         writes the weights of DIR as bf16 GGUF, norms as f32
     weights.py tokenizer SOURCE.json DIR  writes DIR/tokenizer.json: the vocabulary of SOURCE.json, as large as DIR's model
     weights.py gguf-text DIR FILE.gguf    as gguf, with DIR/tokenizer.json in it
+    weights.py gguf-random CONFIG.json FILE.gguf   random weights as q8_0 GGUF at once: 7B in bf16 would take 34 GB on the way
 
-The first two hold no tokenizer: speed is measured on token ids. Needs numpy, and for GGUF the package gguf (packages.txt).
+All but gguf-text hold no tokenizer: speed is measured on token ids. Needs numpy, and for GGUF the package gguf (packages.txt).
 """
 
 import json
@@ -170,11 +171,10 @@ def add_tokenizer(writer, path):
     writer.add_add_space_prefix(False)
 
 
-def write_gguf(directory, path, tokenizer=None):
+def gguf_writer(path, config, file_type, tokenizer=None):
+    """A GGUF file with the members of `config`, to which tensors can be added."""
     import gguf  # benches/leakage has no use for it
 
-    config = json.loads((directory / "config.json").read_text())
-    tensors = read_safetensors(directory / "model.safetensors")
     writer = gguf.GGUFWriter(path, "gemma")
     writer.add_context_length(config.get("max_position_embeddings", 8192))
     writer.add_embedding_length(config["hidden_size"])
@@ -185,30 +185,62 @@ def write_gguf(directory, path, tokenizer=None):
     writer.add_layer_norm_rms_eps(config.get("rms_norm_eps", 1e-6))
     writer.add_key_length(config["head_dim"])
     writer.add_value_length(config["head_dim"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+    writer.add_file_type(file_type)
     if tokenizer:
         add_tokenizer(writer, tokenizer)
     else:
         writer.add_tokenizer_model("none")
     writer.add_vocab_size(config["vocab_size"])
+    return writer
 
-    order = list(shapes(config))
-    for name in order:
-        bits = tensors[name]
-        if bits.ndim == 1:
-            writer.add_tensor_info(gguf_name(name), bits.shape, np.dtype(np.float32), 4 * bits.size)
+
+def write_tensor_infos(writer, config, kind):
+    """Announces all tensors: matrices of `kind`, norms in f32."""
+    import gguf
+
+    for name, shape in shapes(config).items():
+        if len(shape) == 1:
+            writer.add_tensor_info(gguf_name(name), shape, np.dtype(np.float32), 4 * shape[0])
         else:
-            rows, columns = bits.shape
-            kind = gguf.GGMLQuantizationType.BF16
-            raw = (rows, 2 * columns)
-            writer.add_tensor_info(gguf_name(name), raw, np.dtype(np.uint8), bits.nbytes, raw_dtype=kind)
+            raw = gguf.quant_shape_to_byte_shape(shape, kind)
+            size = int(np.prod(raw))
+            writer.add_tensor_info(gguf_name(name), raw, np.dtype(np.uint8), size, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name in order:
+
+
+def write_gguf(directory, path, tokenizer=None):
+    import gguf
+
+    config = json.loads((directory / "config.json").read_text())
+    tensors = read_safetensors(directory / "model.safetensors")
+    writer = gguf_writer(path, config, gguf.LlamaFileType.MOSTLY_BF16, tokenizer)
+    write_tensor_infos(writer, config, gguf.GGMLQuantizationType.BF16)
+    for name in shapes(config):
         bits = tensors[name]
         # Gemma's files hold by how much the scale of a norm is more than 1; GGUF files hold the scale.
         writer.write_tensor_data(to_f32(bits) + np.float32(1) if bits.ndim == 1 else bits.view(np.uint8))
+    writer.close()
+
+
+def write_random_gguf(config_file, path):
+    import gguf
+
+    config, kind = json.loads(Path(config_file).read_text()), gguf.GGMLQuantizationType.Q8_0
+    writer = gguf_writer(path, config, gguf.LlamaFileType.MOSTLY_Q8_0)
+    write_tensor_infos(writer, config, kind)
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    drawn = np.random.default_rng(0).standard_normal(DRAWN, dtype=np.float32) * np.float32(DEVIATION)
+    blocks = gguf.quantize(drawn, kind).reshape(-1, block_bytes)
+    start = 0
+    for shape in shapes(config).values():
+        if len(shape) == 1:
+            writer.write_tensor_data(drawn[: shape[0]] + np.float32(1))
+        else:
+            start = (start + 7919) % len(blocks)
+            numbers = (start + np.arange(int(np.prod(shape)) // block)) % len(blocks)
+            writer.write_tensor_data(blocks[numbers].reshape(gguf.quant_shape_to_byte_shape(shape, kind)))
     writer.close()
 
 
@@ -220,6 +252,8 @@ def main():
             write_gguf(Path(directory), Path(path))
         case ["gguf-text", directory, path]:
             write_gguf(Path(directory), Path(path), Path(directory) / "tokenizer.json")
+        case ["gguf-random", config_file, path]:
+            write_random_gguf(config_file, Path(path))
         case ["tokenizer", source, directory]:
             write_tokenizer(source, Path(directory))
         case _:
