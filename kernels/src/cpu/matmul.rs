@@ -102,7 +102,10 @@ impl<P: Product> Kernel for Task<'_, '_, P> {
                 if left == 2 && (S::WIDE || width <= NARROW_PAIR) {
                     self.tiles::<S, 2>(simd, panel, first, width);
                 } else {
-                    (panel..panel + left).for_each(|panel| self.tiles::<S, 1>(simd, panel, first, width));
+                    // No closure: only what is inlined uses the instructions.
+                    for panel in panel..panel + left {
+                        self.tiles::<S, 1>(simd, panel, first, width);
+                    }
                 }
             }
         }

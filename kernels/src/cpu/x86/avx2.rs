@@ -193,7 +193,7 @@ impl Simd for Avx2 {
         whole.map(|whole| unsafe { _mm256_cvtepi32_ps(whole) })
     }
 
-    /// Eight rows at a time: the sums of all sixteen and what they are made of do not fit into sixteen registers.
+    /// Eight rows at a time where the sums of all sixteen and what they are made of do not fit into sixteen registers.
     #[inline(always)]
     fn dot_biased_block<const N: usize>(
         self,
@@ -202,6 +202,15 @@ impl Simd for Avx2 {
         b: &[[[i8; 4]; N]; 8],
     ) -> [Self::I; N] {
         let mut all = [self.zeros(); N];
+        if N <= 3 {
+            for (a, b) in a.iter().zip(b) {
+                let a = self.bytes(a);
+                for (sum, b) in all.iter_mut().zip(b) {
+                    *sum = self.dot_biased(*sum, a, *b);
+                }
+            }
+            return all;
+        }
         for half in 0..2 {
             let mut sums = [self.zeros()[0]; N];
             for (a, b) in a.iter().zip(b) {
