@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 
 use crate::bench::{BenchArgs, BenchConfig, CheckArgs, CheckConfig};
 use crate::eval::{EvalCommand, FimConfig};
@@ -34,11 +34,38 @@ tee.launch_policy.allow_env_override empty and allow_cmd_override false.";
     subcommand_negates_reqs = true
 )]
 pub struct ServerArgs {
+    // Before the subcommand, which parsing takes out of the matches.
+    #[command(flatten)]
+    serve: Serving,
+
     #[command(subcommand)]
     command: Option<ServerCommand>,
+}
 
-    #[command(flatten)]
-    serve: Option<ServeArgs>,
+/// The flags of serving; none with a subcommand. An image has variables of the environment for them, which must not matter
+/// to a subcommand that is run in it.
+struct Serving(Option<ServeArgs>);
+
+impl FromArgMatches for Serving {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let serving = matches.subcommand_name().is_none();
+        serving.then(|| ServeArgs::from_arg_matches(matches)).transpose().map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for Serving {
+    fn augment_args(command: Command) -> Command {
+        ServeArgs::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        ServeArgs::augment_args_for_update(command)
+    }
 }
 
 /// What `codeseal-server` does besides serving.
@@ -98,7 +125,7 @@ impl ServerArgs {
     /// # Errors
     /// [`UsageError`] for flags that exclude each other.
     pub fn resolve(self) -> Result<Action, UsageError> {
-        match (self.command, self.serve) {
+        match (self.command, self.serve.0) {
             (Some(ServerCommand::Bench(args)), _) => Ok(Action::Bench(args.resolve())),
             (Some(ServerCommand::KernelsCheck(args)), _) => Ok(Action::KernelsCheck(args.resolve())),
             (Some(ServerCommand::Eval(EvalCommand::Fim(args))), _) => Ok(Action::EvalFim(args.resolve())),

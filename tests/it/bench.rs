@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::harness::{Remains, run_server};
+use super::harness::{Remains, clean, run_server};
 
 async fn bench(flags: &[&str]) -> Remains {
     let few = ["bench", "--prompt-tokens", "40", "--new-tokens", "3", "--repeats", "1"];
@@ -89,6 +89,40 @@ async fn random_weights_need_nothing_but_a_shape() {
     assert!(remains.stdout.starts_with("random weights, weights q8_0, "), "{}", remains.stdout);
     fs::write(&shape, "{}").unwrap();
     assert_eq!(bench(&flags).await.code, Some(70));
+}
+
+/// An image sets variables for flags of serving; a subcommand that is run in it has other flags.
+#[test]
+fn variables_of_serving_do_not_matter_to_subcommands() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny");
+    for flags in [
+        &["models", "digest", "--model", model][..],
+        &[
+            "bench",
+            "--model",
+            model,
+            "--prompt-tokens",
+            "3",
+            "--new-tokens",
+            "1",
+            "--batch",
+            "1",
+            "--repeats",
+            "1",
+        ],
+    ] {
+        let output = clean(env!("CARGO_BIN_EXE_codeseal-server"))
+            .args(flags)
+            .envs([
+                ("CODESEAL_BACKEND", "kernels"),
+                ("CODESEAL_KMS_KEY", "projects/p/locations/l/keyRings/r/cryptoKeys/k"),
+                ("CODESEAL_LISTEN", "127.0.0.1:0"),
+                ("CODESEAL_MAX_RUNNING", "4"),
+            ])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{flags:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[tokio::test]
