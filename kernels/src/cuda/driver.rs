@@ -1,8 +1,7 @@
 //! The CUDA driver behind [`Device`]: one device, one stream, the kernels that `build.rs` compiled.
 //!
 //! The program is linked with stand-ins that load the driver's library at the first call (scripts/cuda-stubs.py), so it
-//! starts where there is none. A device has a context and a stream of its own, or those of a candle device
-//! ([`CudaDevice::on_stream`]).
+//! starts where there is none. A device launches on a stream of its own, in the device's primary context.
 
 mod pinned;
 
@@ -99,20 +98,7 @@ impl CudaDevice {
     pub fn open(number: usize) -> Result<Self, DeviceError> {
         Self::find(number)?;
         let context = CudaContext::new(number).map_err(absent)?;
-        Self::on_stream(context.new_stream().map_err(absent)?)
-    }
-
-    /// A device that launches on `stream`, in its context: that of a candle device, for example, whose tensors and this
-    /// device's memory are then used in the order of their launches, without waiting between them.
-    ///
-    /// Turns off the event tracking of the stream's context, so from then on nothing but this stream may use what is
-    /// allocated there.
-    ///
-    /// # Errors
-    /// The driver is older than the kernels, or the device is.
-    pub fn on_stream(stream: Arc<CudaStream>) -> Result<Self, DeviceError> {
-        let context = Arc::clone(stream.context());
-        context.bind_to_thread().map_err(absent)?;
+        let stream = context.new_stream().map_err(absent)?;
         // SAFETY: memory is taken, used and given back in the order of one stream; the other waits for events.
         unsafe { context.disable_event_tracking() };
         let copies = context.new_stream().map_err(absent)?;
