@@ -2,7 +2,7 @@
 
 use super::{EngineConfig, StartError};
 use crate::machine::Available;
-use crate::model::{MemoryNeeds, StepRoom};
+use crate::model::{MemoryNeeds, NotEnoughMemory, StepRoom};
 use codeseal_kernels::kv::BLOCK_TOKENS;
 
 /// The least that is worth starting with, in tokens: a short prompt and an answer.
@@ -10,6 +10,9 @@ const LEAST_TOKENS: usize = 512;
 /// What to change if memory does not suffice.
 const ADVICE: &str = "lower --kv-cache-mib, --max-running or --step-tokens, choose a smaller type with --quantize, or \
     raise the limit";
+/// What to change if memory does not suffice for a comparison of kernels and candle.
+pub(super) const WITNESS_ADVICE: &str =
+    "choose --backend kernels or --backend candle, which are not compared then, or raise the limit";
 
 /// The number of KV blocks of `block_bytes` for sequences of up to `context_length` tokens, if `available` bytes may be taken
 /// and the configuration does not say how many.
@@ -48,6 +51,18 @@ pub(super) fn check(
     let kv = config.kv_cache_bytes.unwrap_or(least);
     let scratch = needs.scratch(room.rows, room.rows.min(room.batch.saturating_mul(1 + config.draft_tokens)));
     Ok(needs.check(kv, scratch, available, ADVICE)?)
+}
+
+/// Refuses `bytes` of weights that are kept in memory for a comparison of kernels and candle, if they do not fit into
+/// `available`.
+///
+/// # Errors
+/// [`StartError::NotEnoughMemory`]
+pub(super) fn check_witness(bytes: u64, available: Available) -> Result<(), StartError> {
+    let Available { bytes: most, bound } = available;
+    let advice = WITNESS_ADVICE;
+    let error = NotEnoughMemory { weights: bytes, kv: 0, scratch: 0, available: most, bound, advice };
+    if bytes > most { Err(error.into()) } else { Ok(()) }
 }
 
 /// What may be taken for keys and values unless configured, once the weights are loaded: a quarter of what is available,
@@ -101,6 +116,15 @@ mod tests {
             let error = check(kv, available).unwrap_err();
             assert!(matches!(error, StartError::NotEnoughMemory(_)), "{error}");
         }
+    }
+
+    #[test]
+    fn a_comparison_that_does_not_fit_is_refused_with_what_avoids_it() {
+        let available = Available { bytes: 1 << 30, bound: Bound::Machine };
+        assert!(check_witness(1 << 30, available).is_ok());
+        let error = check_witness((1 << 30) + 1, available).unwrap_err();
+        assert!(matches!(error, StartError::NotEnoughMemory(_)));
+        assert!(error.to_string().contains("--backend kernels"), "{error}");
     }
 
     #[test]

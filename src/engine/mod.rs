@@ -6,6 +6,7 @@
 //! Allowed modules: machine, model, protocol, telemetry, token, tokenizer.
 //! Forbidden: axum, google_cloud_*, hyper.
 
+mod agreement;
 mod backend;
 mod blocks;
 mod chain;
@@ -30,6 +31,7 @@ use std::time::Instant;
 
 use zeroize::Zeroize;
 
+pub use self::agreement::{Agreement, Witness};
 pub use self::choose::{start_candle, start_witnessed};
 pub use self::handle::{Generation, Handle};
 pub use self::open::{EngineParts, Open, OpenError, open};

@@ -167,9 +167,7 @@ mod tests {
     use crate::model::{CandleModel, Checkpoint, Model, ModelFiles, Place, Quantize};
 
     fn first_layers() -> Checkpoint {
-        let mut checkpoint = Checkpoint::open(&ModelFiles::tiny()).unwrap();
-        checkpoint.keep_layers(LAYERS);
-        checkpoint
+        Checkpoint::open(&ModelFiles::tiny()).unwrap().first_layers(LAYERS).unwrap()
     }
 
     fn runs(quantize: Quantize) -> (Plan, [Vec<f32>; 2]) {

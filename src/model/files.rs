@@ -22,6 +22,7 @@ pub use self::meter::{LoadProgress, LoadTimes};
 pub use self::place::PlaceProblem;
 
 use self::handle::Handle;
+use self::meter::Counted;
 pub(super) use self::meter::{Meter, Part as MeterPart};
 pub(super) use self::random::RandomWeights;
 use super::layout::{CONFIG, FileName, Layout, LayoutError, SINGLE, TOKENIZER, WeightFiles};
@@ -56,7 +57,7 @@ struct Shared {
     files: Mutex<BTreeMap<FileName, Handle>>,
     /// The SHA-256 of the files that were read from end to end.
     hashes: Mutex<BTreeMap<FileName, [u8; 32]>>,
-    meter: Meter,
+    meter: Arc<Meter>,
 }
 
 /// Why there is no model, or one of its files cannot be read.
@@ -207,18 +208,22 @@ impl ModelFiles {
     pub(super) fn open(&self, name: &str) -> Result<Box<dyn ReadSeek>, FilesError> {
         let name = self.require(name)?;
         match &self.place {
-            Place::Path(_) => Ok(Box::new(self.handle(&name)?.reader())),
+            Place::Path(_) => Ok(self.counted(self.handle(&name)?.reader())),
             Place::Random(config, _) if name.as_str() == CONFIG => {
-                Ok(Box::new(io::Cursor::new(Arc::clone(config))))
+                Ok(self.counted(io::Cursor::new(Arc::clone(config))))
             }
-            Place::Random(_, weights) => Ok(Box::new(weights.clone())),
+            Place::Random(_, weights) => Ok(self.counted(weights.clone())),
             #[cfg(any(test, feature = "sandbox"))]
             Place::Embedded(files) => {
                 let file = files.iter().find(|(known, _)| *known == name.as_str());
                 let (_, bytes) = file.ok_or_else(|| file_error(name.as_str(), FileProblem::Missing))?;
-                Ok(Box::new(io::Cursor::new(*bytes)))
+                Ok(self.counted(io::Cursor::new(*bytes)))
             }
         }
+    }
+
+    fn counted(&self, inner: impl ReadSeek + 'static) -> Box<dyn ReadSeek> {
+        Box::new(Counted::new(inner, Arc::clone(&self.shared.meter)))
     }
 
     /// The file `name`, opened now or before.
@@ -305,6 +310,11 @@ impl ModelFiles {
     /// How far the weights are read, by whatever thread reads them.
     pub fn progress(&self) -> LoadProgress {
         self.shared.meter.progress()
+    }
+
+    /// Bytes that were read so far of all files together, headers and what was read again included.
+    pub fn bytes_read(&self) -> u64 {
+        self.shared.meter.bytes_read()
     }
 
     /// What reading the weights took so far.

@@ -6,7 +6,8 @@
 pub(super) mod gguf;
 mod safetensors;
 
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{Cursor, Read as _, Seek as _, SeekFrom};
+use std::sync::Arc;
 
 use codeseal_kernels::cpu::Source;
 
@@ -19,7 +20,7 @@ pub(super) struct Shard {
     name: FileName,
     file: Box<dyn ReadSeek>,
     file_bytes: u64,
-    header: Header,
+    header: Arc<Header>,
 }
 
 /// What a file says before its weights begin.
@@ -49,10 +50,20 @@ impl Shard {
             let mut file = files.open(name.as_str())?;
             let wrong = ModelError::in_file(name.as_str());
             let file_bytes = file.seek(SeekFrom::End(0)).map_err(WeightsError::Read).map_err(&wrong)?;
-            let header = Header::read(&mut *file, file_bytes, gguf).map_err(wrong)?;
+            let header = Arc::new(Header::read(&mut *file, file_bytes, gguf).map_err(wrong)?);
             Ok(Self { name: name.clone(), file, file_bytes, header })
         };
         weights.names().iter().map(open).collect()
+    }
+
+    /// The same header, with `content` in place of the file's bytes. Offsets in the header do not apply to it.
+    pub(super) fn with_content(&self, content: Vec<u8>) -> Self {
+        Self {
+            name: self.name.clone(),
+            file_bytes: content.len() as u64,
+            file: Box::new(Cursor::new(content)),
+            header: Arc::clone(&self.header),
+        }
     }
 
     /// The file's name.
@@ -67,7 +78,7 @@ impl Shard {
 
     /// Its header, if it is a GGUF file.
     pub(super) fn gguf(&self) -> Option<&gguf::Header> {
-        match &self.header {
+        match &*self.header {
             Header::Gguf(header) => Some(header),
             Header::Safetensors(_) => None,
         }
@@ -75,7 +86,7 @@ impl Shard {
 
     /// The names of its tensors, in order.
     pub(super) fn tensors(&self) -> Vec<String> {
-        let mut names: Vec<_> = match &self.header {
+        let mut names: Vec<_> = match &*self.header {
             Header::Safetensors(header) => header.names(),
             Header::Gguf(header) => header.names().map(str::to_owned).collect(),
         };
@@ -88,7 +99,7 @@ impl Shard {
     /// # Errors
     /// It is of another shape or of a type that is not read, or the file ends before it does.
     pub(super) fn find(&self, own_name: &str, name: &str, shape: &[usize]) -> Result<Extent, WeightsError> {
-        match &self.header {
+        match &*self.header {
             Header::Safetensors(header) => header.find(own_name, name, shape),
             Header::Gguf(header) => {
                 let (found, source, offset) = header.find(own_name)?;

@@ -59,9 +59,10 @@ impl Weights {
     /// Their files, in f32, where the CPU rounds nothing. The directory goes when the first is dropped.
     pub(crate) fn files(&self) -> (tempfile::TempDir, ModelFiles) {
         let dir = tempfile::tempdir().unwrap();
+        let layers = self.0.keys().filter(|name| name.ends_with("input_layernorm.weight")).count();
         let config = json!({
             "model_type": "gemma", "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": INNER,
-            "num_hidden_layers": LAYOUT.layers, "num_attention_heads": LAYOUT.heads,
+            "num_hidden_layers": layers, "num_attention_heads": LAYOUT.heads,
             "num_key_value_heads": LAYOUT.kv_heads, "head_dim": HEAD, "max_position_embeddings": CONTEXT,
         });
         fs::write(dir.path().join("config.json"), config.to_string()).unwrap();

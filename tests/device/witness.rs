@@ -1,6 +1,8 @@
 //! `--backend auto` on a device: the kernels serve if they agree with candle, candle if not.
 
+use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use codeseal::engine::{
@@ -12,6 +14,7 @@ use codeseal::server::{ModelOrigin, Service};
 use codeseal::telemetry::{self, LogFormat, LogLevel};
 use codeseal::tokenizer::Tokenizer;
 use codeseal_kernels::cuda::DeviceError;
+use safetensors::SafeTensors;
 use serde_json::json;
 
 use crate::engine::{config, namespace, request, tokens};
@@ -131,6 +134,80 @@ fn a_device_that_is_absent_or_full_is_an_error() {
     let full = Traits { free_bytes: 1 << 20, ..Traits::SOUND };
     let error = witnessed(&files, Quantize::None, full).err().unwrap();
     assert!(matches!(error, StartError::Device(DeviceError::OutOfMemory(_))), "{error}");
+}
+
+/// A model of five layers, with a head of its own.
+fn five_layers() -> Weights {
+    let mut weights = Weights::random(25);
+    for (name, tensor) in weights.0.clone() {
+        if let Some(part) = name.strip_prefix("model.layers.0.") {
+            weights.0.extend((2..5).map(|layer| (format!("model.layers.{layer}.{part}"), tensor.clone())));
+        }
+    }
+    let head = weights.0["model.embed_tokens.weight"].clone();
+    weights.0.insert("lm_head.weight".to_owned(), head);
+    weights
+}
+
+fn vector(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/gguf").join(name)
+}
+
+/// Starts the model at `path`, with sound kernels and with a faulty one, and returns how many bytes each start read of its
+/// files. What it leaves as their digest must be that of the whole files, which the digest must not read again.
+fn bytes_of_starts(path: &Path) -> [u64; 2] {
+    fs::copy(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny/tokenizer.json"),
+        path.join("tokenizer.json"),
+    )
+    .unwrap();
+    let tokenizer = fs::metadata(path.join("tokenizer.json")).unwrap().len();
+    [(Traits::SOUND, BackendKind::Kernels), (FAULTY, BackendKind::Candle)].map(|(traits, backend)| {
+        let files = ModelFiles::at(path);
+        let (handle, _engine) = witnessed(&files, Quantize::None, traits).unwrap();
+        assert_eq!(handle.platform().backend, backend, "{:?}", handle.platform());
+        let read = files.bytes_read();
+        let progress = files.progress();
+        assert_eq!(progress.done, progress.total, "all files are read from end to end");
+        assert_eq!(files.digest().unwrap(), ModelFiles::at(path).digest().unwrap());
+        assert_eq!(files.bytes_read() - read, tokenizer, "only the tokenizer had not been read");
+        read
+    })
+}
+
+#[test]
+fn the_comparison_reads_the_tensors_of_the_first_layers_once_and_leaves_the_digest_of_whole_files() {
+    let (dir, _) = five_layers().files();
+    let [config, whole] =
+        ["config.json", "model.safetensors"].map(|name| fs::read(dir.path().join(name)).unwrap());
+    let (header, metadata) = SafeTensors::read_metadata(&whole).unwrap();
+    let bytes = |of: &dyn Fn(&str) -> bool| {
+        let tensors = metadata.tensors().into_iter().filter(|(name, _)| of(name));
+        tensors.map(|(_, info)| info.data_offsets.1 - info.data_offsets.0).sum::<usize>()
+    };
+    let later = |name: &str| ["2", "3", "4"].iter().any(|layer| name.contains(&format!("layers.{layer}.")));
+    let compared = bytes(&|name| name != "lm_head.weight" && !later(name));
+    assert!(compared < whole.len() / 2);
+    // The head and the embedding are held against each other, which is no matter of the comparison.
+    let heads = bytes(&|name| name == "lm_head.weight" || name == "model.embed_tokens.weight");
+    let expected = config.len() + 8 + header + heads + compared + whole.len();
+    assert_eq!(bytes_of_starts(dir.path()), [expected as u64; 2]);
+}
+
+#[test]
+fn the_comparison_reads_part_of_gguf_files_too() {
+    for names in [
+        &["types.gguf"][..],
+        &["split-00001-of-00003.gguf", "split-00002-of-00003.gguf", "split-00003-of-00003.gguf"],
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let sizes = names.iter().map(|name| fs::copy(vector(name), dir.path().join(name)).unwrap());
+        let whole: u64 = sizes.sum();
+        for read in bytes_of_starts(dir.path()) {
+            // Two of three layers.
+            assert!(read > whole && read < 2 * whole, "{read} of {whole}");
+        }
+    }
 }
 
 /// As the program opens an engine on a GPU that has a wrong kernel.

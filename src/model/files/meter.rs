@@ -1,5 +1,7 @@
 //! How far the loading of a model is, and how long its parts took.
 
+use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -39,6 +41,14 @@ pub(in crate::model) struct Meter {
     total: AtomicU64,
     /// Nanoseconds of each [`Part`].
     times: [AtomicU64; 3],
+    /// Bytes that were read of any file, by any reader.
+    read: AtomicU64,
+}
+
+/// A reader whose bytes are counted.
+pub(super) struct Counted<R> {
+    inner: R,
+    meter: Arc<Meter>,
 }
 
 impl Meter {
@@ -71,9 +81,34 @@ impl Meter {
         LoadProgress { done, total: self.total.load(Ordering::Relaxed) }
     }
 
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
     pub(in crate::model) fn times(&self) -> LoadTimes {
         let [read, hash, repack] =
             self.times.each_ref().map(|time| Duration::from_nanos(time.load(Ordering::Relaxed)));
         LoadTimes { read, hash, repack }
+    }
+}
+
+impl<R> Counted<R> {
+    /// `inner`, whose bytes `meter` counts.
+    pub(super) fn new(inner: R, meter: Arc<Meter>) -> Self {
+        Self { inner, meter }
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.meter.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+impl<R: Seek> Seek for Counted<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
     }
 }

@@ -5,13 +5,14 @@
 //! allocated, so neither a wrong file nor a wrong configuration can ask for memory that the file does not fill.
 //!
 //! Tensors are read some rows at a time, each file once and from end to end: there is never a second copy of the weights.
+//! An excerpt ([`Checkpoint::first_layers`]) is the exception: its tensors are in memory.
 
 use std::collections::BTreeMap;
 
 use codeseal_kernels::cpu::{Format, Source};
 
 use super::super::error::{ModelError, WeightsError};
-use super::super::files::ModelFiles;
+use super::super::files::{Meter, ModelFiles};
 use super::super::format::gguf::{self, Header};
 use super::super::format::{Extent, Shard};
 use super::super::layout::{CONFIG, GENERATION};
@@ -38,6 +39,8 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     /// In the order in which they lie in each file: a disk reads best in one direction.
     tensors: Vec<StoredTensor>,
+    /// Whether the shards are whole files. An excerpt has no hash of a file, and reading it is no progress.
+    whole: bool,
 }
 
 /// A tensor, and where its bytes are.
@@ -87,17 +90,42 @@ impl Checkpoint {
             let config = Config::parse(&json).map_err(ModelError::in_file(CONFIG))?;
             (config, None, Shard::open_all(files)?)
         };
-        let mut checkpoint = Self { files: files.clone(), config, assumption, shards, tensors: Vec::new() };
+        let mut checkpoint =
+            Self { files: files.clone(), config, assumption, shards, tensors: Vec::new(), whole: true };
         checkpoint.find_tensors()?;
         Ok(checkpoint)
     }
 
-    /// Leaves out all layers but the first `layers`. What is left is a model of the same shapes.
-    pub(crate) fn keep_layers(&mut self, layers: usize) {
-        self.config.num_layers = self.config.num_layers.min(layers);
-        let kept = self.config.num_layers;
-        self.tensors
-            .retain(|stored| !matches!(stored.tensor.parameter, Parameter::Layer(layer, _) if layer >= kept));
+    /// The first `layers` layers with the embedding and the last norm: a model of the same shapes. Its tensors, and no others,
+    /// are read here, once, and kept in memory, so that it can be loaded several times. It has no part in the hashes and the
+    /// progress of [`Checkpoint::files`].
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(crate) fn first_layers(&mut self, layers: usize) -> Result<Self, ModelError> {
+        let config = Config { num_layers: self.config.num_layers.min(layers), ..self.config.clone() };
+        let (mut shards, mut tensors) = (Vec::new(), Vec::new());
+        for (number, shard) in self.shards.iter_mut().enumerate() {
+            let kept = self.tensors.iter().filter(|stored| stored.shard == number && stored.is_in(&config));
+            let mut content = Vec::with_capacity(kept.clone().map(|stored| stored.extent.length).sum());
+            for StoredTensor { tensor, extent, .. } in kept {
+                let offset = content.len();
+                content.resize(offset + extent.length, 0);
+                shard.read_at(extent.offset, content.get_mut(offset..).unwrap_or_default())?;
+                let extent = Extent { offset: offset as u64, ..*extent };
+                tensors.push(StoredTensor { tensor: tensor.clone(), shard: number, extent });
+            }
+            shards.push(shard.with_content(content));
+        }
+        let (files, assumption) = (self.files.clone(), self.assumption);
+        Ok(Self { files, config, assumption, shards, tensors, whole: false })
+    }
+
+    /// The memory that [`Checkpoint::first_layers`] takes, in bytes.
+    pub(crate) fn first_layers_bytes(&self, layers: usize) -> u64 {
+        let config = Config { num_layers: layers, ..self.config.clone() };
+        let kept = self.tensors.iter().filter(|stored| stored.is_in(&config));
+        kept.map(|stored| stored.extent.length as u64).sum()
     }
 
     /// The model's configuration.
@@ -133,7 +161,7 @@ impl Checkpoint {
     }
 
     /// Reads each file of weights once, from end to end, and calls `fill` with some rows of a tensor after the other. The rows
-    /// of a tensor come in their order. Leaves the hash of each file with [`Checkpoint::files`].
+    /// of a tensor come in their order. Leaves the hash of each file with [`Checkpoint::files`], unless this is an excerpt.
     ///
     /// # Errors
     /// A file cannot be read, or `fill` fails.
@@ -141,7 +169,8 @@ impl Checkpoint {
         &mut self,
         mut fill: impl FnMut(Rows<'_>) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
-        let (tensors, files) = (&self.tensors, &self.files);
+        let (tensors, files, unmetered) = (&self.tensors, &self.files, Meter::default());
+        let meter = if self.whole { files.meter() } else { &unmetered };
         let mut names = Vec::new();
         let jobs = self.shards.iter_mut().enumerate().map(|(number, shard)| {
             let (name, file, file_bytes) = shard.file();
@@ -151,8 +180,8 @@ impl Checkpoint {
         });
         let jobs: Vec<_> = jobs.collect();
         let lengths = jobs.iter().flat_map(|job| job.parts.iter().map(|part| part.length as u64));
-        files.meter().begin(lengths.sum());
-        let hashes = stream(jobs, files.are_hashed(), files.meter(), |piece: &Piece<'_>, bytes| {
+        meter.begin(lengths.sum());
+        let hashes = stream(jobs, self.whole && files.are_hashed(), meter, |piece: &Piece<'_>, bytes| {
             let StoredTensor { tensor, extent, .. } = piece.stored;
             fill(Rows {
                 parameter: tensor.parameter,
@@ -254,6 +283,13 @@ impl Checkpoint {
     }
 }
 
+impl StoredTensor {
+    /// Whether a model of `config` has it, which may have fewer layers than the checkpoint.
+    fn is_in(&self, config: &Config) -> bool {
+        !matches!(self.tensor.parameter, Parameter::Layer(layer, _) if layer >= config.num_layers)
+    }
+}
+
 /// The configuration of a model in GGUF files, and what is assumed in it.
 fn gguf_config(files: &ModelFiles, shards: &[Shard]) -> Result<(Config, Option<Assumption>), ModelError> {
     let name = |position: usize| shards.get(position).map_or("", Shard::name);
@@ -334,3 +370,6 @@ fn equal(shards: &mut [Shard], a: &StoredTensor, b: &StoredTensor) -> Result<boo
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;

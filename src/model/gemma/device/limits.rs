@@ -9,7 +9,7 @@ use crate::model::{ModelError, Quantize};
 ///
 /// # Errors
 /// [`ModelError::NotOnDevice`]
-pub(super) fn check(config: &Config, quantize: Quantize) -> Result<(), ModelError> {
+pub(crate) fn check(config: &Config, quantize: Quantize) -> Result<(), ModelError> {
     let sharing = config.num_heads / config.num_kv_heads;
     if config.head_dim != HEAD {
         return Err(ModelError::NotOnDevice("heads that are not 256 wide"));

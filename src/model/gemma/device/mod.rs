@@ -21,7 +21,7 @@ use codeseal_kernels::kv::{BLOCK_TOKENS, BlockId};
 use codeseal_kernels::sampling::RowSampler;
 
 pub use self::forward::{Activations, Input, Network, Room};
-use self::limits::check;
+pub(crate) use self::limits::check;
 use self::matrix::{MatrixBuilder, Multiplied};
 pub use self::runner::{Runner, RunnerRoom, StepOutput};
 use super::super::error::ModelError;
