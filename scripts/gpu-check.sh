@@ -9,7 +9,8 @@
 # CODESEAL_CHECK_TYPES of "none q8_0 q4k", which is what --quantize takes, and CODESEAL_CHECK_BACKENDS of "kernels candle".
 # It ends after CODESEAL_CHECK_SECONDS (600): what is not measured by then is left out, which is said.
 #
-# First the device is checked (kernels-check). Then each type of weights is measured, with our kernels and with candle, and
+# First the device is checked (kernels-check): our kernels against candle there, on a model's first layers, then against the
+# CPU. Then each type of weights is measured, with our kernels and with candle, and
 # others in the same run, where they are there:
 # - transformers: a python3 with torch and transformers that sees the device, and gpu-check/transformers_peer.py beside
 #   this file. It also says how fast the device multiplies matrices, which reading a prompt is held against.
@@ -63,8 +64,9 @@ say "=== checks"
 passed=true
 limited "$server" kernels-check --device "$device" --json >"$work/checks.json" || passed=false
 [ -s "$work/checks.json" ] || { echo "the device cannot be checked, see above" >&2; exit 69; }
-# A line for each: the names and, where there is one, the failure below.
-sed -n 's/^ *"\(device\|name\|failure\)": "\(.*\)",\{0,1\}$/\1: \2/p' "$work/checks.json" | tee -a "$out/table.txt"
+# A line for each: the names and, where there are any, the figures and the failure below.
+sed -n -e 's/^ *"\(device\|name\|failure\)": "\(.*\)",\{0,1\}$/\1: \2/p' \
+  -e 's/^ *"\(difference\|bound\)": \([0-9.eE+-]*\),\{0,1\}$/\1: \2/p' "$work/checks.json" | tee -a "$out/table.txt"
 
 # The figures of a run are kept as JSON, and shown as a table made of the same numbers.
 runs=() peers=() ratios=()

@@ -57,6 +57,12 @@ pub struct Checks {
 pub struct Check {
     /// The model and what was looked at.
     pub name: String,
+    /// The largest difference of a logit, in root mean squares of the logits of its row, if that was measured and is finite.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub difference: Option<f32>,
+    /// The largest difference that passes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bound: Option<f32>,
     /// What is wrong; nothing if all is well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
@@ -78,11 +84,15 @@ impl Checks {
             return Ok(());
         }
         writeln!(out, "{}", self.device)?;
-        for Check { name, failure } in &self.checks {
+        for Check { name, difference, bound, failure } in &self.checks {
             match failure {
-                None => writeln!(out, "ok      {name}")?,
-                Some(failure) => writeln!(out, "FAILED  {name}: {failure}")?,
+                None => write!(out, "ok      {name}")?,
+                Some(failure) => write!(out, "FAILED  {name}: {failure}")?,
             }
+            if let Some(difference) = difference {
+                write!(out, ", largest difference {difference:.4}")?;
+            }
+            writeln!(out, "{}", bound.map(|bound| format!(", bound {bound}")).unwrap_or_default())?;
         }
         Ok(())
     }
@@ -113,7 +123,8 @@ pub fn check<D: Device + 'static>(
                 .and_then(|model| Rig::new(model, extent));
             let mut note = |what: &str, result: Result<Option<String>, ModelError>| {
                 let failure = result.unwrap_or_else(|error| Some(error.to_string()));
-                all.checks.push(Check { name: format!("{name}: {what}"), failure });
+                let name = format!("{name}: {what}");
+                all.checks.push(Check { name, difference: None, bound: None, failure });
             };
             match rig {
                 Err(error) => note("loads", Err(error)),

@@ -1,6 +1,6 @@
 //! The command line of `codeseal-server bench` → what is measured.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
@@ -38,10 +38,12 @@ pub struct BenchConfig {
 }
 
 /// What to check.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CheckConfig {
-    /// The number of the CUDA device.
-    pub device: usize,
+    /// The number of the CUDA device whose kernels are checked; without one, those of the CPU are.
+    pub device: Option<usize>,
+    /// The model on whose first layers kernels are compared with candle; the small one of this program if none is named.
+    pub weights: Option<BenchWeights>,
     /// Whether the report is JSON rather than lines.
     pub json: bool,
 }
@@ -127,9 +129,18 @@ pub(crate) struct BenchArgs {
 /// What to check, as typed.
 #[derive(Args)]
 pub(crate) struct CheckArgs {
-    /// The device: cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = parse_cuda)]
-    device: usize,
+    /// Whose kernels are checked: those of the cpu, or of cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = parse_device)]
+    device: BenchDevice,
+
+    /// Model whose first layers kernels and candle compute: a directory, or a GGUF file [default: the model inside this
+    /// program, or random weights in its shape]
+    #[arg(long, value_name = "PATH", conflicts_with = "random_weights")]
+    model: Option<PathBuf>,
+
+    /// Random weights in the shape that this config.json describes instead
+    #[arg(long, value_name = "FILE")]
+    random_weights: Option<PathBuf>,
 
     /// Report in JSON
     #[arg(long)]
@@ -138,7 +149,16 @@ pub(crate) struct CheckArgs {
 
 impl CheckArgs {
     pub(crate) fn resolve(self) -> CheckConfig {
-        CheckConfig { device: self.device, json: self.json }
+        let random = self.random_weights.map(BenchWeights::Random);
+        let weights = random.or_else(|| self.model.map(|path| BenchWeights::named(&path)));
+        CheckConfig { device: self.device.0, weights, json: self.json }
+    }
+}
+
+impl BenchWeights {
+    fn named(path: &Path) -> Self {
+        let (name, files) = ModelFiles::named(path);
+        Self::Model { name, files }
     }
 }
 
@@ -171,11 +191,8 @@ impl BenchArgs {
     pub(crate) fn resolve(self) -> BenchConfig {
         let weights = match self.random_weights {
             Some(config) => BenchWeights::Random(config),
-            None => {
-                // clap has refused the lack of both already; an empty path is the directory that one is in.
-                let (name, files) = ModelFiles::named(&self.model.unwrap_or_default());
-                BenchWeights::Model { name, files }
-            }
+            // clap has refused the lack of both already; an empty path is the directory that one is in.
+            None => BenchWeights::named(&self.model.unwrap_or_default()),
         };
         BenchConfig {
             weights,

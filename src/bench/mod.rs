@@ -7,6 +7,7 @@
 //! Allowed modules: engine, files, flags, machine, model, telemetry, token.
 //! Forbidden: axum, google_cloud_*, hyper, reqwest, tokio.
 
+mod agree;
 mod check;
 mod config;
 mod memory;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+pub use self::agree::{run_checks, run_checks_on};
 pub use self::check::{Check, Checks, Extent, check};
 pub(crate) use self::config::{BenchArgs, CheckArgs};
 pub use self::config::{BenchConfig, BenchWeights, CheckConfig};
@@ -152,16 +154,6 @@ fn write(
         write!(stdout, "{report}")?;
     }
     Ok(())
-}
-
-/// Checks a CUDA device, and writes the report to `stdout`. Blocks meanwhile.
-///
-/// # Errors
-/// The device cannot be opened, or a check fails.
-pub fn run_checks(config: &CheckConfig, stdout: &mut impl Write) -> Result<(), BenchError> {
-    let checks = check(|| CudaDevice::open(config.device), &Extent::DEVICE)?;
-    checks.write(config.json, stdout)?;
-    if checks.passed() { Ok(()) } else { Err(BenchError::WrongDevice) }
 }
 
 fn measure<D: Device + 'static>(

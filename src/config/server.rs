@@ -74,7 +74,8 @@ enum ServerCommand {
     /// Measure prefill and decode speed on this machine; needs neither keys nor attestation
     Bench(BenchArgs),
 
-    /// Check that a CUDA device computes what the CPU does; needs neither a model nor keys
+    /// Check that the kernels of the CPU or of a CUDA device compute what candle does, and the device what the CPU does; needs
+    /// neither a model nor keys
     KernelsCheck(CheckArgs),
 
     /// Evaluate a model; needs neither keys nor attestation

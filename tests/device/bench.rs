@@ -1,10 +1,14 @@
 //! What is run on a machine with a GPU to learn whether it computes right, and how fast: here on the emulator.
 
-use codeseal::bench::{BenchConfig, BenchError, BenchWeights, Checks, DeviceSteps, Extent, check, run_on};
+use codeseal::bench::{
+    BenchConfig, BenchError, BenchWeights, CheckConfig, Checks, DeviceSteps, Extent, check, run_checks_on,
+    run_on,
+};
 use codeseal::model::Quantize;
 use codeseal_kernels::cuda::DeviceError;
 use serde_json::{Value, json};
 
+use crate::toy::Weights;
 use codeseal_emulator::device::{Emulator, Traits};
 
 fn checked(traits: Traits) -> Checks {
@@ -48,6 +52,53 @@ fn a_device_that_computes_wrong_fails_by_the_check_that_is_for_it() {
     assert!(
         String::from_utf8(report).unwrap().contains("\nFAILED  4 heads, 4 for a key, weights none: logits")
     );
+}
+
+/// What `kernels-check --device cuda` prints for a device, and whether it passes.
+fn kernels_check(open: fn(usize) -> Result<Emulator, DeviceError>) -> (Value, bool) {
+    let (_dir, files) = Weights::random(31).files();
+    let weights = Some(BenchWeights::Model { name: "toy".to_owned(), files });
+    let config = CheckConfig { device: Some(0), weights, json: true };
+    let extent = Extent { heads: &[(2, 1)], ..Extent::EMULATOR };
+    let mut report = Vec::new();
+    let result = run_checks_on(&config, open, &extent, &mut report);
+    assert!(matches!(result, Ok(()) | Err(BenchError::WrongDevice)), "{result:?}");
+    (serde_json::from_slice(&report).unwrap(), result.is_ok())
+}
+
+#[test]
+fn a_device_is_checked_against_candle_first() {
+    let (report, passed) = kernels_check(|_| Ok(Emulator::with(Traits::SOUND)));
+    assert!(passed, "{report}");
+    assert_eq!(report["device"], "the emulator");
+    let checks = report["checks"].as_array().unwrap();
+    assert_eq!(checks.len(), 3 + 3 * 5);
+    let (agreements, others) = checks.split_at(3);
+    for (check, kind) in agreements.iter().zip(["none", "q8_0", "q4k"]) {
+        let name = format!("toy, first 2 layers, weights {kind}: logits are those of candle on cpu");
+        assert_eq!(check["name"], name);
+        let number = |name: &str| check[name].as_f64().unwrap();
+        assert!(number("difference") > 0.0 && number("difference") < number("bound"), "{check}");
+    }
+    assert!(others.iter().all(|check| check["difference"].is_null() && check["bound"].is_null()), "{report}");
+}
+
+#[test]
+fn a_kernel_that_disagrees_with_candle_or_fails_does_not_pass() {
+    let idle = |_| Ok(Emulator::with(Traits { idle: Some("rope_bf16"), ..Traits::SOUND }));
+    let (report, passed) = kernels_check(idle);
+    assert!(!passed);
+    for check in &report["checks"].as_array().unwrap()[..3] {
+        assert!(check["difference"].as_f64() > check["bound"].as_f64(), "{check}");
+        assert!(check["failure"].as_str().unwrap().starts_with("a logit is off by "), "{check}");
+    }
+    // All checks are made, whatever came of those before.
+    let (report, passed) = kernels_check(|_| Ok(Emulator::with(Traits { lives_for: 20, ..Traits::SOUND })));
+    assert!(!passed);
+    assert!(report["checks"].as_array().unwrap().len() > 3, "{report}");
+    for check in &report["checks"].as_array().unwrap()[..3] {
+        assert!(check["difference"].is_null() && check["failure"].is_string(), "{check}");
+    }
 }
 
 #[test]

@@ -91,12 +91,62 @@ async fn random_weights_need_nothing_but_a_shape() {
     assert_eq!(bench(&flags).await.code, Some(70));
 }
 
+async fn kernels_check(flags: &[&str]) -> Remains {
+    let flags = [&["kernels-check", "--device", "cpu"], flags].concat();
+    run_server(&flags.into_iter().map(str::to_owned).collect::<Vec<_>>()).await
+}
+
+#[tokio::test]
+async fn the_kernels_of_the_cpu_are_checked_against_candle() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let gguf = format!("{root}/tests/vectors/gguf/types.gguf");
+    let shape = format!("{root}/models/tiny/config.json");
+    for (flags, model) in [
+        (&[][..], "codeseal-tiny"),
+        (&["--model", &format!("{root}/models/tiny")], "tiny"),
+        (&["--model", &gguf], "types"),
+        (&["--random-weights", &shape], "random weights"),
+    ] {
+        let remains = kernels_check(&[flags, &["--json"]].concat()).await;
+        assert_eq!(remains.code, Some(0), "{}{}", remains.stdout, remains.stderr);
+        let report: Value = serde_json::from_str(&remains.stdout).unwrap();
+        assert!(report["device"].as_str().unwrap().starts_with("cpu "), "{report}");
+        let checks = report["checks"].as_array().unwrap();
+        assert_eq!(checks.len(), 3, "{report}");
+        for (check, kind) in checks.iter().zip(["none", "q8_0", "q4k"]) {
+            let name = format!("{model}, first 2 layers, weights {kind}: logits are those of candle on cpu");
+            assert_eq!(check["name"], name);
+            let number = |name: &str| check[name].as_f64().unwrap();
+            assert!(number("difference") > 0.0 && number("difference") <= number("bound"), "{check}");
+            assert!(check["failure"].is_null(), "{check}");
+        }
+    }
+    let text = kernels_check(&[]).await.stdout;
+    assert!(text.starts_with("cpu "), "{text}");
+    let lines: Vec<_> = text.lines().skip(1).collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    for line in lines {
+        assert!(line.starts_with("ok      codeseal-tiny, ") && line.ends_with(", bound 0.15"), "{text}");
+        assert!(line.contains(", largest difference 0.0"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_check_without_a_model_to_read_says_so() {
+    assert_eq!(kernels_check(&["--model", "tiny", "--random-weights", "shape.json"]).await.code, Some(64));
+    assert_eq!(kernels_check(&["--random-weights", "/nonexistent/shape.json"]).await.code, Some(64));
+    let remains = kernels_check(&["--model", "/nonexistent/model"]).await;
+    assert_eq!((remains.code, remains.stdout.as_str()), (Some(70), ""));
+    assert!(remains.stderr.contains("/nonexistent is not there"), "{}", remains.stderr);
+}
+
 /// An image sets variables for flags of serving; a subcommand that is run in it has other flags.
 #[test]
 fn variables_of_serving_do_not_matter_to_subcommands() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny");
     for flags in [
         &["models", "digest", "--model", model][..],
+        &["kernels-check", "--device", "cpu"],
         &[
             "bench",
             "--model",

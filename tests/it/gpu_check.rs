@@ -15,7 +15,7 @@ echo "$@" >>"$(dirname "$0")/asked"
 case $1 in
   kernels-check)
     [ -e "$(dirname "$0")/absent" ] && { echo "codeseal-server: no device" >&2; exit 69; }
-    printf '{\n  "device": "a device",\n  "checks": [\n    {\n      "name": "logits",\n      "failure": "off"\n    },\n    {\n      "name": "bits"\n    }\n  ]\n}\n'
+    printf '{\n  "device": "a device",\n  "checks": [\n    {\n      "name": "candle",\n      "difference": 0.0213,\n      "bound": 0.15\n    },\n    {\n      "name": "logits",\n      "failure": "off"\n    },\n    {\n      "name": "bits"\n    }\n  ]\n}\n'
     [ ! -e "$(dirname "$0")/wrong" ] || exit 70 ;;
   bench)
     [ "$2" = --help ] && { [ -e "$(dirname "$0")/old" ] || echo "  --backend <BACKEND>"; exit; }
@@ -125,6 +125,10 @@ fn everything_is_written_once_as_json_and_once_for_people() {
     assert_eq!(runs, expected.concat());
     assert_eq!(results["runs"][2]["figures"]["ttft_ms"], 7.25);
     assert_eq!(results["runs"][2]["figures"]["decode"][0]["launches_per_step"], 185);
+    // Kernels and candle first.
+    let table = machine.read("out/table.txt");
+    let checks = "name: candle\ndifference: 0.0213\nbound: 0.15\nname: logits\nfailure: off\nname: bits\n";
+    assert!(table.contains(checks), "{table}");
     machine.assert_says(&[
         "device: a device",
         "failure: off",
