@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::upstream::{Answer, Request};
+use super::server_api::{Answer, Request};
 use crate::client::{ClientError, Events, Held, Link, NotAuthentic, StreamReply};
 use crate::protocol::openai::FinishReason;
 use crate::secret::Secret;

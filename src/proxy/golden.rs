@@ -8,8 +8,7 @@
 
 use crate::client::ClientError;
 use crate::proxy::dialect::{Hole, Options, Task};
-use crate::proxy::link::Features;
-use crate::proxy::upstream::{Answer, Request};
+use crate::proxy::server_api::{Answer, Features, Request};
 use crate::secret::Secret;
 
 /// New tokens of the usual request: enough for some text, and soon there.

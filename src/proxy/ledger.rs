@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::error::Failure;
 use super::keystrokes::ClientId;
 use super::link::now;
-use super::upstream::Counts;
+use super::server_api::Counts;
 
 /// How many clients are listed.
 const MAX_CLIENTS: usize = 32;

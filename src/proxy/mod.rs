@@ -20,8 +20,8 @@ mod listen;
 mod notify;
 mod page;
 mod serve;
+mod server_api;
 mod tools;
-mod upstream;
 mod verdicts;
 
 use std::future::Future;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::Heading;
 use crate::protocol::openai::FinishReason;
-use crate::proxy::upstream::{Choice, Counts};
+use crate::proxy::server_api::{Choice, Counts};
 
 /// A whole answer, or those of its members that `response_fields` names; a path keeps its slashes as the key.
 pub(super) fn whole(heading: &Heading, choices: &[Choice], counts: Counts, took: Duration) -> Value {

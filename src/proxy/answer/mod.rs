@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::dialect::{Endpoint, ReplyForm};
 use super::error::{ErrorShape, Failure};
-use super::upstream::{Answer, Choice, Counts};
+use super::server_api::{Answer, Choice, Counts};
 use crate::protocol::openai::FinishReason;
 
 pub(super) use self::ollama::loaded;

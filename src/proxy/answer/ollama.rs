@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Heading, rfc3339};
 use crate::protocol::openai::FinishReason;
 use crate::proxy::dialect::Endpoint;
-use crate::proxy::upstream::{Choice, Counts};
+use crate::proxy::server_api::{Choice, Counts};
 
 /// A whole answer.
 pub(super) fn whole(heading: &Heading, choices: &[Choice], counts: Counts, took: Duration) -> Value {

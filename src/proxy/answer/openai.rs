@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Heading;
 use crate::protocol::openai::FinishReason;
 use crate::proxy::dialect::Endpoint;
-use crate::proxy::upstream::{Choice, Counts};
+use crate::proxy::server_api::{Choice, Counts};
 
 /// A whole `text_completion`.
 pub(super) fn completion(heading: &Heading, choices: &[Choice], counts: Counts) -> Value {

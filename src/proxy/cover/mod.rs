@@ -20,7 +20,7 @@ pub use self::beats::Rhythm;
 use self::beats::{Beat, Beats, Waits};
 use super::dialect::{Options, Task, Turn};
 use super::link::{Fleet, Upstream, Warm};
-use super::upstream::Request;
+use super::server_api::Request;
 use crate::client::{ClientError, StreamReply};
 use crate::protocol::DEFAULT_NEW_TOKENS;
 use crate::protocol::openai::Role;

@@ -11,4 +11,4 @@ mod trouble;
 pub(super) use self::fleet::Fleet;
 pub(super) use self::keeper::{Terms, Upstream};
 pub use self::state::Timing;
-pub(super) use self::state::{Features, State, Warm, now};
+pub(super) use self::state::{State, Warm, now};

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::client::Held;
 use crate::proxy::error::Failure;
 use crate::proxy::keystrokes::Predictions;
+use crate::proxy::server_api::Features;
 
 /// How often things are done in the background.
 #[derive(Clone, Copy, Debug)]
@@ -61,13 +62,6 @@ pub(crate) struct Warm {
     pub(crate) since: u64,
     /// When the verdict is none any more, in seconds since 1970.
     pub(crate) expires: u64,
-}
-
-/// What the server can do beyond the first version of the protocol.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Features {
-    /// It takes `middle`, `context`, `max_tokens: 0` and `deadline_ms`.
-    pub(crate) holes: bool,
 }
 
 /// The longest name of a model that is passed on, in characters.

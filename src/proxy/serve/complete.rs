@@ -21,8 +21,8 @@ use crate::proxy::error::Failure;
 use crate::proxy::gathered;
 use crate::proxy::keystrokes::{ClientId, Fingerprint, Guard, Trimmer, Windows};
 use crate::proxy::ledger::{Outcome, Ticket, client_id};
-use crate::proxy::link::{Features, Upstream, Warm, now};
-use crate::proxy::upstream::{Answer, Choice, Counts, Request};
+use crate::proxy::link::{Upstream, Warm, now};
+use crate::proxy::server_api::{Answer, Choice, Counts, Features, Request};
 use crate::secret::Secret;
 
 /// What a server makes of a request that names no bound.

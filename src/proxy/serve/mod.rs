@@ -32,9 +32,10 @@ use super::cover::Cover;
 use super::error::Failure;
 use super::keystrokes::{Running, Windows};
 use super::ledger::Ledger;
-use super::link::{Features, Fleet};
+use super::link::Fleet;
 use super::listen::{self, Activity, Guard, Pass, Peer};
 use super::page;
+use super::server_api::Features;
 use crate::protocol::HoleStart;
 use crate::secret::Secret;
 

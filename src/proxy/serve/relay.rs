@@ -11,8 +11,7 @@ use crate::proxy::answer::{Heading, Pieces};
 use crate::proxy::dialect::{self, Endpoint, Task};
 use crate::proxy::gathered;
 use crate::proxy::keystrokes::Trimmer;
-use crate::proxy::link::Features;
-use crate::proxy::upstream::{Answer, Request};
+use crate::proxy::server_api::{Answer, Features, Request};
 use crate::secret::Secret;
 
 /// What an editor gets.

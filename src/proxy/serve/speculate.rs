@@ -13,7 +13,7 @@ use crate::proxy::gathered;
 use crate::proxy::keystrokes::Fingerprint;
 use crate::proxy::ledger::Ledger;
 use crate::proxy::link::{Upstream, Warm};
-use crate::proxy::upstream::Request;
+use crate::proxy::server_api::Request;
 use crate::secret::Secret;
 
 /// The request that is made ahead, if that is wanted.

@@ -11,7 +11,7 @@ use crate::protocol::openai::FinishReason;
 use crate::proxy::answer::Pieces;
 use crate::proxy::dialect::StopMatcher;
 use crate::proxy::keystrokes::Trimmer;
-use crate::proxy::upstream::{Answer, Counts, Request};
+use crate::proxy::server_api::{Answer, Counts, Request};
 use crate::secret::Secret;
 
 /// All texts of an answer.

@@ -1,4 +1,4 @@
-//! What goes under the seal for a request, and what comes back.
+//! The JSON of a request to the server and of its answer, as they are sealed.
 
 use std::io;
 
@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::dialect::{ContextFile, Options, StopMatcher, Task};
-use super::link::Features;
 use crate::client::{ClientError, NotAuthentic};
 use crate::protocol::SMALLEST_BUCKET_BODY;
 use crate::protocol::openai::{FinishReason, MAX_STOPS, Role};
@@ -18,6 +17,13 @@ const FIRST_MAX_STOPS: usize = 16;
 const MAX_CONTEXT_FILES: usize = 64;
 /// Characters of their names: no more than 1024 bytes.
 const MAX_PATH_CHARS: usize = 256;
+
+/// What the server can do beyond the first version of the protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Features {
+    /// It takes `middle`, `context`, `max_tokens: 0` and `deadline_ms`.
+    pub(crate) holes: bool,
+}
 
 /// A request that is ready to be sealed.
 #[derive(Debug)]
