@@ -19,7 +19,7 @@ pub enum ClientError {
     /// The prompt cannot be read.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// The system failed: no randomness, no TLS set-up.
+    /// The system failed: no random numbers, no TLS set-up.
     #[error("internal failure: {0}")]
     Internal(&'static str),
     /// The answer did not come from whoever holds the session's key, or not whole.

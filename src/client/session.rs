@@ -78,4 +78,4 @@ impl PendingCall {
     }
 }
 
-pub(super) const NO_RANDOMNESS: ClientError = ClientError::Internal("the system has no randomness to give");
+pub(super) const NO_RANDOMNESS: ClientError = ClientError::Internal("the OS random number generator failed");

@@ -66,8 +66,8 @@ pub enum EvalError {
     /// A single answer did not come to an end.
     #[error("an answer took longer than an hour: lower --max-new-tokens")]
     TooSlow,
-    /// The system has no randomness to give.
-    #[error("the system gives no random numbers: {0}")]
+    /// The OS random number generator failed.
+    #[error("the OS random number generator failed: {0}")]
     Randomness(#[from] getrandom::Error),
     /// Nobody reads the report.
     #[error("cannot write the report: {0}")]

@@ -174,7 +174,7 @@ impl ServerId {
     /// A fresh one.
     ///
     /// # Errors
-    /// The system has no randomness to give.
+    /// The OS random number generator failed.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes)?;

@@ -48,7 +48,7 @@ impl Dek {
 /// A Fernet token of `text` under the current time, with the IV of an answer.
 ///
 /// # Errors
-/// The system has no randomness to give.
+/// The OS random number generator failed.
 fn seal_answer(dek: &Dek, text: &[u8]) -> Result<String, getrandom::Error> {
     let mut nonce = [0; HALF];
     getrandom::fill(&mut nonce)?;

@@ -26,7 +26,7 @@ impl Dek {
     /// Makes a fresh key from the operating system's randomness.
     ///
     /// # Errors
-    /// The system has no randomness to give.
+    /// The OS random number generator failed.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut key = Zeroizing::new([0; 32]);
         getrandom::fill(key.as_mut())?;

@@ -198,7 +198,7 @@ impl GenerateReply {
     /// Seals prompt and continuation as the codelab's server does.
     ///
     /// # Errors
-    /// The system has no randomness to give.
+    /// The OS random number generator failed.
     pub fn seal(dek: &Dek, text: &Secret<String>) -> Result<Self, getrandom::Error> {
         let token = dek.seal_generated(text.expose().as_bytes())?;
         Ok(Self { generated_code_ciphertext: BASE64_STANDARD.encode(token) })
@@ -209,7 +209,7 @@ impl RequestId {
     /// A fresh one.
     ///
     /// # Errors
-    /// The system has no randomness to give.
+    /// The OS random number generator failed.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes)?;

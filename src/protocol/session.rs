@@ -26,7 +26,7 @@ impl SessionTag {
     /// One for a session whose DEK is not made before its server is known.
     ///
     /// # Errors
-    /// The system has no randomness to give.
+    /// The OS random number generator failed.
     pub fn random() -> Result<Self, getrandom::Error> {
         let mut tag = [0; 16];
         getrandom::fill(&mut tag)?;

@@ -283,7 +283,7 @@ async fn refresh(inner: Arc<Inner>) {
     }
 }
 
-/// A number from 0 to 1; one half where there is no randomness.
+/// A number from 0 to 1; one half if the OS random number generator failed.
 fn chance() -> f64 {
     let mut byte = [128];
     match getrandom::fill(&mut byte) {

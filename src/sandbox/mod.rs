@@ -96,8 +96,8 @@ pub enum SandboxError {
     /// A key has no such version, or its state does not allow the change.
     #[error("{0}")]
     Version(String),
-    /// There is no randomness, or a key could not be used.
-    #[error("a key could not be made or used: check that the system has randomness")]
+    /// The OS random number generator failed, or a key could not be used.
+    #[error("a key could not be made or used: check that the OS random number generator works")]
     Key,
 }
 

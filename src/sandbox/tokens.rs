@@ -41,7 +41,7 @@ impl Tokens {
     pub(super) fn issue(&self, principal: Principal, lifetime: Duration) -> Result<Secret<String>, Status> {
         let internal = |message: &str| Status::new(Code::Internal, message);
         let mut random = [0; 32];
-        getrandom::fill(&mut random).map_err(|_| internal("no randomness"))?;
+        getrandom::fill(&mut random).map_err(|_| internal("the OS random number generator failed"))?;
         let token = format!("ya29.{}", BASE64_URL_SAFE_NO_PAD.encode(random));
         let now = Instant::now();
         let mut tokens = self.lock();

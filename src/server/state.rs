@@ -66,7 +66,7 @@ impl App {
     /// A server that is starting, for `capacity` requests at the same time; `launcher` makes tokens for clients.
     ///
     /// # Errors
-    /// The system has no randomness to give.
+    /// The OS random number generator failed.
     pub(crate) fn new(
         limits: RequestLimits,
         capacity: usize,

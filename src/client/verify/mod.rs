@@ -21,6 +21,7 @@ pub use self::untrusted::Untrusted;
 use self::saved::{Keys, Saved};
 use super::error::ClientError;
 use super::retry::RetryBudget;
+use super::session::NO_RANDOMNESS;
 use super::transport::{Incoming, Origin, Recipient, Transport};
 use crate::attestation::Claims;
 use crate::attestation::verify::{Verified, VerifyError};
@@ -152,6 +153,6 @@ fn unix_time() -> u64 {
 /// 32 random bytes: 43 characters.
 fn nonce() -> Result<String, ClientError> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|_| ClientError::Internal("the system has no randomness to give"))?;
+    getrandom::fill(&mut bytes).map_err(|_| NO_RANDOMNESS)?;
     Ok(BASE64_URL_SAFE_NO_PAD.encode(bytes))
 }

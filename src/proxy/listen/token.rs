@@ -37,8 +37,8 @@ pub enum TokenError {
     /// It is not a token.
     #[error("the token must be one line of 16 to 512 letters, digits and -._~+/=")]
     Malformed,
-    /// No randomness.
-    #[error("the system has no randomness to give")]
+    /// The OS random number generator failed.
+    #[error("the OS random number generator failed")]
     Randomness,
 }
 

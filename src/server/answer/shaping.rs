@@ -136,7 +136,7 @@ impl Pacer {
     /// When the next frame leaves; `None` as soon as it is ready.
     ///
     /// # Errors
-    /// The system has no randomness to give.
+    /// The OS random number generator failed.
     pub(crate) fn next_departure(&mut self) -> Result<Option<Departure>, getrandom::Error> {
         let Some(schedule) = &mut self.schedule else { return Ok(None) };
         Ok(Some(schedule.next_departure(Instant::now(), random()?)))
@@ -145,7 +145,7 @@ impl Pacer {
     /// When a whole answer leaves that is ready now; `None` at once.
     ///
     /// # Errors
-    /// The system has no randomness to give.
+    /// The OS random number generator failed.
     pub(crate) fn release(&self) -> Result<Option<Instant>, getrandom::Error> {
         let Some(schedule) = &self.schedule else { return Ok(None) };
         Ok(Some(schedule.release(Instant::now(), random()?)))

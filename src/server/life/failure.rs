@@ -48,8 +48,8 @@ pub enum ServeError {
     /// The model does not load.
     #[error(transparent)]
     Model(#[from] OpenError),
-    /// The system has no randomness to give.
-    #[error("the system has no randomness to give")]
+    /// The OS random number generator failed.
+    #[error("the OS random number generator failed")]
     NoRandomness,
     /// A part of the server panicked.
     #[error("the server failed while it started")]
