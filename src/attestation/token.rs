@@ -34,9 +34,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the launcher's default token comes from. A clone is another handle on the same place.
 #[derive(Clone)]
-pub struct TokenSource(Arc<Place>);
+pub struct TokenSource(Arc<Inner>);
 
-struct Place {
+struct Inner {
     file: PathBuf,
     socket: Option<LauncherSocket>,
     clock: Clock,
@@ -55,7 +55,7 @@ impl TokenSource {
     /// The same by another clock.
     pub fn with_clock(file: impl Into<PathBuf>, socket: Option<LauncherSocket>, clock: Clock) -> Self {
         let reading = Arc::new(Semaphore::new(1));
-        Self(Arc::new(Place { file: file.into(), socket, clock, kept: Mutex::default(), reading }))
+        Self(Arc::new(Inner { file: file.into(), socket, clock, kept: Mutex::default(), reading }))
     }
 
     /// A token that is valid now.
@@ -95,7 +95,7 @@ impl TokenSource {
     }
 }
 
-impl Place {
+impl Inner {
     /// The token that is kept while it has some life left, or else a new one.
     async fn ask(
         &self,

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::{ClientError, NotAuthentic};
-use super::exchange::{self, Opened, StreamOpener};
+use super::exchange::{self, NextFrame, StreamOpener};
 use super::session::{NO_RANDOMNESS, PendingCall, Session};
 use super::transport::{Body, Incoming, Origin, Transport};
 use super::verify::{Verdict, Verifier};
@@ -277,9 +277,9 @@ impl Events {
     pub async fn next(&mut self) -> Result<Option<Vec<Secret<String>>>, ClientError> {
         loop {
             match self.opener.next_frame()? {
-                Opened::Events(events) => return Ok(Some(events)),
-                Opened::End => return Ok(None),
-                Opened::More => {}
+                NextFrame::Events(events) => return Ok(Some(events)),
+                NextFrame::End => return Ok(None),
+                NextFrame::Incomplete => {}
             }
             let Some(chunk) = self.body.chunk().await? else {
                 self.opener.finish()?;

@@ -15,7 +15,7 @@ pub(crate) use self::args::EXIT_CODES;
 pub use self::args::{CompleteArgs, VerifyArgs};
 pub use self::file::{FileError, FileSettings, GoldenSettings, Servers};
 use super::fim::Cursor;
-use super::input::Source;
+use super::input::InputSource;
 use super::request::CompletionOptions;
 use super::transport::Origin;
 use super::verify::{Policy, PolicyError};
@@ -43,7 +43,7 @@ pub struct CompleteConfig {
     /// What the server must be, if that is to be verified.
     pub policy: Option<Policy>,
     /// Where the prompt comes from.
-    pub source: Source,
+    pub source: InputSource,
     /// Bytes of a file that go with a cursor at most.
     pub context_bytes: usize,
     /// How it is generated.
@@ -229,12 +229,12 @@ fn source(
     fim: Option<Cursor>,
     file: Option<PathBuf>,
     prompt: Option<String>,
-) -> Result<Source, SettingsError> {
+) -> Result<InputSource, SettingsError> {
     match (fim, file, prompt) {
-        (Some(cursor), None, None) => Ok(Source::Cursor(cursor)),
-        (None, Some(path), None) => Ok(Source::File(path)),
-        (None, None, Some(prompt)) if prompt == "-" => Ok(Source::Stdin),
-        (None, None, Some(prompt)) => Ok(Source::Text(Secret::new(prompt))),
+        (Some(cursor), None, None) => Ok(InputSource::Cursor(cursor)),
+        (None, Some(path), None) => Ok(InputSource::File(path)),
+        (None, None, Some(prompt)) if prompt == "-" => Ok(InputSource::Stdin),
+        (None, None, Some(prompt)) => Ok(InputSource::Text(Secret::new(prompt))),
         _ => Err(invalid("the prompt", "must be given once: as an argument, with --file or with --fim")),
     }
 }
@@ -329,11 +329,11 @@ mod tests {
         assert!(complete(&[]).is_err());
         assert!(complete(&["--file", "f", "x"]).is_err());
         assert!(complete(&["--file", "f", "--fim", "f:1:1"]).is_err());
-        assert!(matches!(whole(&["-"]).unwrap().source, Source::Stdin));
+        assert!(matches!(whole(&["-"]).unwrap().source, InputSource::Stdin));
         assert!(
-            matches!(whole(&["--", "--x"]).unwrap().source, Source::Text(text) if text.expose() == "--x")
+            matches!(whole(&["--", "--x"]).unwrap().source, InputSource::Text(text) if text.expose() == "--x")
         );
-        assert!(matches!(whole(&["--file", "f"]).unwrap().source, Source::File(_)));
+        assert!(matches!(whole(&["--file", "f"]).unwrap().source, InputSource::File(_)));
     }
 
     #[test]

@@ -26,13 +26,13 @@ pub struct StreamOpener {
     last: bool,
 }
 
-/// What a stream goes on with.
+/// The next frame of a stream.
 #[derive(Debug)]
-pub enum Opened {
+pub enum NextFrame {
     /// The events of the next frame, none for a filler.
     Events(Vec<Secret<String>>),
     /// The next frame is not there yet.
-    More,
+    Incomplete,
     /// The last frame was read.
     End,
 }
@@ -41,7 +41,7 @@ impl Exchange {
     /// Seals `body`, a JSON value, for `path`.
     ///
     /// # Errors
-    /// [`ClientError::Internal`] if it is no JSON, or the system has no randomness.
+    /// [`ClientError::Internal`] if it is no JSON, or the OS random number generator failed.
     pub fn new(session: &Session, path: &str, body: &str) -> Result<Self, ClientError> {
         let (pending, request) = session.seal(path, body)?;
         Ok(Self { pending, request })
@@ -91,11 +91,11 @@ impl StreamOpener {
     /// # Errors
     /// [`ClientError::Refused`] for an error event, [`ClientError::NotAuthentic`] for a frame that is forged or out of
     /// order.
-    pub fn next_frame(&mut self) -> Result<Opened, ClientError> {
+    pub fn next_frame(&mut self) -> Result<NextFrame, ClientError> {
         if self.last {
-            return Ok(Opened::End);
+            return Ok(NextFrame::End);
         }
-        let Some(token) = self.tokens.pop_front() else { return Ok(Opened::More) };
+        let Some(token) = self.tokens.pop_front() else { return Ok(NextFrame::Incomplete) };
         let plaintext = self.pending.open(&token)?;
         let frame = self.frames.accept(plaintext.expose()).map_err(NotAuthentic::from)?;
         self.last = frame.last;
@@ -107,7 +107,7 @@ impl StreamOpener {
             }
             events.push(event);
         }
-        Ok(Opened::Events(events))
+        Ok(NextFrame::Events(events))
     }
 
     /// To be called when the connection has ended.

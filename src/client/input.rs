@@ -15,7 +15,7 @@ const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Where the prompt comes from.
 #[derive(Debug)]
-pub enum Source {
+pub enum InputSource {
     /// A position in a file.
     Cursor(Cursor),
     /// A whole file.
@@ -64,7 +64,7 @@ pub enum InputError {
     NotUtf8,
 }
 
-impl Source {
+impl InputSource {
     /// Reads the prompt; of a file with a cursor at most `context_bytes` around it.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     fn stdin(mut bytes: &[u8]) -> Result<Input, InputError> {
-        Source::Stdin.read(&mut bytes, 0)
+        InputSource::Stdin.read(&mut bytes, 0)
     }
 
     #[test]
@@ -128,13 +128,14 @@ mod tests {
     fn what_is_no_text_or_has_no_end_is_refused() {
         assert_eq!(stdin(b"\xff").unwrap_err(), InputError::NotUtf8);
         let endless = &mut std::io::repeat(b'x');
-        let error = Source::Stdin.read(endless, 0).unwrap_err();
+        let error = InputSource::Stdin.read(endless, 0).unwrap_err();
         assert_eq!(error, InputError::TooLong { max: MAX_PROMPT_BYTES });
     }
 
     #[test]
     fn a_missing_file_is_an_error_without_its_name() {
-        let error = Source::File("/nonexistent/canary".into()).read(&mut std::io::empty(), 0).unwrap_err();
+        let error =
+            InputSource::File("/nonexistent/canary".into()).read(&mut std::io::empty(), 0).unwrap_err();
         assert_eq!(error.to_string(), "cannot read the prompt: entity not found");
     }
 
@@ -144,7 +145,7 @@ mod tests {
         std::fs::write(file.path(), "\u{feff}ab").unwrap();
         let one = std::num::NonZeroUsize::MIN;
         let cursor = Cursor { file: file.path().to_owned(), line: one, column: one.saturating_add(1) };
-        let prompt = Source::Cursor(cursor).read(&mut std::io::empty(), 100).unwrap().prompt;
+        let prompt = InputSource::Cursor(cursor).read(&mut std::io::empty(), 100).unwrap().prompt;
         assert_eq!((prompt.prefix.expose().as_str(), prompt.suffix.unwrap().expose().as_str()), ("a", "b"));
     }
 }

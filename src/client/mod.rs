@@ -31,9 +31,9 @@ pub use self::config::{
     VerifyArgs, VerifyConfig,
 };
 pub use self::error::{ClientError, NotAuthentic, Refusal, exit_code};
-pub use self::exchange::{Exchange, Opened, StreamOpener};
+pub use self::exchange::{Exchange, NextFrame, StreamOpener};
 pub use self::fim::{Cursor, CursorError};
-pub use self::input::{Input, InputError, Prompt, Source};
+pub use self::input::{Input, InputError, InputSource, Prompt};
 pub use self::line_ends::LineEnds;
 pub(crate) use self::line_ends::{Restorer, to_lf};
 pub use self::open::TextCompletion;

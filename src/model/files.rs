@@ -35,13 +35,13 @@ const DIGEST_LABEL: &[u8] = b"codeseal weights v2";
 /// The files of one model: configuration, tokenizer and weights.
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
-    place: Place,
+    location: Location,
     /// Shared by all copies, so that all of them read the same files.
     shared: Arc<Shared>,
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum Location {
     /// A directory, or a GGUF file.
     Path(PathBuf),
     /// `config.json`, and random weights.
@@ -99,7 +99,7 @@ impl ModelFiles {
     /// The files of the model at `path`: a directory, or one GGUF file with `tokenizer.json` beside it. Nothing is
     /// read yet.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self::of(Place::Path(path.into()))
+        Self::of(Location::Path(path.into()))
     }
 
     /// The files in `dir`, as [`ModelFiles::at`].
@@ -115,22 +115,22 @@ impl ModelFiles {
 
     /// `weights` that are generated as they are read, and `config` as `config.json`.
     pub(super) fn generated(config: Vec<u8>, weights: RandomWeights) -> Self {
-        Self::of(Place::Random(config.into(), weights))
+        Self::of(Location::Random(config.into(), weights))
     }
 
     /// Files that are part of the binary.
     #[cfg(any(test, feature = "sandbox"))]
     pub(super) fn embedded(files: &'static [(&'static str, &'static [u8])]) -> Self {
-        Self::of(Place::Embedded(files))
+        Self::of(Location::Embedded(files))
     }
 
     /// The same files as if nothing had been read of them yet.
     pub(crate) fn afresh(&self) -> Self {
-        Self::of(self.place.clone())
+        Self::of(self.location.clone())
     }
 
-    fn of(place: Place) -> Self {
-        Self { place, shared: Arc::default() }
+    fn of(location: Location) -> Self {
+        Self { location, shared: Arc::default() }
     }
 
     /// Which files there are. They are looked for once.
@@ -168,11 +168,11 @@ impl ModelFiles {
             let others = names.iter().map(|name| (*name).to_owned()).collect();
             Ok(place::Found { dir: PathBuf::new(), layout: Layout::of(&known)?, others })
         };
-        let found = match &self.place {
-            Place::Path(path) => place::find(path)?,
-            Place::Random(..) => of(&[CONFIG, SINGLE])?,
+        let found = match &self.location {
+            Location::Path(path) => place::find(path)?,
+            Location::Random(..) => of(&[CONFIG, SINGLE])?,
             #[cfg(any(test, feature = "sandbox"))]
-            Place::Embedded(files) => of(&files.iter().map(|(name, _)| *name).collect::<Vec<_>>())?,
+            Location::Embedded(files) => of(&files.iter().map(|(name, _)| *name).collect::<Vec<_>>())?,
         };
         Ok(self.shared.found.get_or_init(|| found))
     }
@@ -207,14 +207,14 @@ impl ModelFiles {
     /// It is missing, not readable, or begins as a file of another kind.
     pub(super) fn open(&self, name: &str) -> Result<Box<dyn ReadSeek>, FilesError> {
         let name = self.require(name)?;
-        match &self.place {
-            Place::Path(_) => Ok(self.counted(self.handle(&name)?.reader())),
-            Place::Random(config, _) if name.as_str() == CONFIG => {
+        match &self.location {
+            Location::Path(_) => Ok(self.counted(self.handle(&name)?.reader())),
+            Location::Random(config, _) if name.as_str() == CONFIG => {
                 Ok(self.counted(io::Cursor::new(Arc::clone(config))))
             }
-            Place::Random(_, weights) => Ok(self.counted(weights.clone())),
+            Location::Random(_, weights) => Ok(self.counted(weights.clone())),
             #[cfg(any(test, feature = "sandbox"))]
-            Place::Embedded(files) => {
+            Location::Embedded(files) => {
                 let file = files.iter().find(|(known, _)| *known == name.as_str());
                 let (_, bytes) = file.ok_or_else(|| file_error(name.as_str(), FileProblem::Missing))?;
                 Ok(self.counted(io::Cursor::new(*bytes)))
@@ -299,7 +299,7 @@ impl ModelFiles {
 
     /// Whether there is anything to hash: random weights have no digest.
     pub(super) fn are_hashed(&self) -> bool {
-        !matches!(self.place, Place::Random(..))
+        !matches!(self.location, Location::Random(..))
     }
 
     /// Counts while weights are read.

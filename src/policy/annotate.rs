@@ -1,6 +1,6 @@
 //! Findings as GitHub's workflow commands: `::error file=…,line=…,col=…::message`.
 
-use super::rejected::Place;
+use super::rejected::Position;
 
 /// The levels that GitHub has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +14,13 @@ pub(super) enum Severity {
 }
 
 /// One annotation, as a line.
-pub(super) fn annotation(severity: Severity, file: &str, place: Place, title: &str, message: &str) -> String {
+pub(super) fn annotation(
+    severity: Severity,
+    file: &str,
+    place: Position,
+    title: &str,
+    message: &str,
+) -> String {
     let level = match severity {
         Severity::Error => "error",
         Severity::Warning => "warning",
@@ -44,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_text_cannot_end_its_annotation() {
-        let place = Place { line: 2, column: 3 };
+        let place = Position { line: 2, column: 3 };
         let line = annotation(Severity::Error, "a:b,c\n.cel", place, "x", "50%\n::error::y");
         assert_eq!(line, "::error file=a%3Ab%2Cc%0A.cel,line=2,col=3,title=x::50%25%0A::error::y");
     }

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::annotate::{Severity, annotation};
 use super::image::Image;
-use super::lint::{Launcher, Level, Report, lint};
-use super::rejected::{ConditionError, Place};
+use super::lint::{Launcher, Level, LintReport, lint};
+use super::rejected::{ConditionError, Position};
 use super::report::{Judged, explain_to, print};
 use super::result::{ConditionFile, Format, PolicyOutcome};
 
@@ -110,7 +110,7 @@ impl PolicyCommand {
                 explain_to(&condition, claims.as_ref(), format, out)
             }
             Self::Refused { file, error, format } => {
-                let Place { line, column } = error.place();
+                let Position { line, column } = error.place();
                 match format {
                     Format::Json => {
                         print(
@@ -134,14 +134,14 @@ impl PolicyCommand {
     }
 }
 
-fn annotate_lint(report: &Report, file: &str, out: &mut dyn Write) -> io::Result<()> {
+fn annotate_lint(report: &LintReport, file: &str, out: &mut dyn Write) -> io::Result<()> {
     for finding in &report.findings {
         let severity = match finding.level {
             Level::Error => Severity::Error,
             Level::Warning => Severity::Warning,
             Level::Note => Severity::Notice,
         };
-        let place = Place { line: finding.line.unwrap_or(1), column: 1 };
+        let place = Position { line: finding.line.unwrap_or(1), column: 1 };
         writeln!(out, "{}", annotation(severity, file, place, &finding.code, &finding.message))?;
     }
     Ok(())

@@ -12,7 +12,7 @@ use super::cel::{self, Expr, ExprKind, Reason, Rejected, Undecided};
 use super::decide::{Decision, Verdict, decide};
 use super::mapping::AttributeMapping;
 use super::paths::{collect_paths, dotted};
-use super::rejected::{ConditionError, MAX_CHARACTERS, Place, place};
+use super::rejected::{ConditionError, MAX_CHARACTERS, Position, place};
 
 /// A condition that Google's engine takes.
 #[derive(Debug)]
@@ -159,7 +159,7 @@ impl Condition {
     }
 
     /// The clauses: place, text, and tree.
-    pub(super) fn clauses(&self) -> impl Iterator<Item = (Place, &str, &Expr)> {
+    pub(super) fn clauses(&self) -> impl Iterator<Item = (Position, &str, &Expr)> {
         self.clauses.iter().map(|clause| (place(&self.text, clause.at), clause.text.as_str(), &clause.expr))
     }
 

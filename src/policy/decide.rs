@@ -36,47 +36,47 @@ pub struct Decision {
 
 /// What `expr` comes to on `claims`.
 pub(super) fn decide(expr: &Expr, mapping: Option<&AttributeMapping>, claims: &Value) -> Decision {
-    let mut outcomes = Vec::new();
+    let mut evaluations = Vec::new();
     for reading in readings(claims) {
-        let outcome = outcome(expr, mapping, claims, reading);
-        if let Some(undecided) = outcome.undecided() {
+        let evaluation = evaluation(expr, mapping, claims, reading);
+        if let Some(undecided) = evaluation.undecided() {
             return undecided;
         }
-        outcomes.push((reading, outcome));
+        evaluations.push((reading, evaluation));
     }
-    let agree = outcomes.windows(2).all(|pair| match pair {
+    let agree = evaluations.windows(2).all(|pair| match pair {
         [(_, a), (_, b)] => a.verdict() == b.verdict(),
         _ => true,
     });
-    match outcomes.first() {
-        Some((_, outcome)) if agree => outcome.clone().decision(),
-        _ => differing(&outcomes),
+    match evaluations.first() {
+        Some((_, evaluation)) if agree => evaluation.clone().decision(),
+        _ => differing(&evaluations),
     }
 }
 
-fn outcome(
+fn evaluation(
     expr: &Expr,
     mapping: Option<&AttributeMapping>,
     claims: &Value,
     reading: NumberReading,
-) -> Outcome {
+) -> Evaluation {
     let assertion = cel::Value::from_json(claims, reading);
     match mapping.map(|mapping| mapping.apply(&assertion)).transpose() {
-        Ok(mapped) => Outcome::of(cel::evaluate(expr, &Activation { assertion, mapped })),
+        Ok(mapped) => Evaluation::of(cel::evaluate(expr, &Activation { assertion, mapped })),
         // Google rejects a token whose attributes cannot be mapped.
-        Err(stop) => Outcome::of(Err(stop)),
+        Err(stop) => Evaluation::of(Err(stop)),
     }
 }
 
 /// What an expression comes to if numbers are read in one way.
 #[derive(Clone)]
-enum Outcome {
+enum Evaluation {
     Bool(bool),
     Error(String),
     Undecided(Undecided),
 }
 
-impl Outcome {
+impl Evaluation {
     fn of(result: Result<cel::Value, Stop>) -> Self {
         match result {
             Ok(cel::Value::Bool(verdict)) => Self::Bool(verdict),
@@ -117,21 +117,21 @@ impl Outcome {
     }
 }
 
-fn differing(outcomes: &[(NumberReading, Outcome)]) -> Decision {
-    let each = outcomes.iter().map(|(reading, outcome)| {
+fn differing(evaluations: &[(NumberReading, Evaluation)]) -> Decision {
+    let each = evaluations.iter().map(|(reading, evaluation)| {
         let name = match reading {
             NumberReading::Int => "int",
             NumberReading::Uint => "int and uint",
             NumberReading::Double => "double",
         };
-        format!("as {name} {}", outcome.words())
+        format!("as {name} {}", evaluation.words())
     });
     let each: Vec<String> = each.collect();
     let message = format!(
         "it is not settled how Google reads numbers of a token: {}; write int(…) or double(…) around the claim",
         each.join(", ")
     );
-    Outcome::Undecided(Undecided { reason: Reason::NumberReading, message }).decision()
+    Evaluation::Undecided(Undecided { reason: Reason::NumberReading, message }).decision()
 }
 
 /// The ways to read the numbers in `claims` that can make a difference.

@@ -57,7 +57,7 @@ pub struct Explained {
 
 /// What the lint has to say about an image.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct LintReport {
     /// What the image was read from.
     pub from: Kind,
     /// The launcher that it is judged for.
@@ -71,14 +71,14 @@ pub struct Report {
 }
 
 /// Lints `image` for `launcher`. What `image` sets and `dockerfile` does not is called inherited.
-pub fn lint(image: &Image, dockerfile: Option<&Image>, launcher: Launcher) -> Report {
+pub fn lint(image: &Image, dockerfile: Option<&Image>, launcher: Launcher) -> LintReport {
     let mut findings = findings(image, dockerfile, launcher);
     for other in &image.others {
         let theirs = others::findings(image, other, |image| self::findings(image, dockerfile, launcher));
         findings.extend(theirs.into_iter().filter(|theirs| !findings.contains(theirs)).collect::<Vec<_>>());
     }
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.level), finding.line));
-    Report {
+    LintReport {
         from: image.kind,
         launcher,
         labels: explained(image),
@@ -104,7 +104,7 @@ fn findings(image: &Image, dockerfile: Option<&Image>, launcher: Launcher) -> Ve
     lint.findings
 }
 
-impl Report {
+impl LintReport {
     /// Whether there is nothing worse than notes.
     pub fn is_clean(&self) -> bool {
         self.findings.iter().all(|finding| finding.level == Level::Note)
@@ -429,7 +429,7 @@ impl fmt::Display for Level {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for LintReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "launch policy, as the {} launcher reads it", self.launcher.as_str())?;
         for explained in &self.labels {

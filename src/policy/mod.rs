@@ -38,6 +38,6 @@ pub use self::condition::{ClauseVerdict, Condition, LookedAt, Unmet};
 pub use self::decide::{Decision, Verdict};
 pub use self::image::{Command, Image, ImageError, Set};
 pub use self::mapping::{AttributeMapping, MappingError};
-pub use self::rejected::{ConditionError, Place};
+pub use self::rejected::{ConditionError, Position};
 #[cfg(feature = "client")]
 pub use self::result::{ConditionFile, Format, PolicyOutcome};

@@ -7,9 +7,9 @@ use super::cel::{Rejected, Undecided};
 /// Google's bound on an attribute condition, in characters.
 pub(super) const MAX_CHARACTERS: usize = 4096;
 
-/// A line and a column of a text, both from one; columns count characters.
+/// A position in a text: line and column, both from 1. Columns count characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct Position {
     /// The line.
     pub line: usize,
     /// The column.
@@ -31,7 +31,7 @@ pub enum ConditionError {
     #[error("line {}, column {}: {message}{}", place.line, place.column, hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default())]
     Invalid {
         /// Where.
-        place: Place,
+        place: Position,
         /// What is wrong.
         message: String,
         /// What was probably meant, or what to do.
@@ -41,7 +41,7 @@ pub enum ConditionError {
     #[error("line {}, column {}: undecided: {why}", place.line, place.column)]
     Undecided {
         /// Where.
-        place: Place,
+        place: Position,
         /// Why.
         why: Undecided,
     },
@@ -58,10 +58,10 @@ impl ConditionError {
     }
 
     /// Where in the text.
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> Position {
         match self {
             Self::Invalid { place, .. } | Self::Undecided { place, .. } => *place,
-            Self::TooLong(_) | Self::ByteOrderMark => Place { line: 1, column: 1 },
+            Self::TooLong(_) | Self::ByteOrderMark => Position { line: 1, column: 1 },
         }
     }
 
@@ -77,9 +77,9 @@ impl ConditionError {
 }
 
 /// The line and column of a byte of `text`.
-pub(super) fn place(text: &str, at: usize) -> Place {
+pub(super) fn place(text: &str, at: usize) -> Position {
     let before = text.get(..at).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |end| end + 1);
     let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
-    Place { line: before.matches('\n').count() + 1, column }
+    Position { line: before.matches('\n').count() + 1, column }
 }

@@ -8,16 +8,16 @@ use super::annotate::{Severity, annotation};
 use super::condition::{ClauseVerdict, Condition};
 use super::decide::{Decision, Verdict};
 use super::explain::explain;
-use super::rejected::Place;
+use super::rejected::Position;
 use super::result::{ConditionFile, Format, PolicyOutcome};
-use super::what_if::{Answer, Missing, ask, ask_without};
+use super::what_if::{Missing, WhatIf, ask, ask_without};
 
 /// A condition, held against claims and against those of other workloads.
 pub(super) struct Judged<'a> {
     condition: &'a Condition,
     whole: Decision,
     clauses: Vec<ClauseVerdict>,
-    what_if: Vec<Answer>,
+    what_if: Vec<WhatIf>,
     without: Vec<Missing>,
 }
 
@@ -117,7 +117,7 @@ impl<'a> Judged<'a> {
             let message = format!("{}: {}{why}", word(clause.verdict), clause.clause);
             writeln!(out, "{}", annotation(Severity::Error, file, place, title, &message))?;
         }
-        let first = Place { line: 1, column: 1 };
+        let first = Position { line: 1, column: 1 };
         for answer in
             self.what_if.iter().filter(|_| self.is_met()).filter(|answer| answer.released || answer.undecided)
         {
@@ -165,7 +165,7 @@ pub(super) fn explain_to(
         }
         Format::Github => {
             for clause in &explained {
-                let place = Place { line: clause.line, column: clause.column };
+                let place = Position { line: clause.line, column: clause.column };
                 let message = format!("demands: {}", clause.means);
                 writeln!(
                     out,

@@ -7,9 +7,9 @@ use super::condition::Condition;
 use super::decide::Verdict;
 use super::paths::dotted;
 
-/// A workload that differs in one respect, and what becomes of it.
+/// A workload that differs in one respect, and whether it gets the key.
 #[derive(Clone, Debug, Serialize)]
-pub struct Answer {
+pub struct WhatIf {
     /// In which respect.
     pub what: &'static str,
     /// Whether it gets the key.
@@ -84,13 +84,13 @@ const CHANGES: &[Change] = &[
 ];
 
 /// Asks `condition` about every workload that can be made from `claims`.
-pub fn ask(condition: &Condition, claims: &Value) -> Vec<Answer> {
+pub fn ask(condition: &Condition, claims: &Value) -> Vec<WhatIf> {
     let answer = |change: &Change| {
         let changed = (change.to)(claims).filter(|changed| changed != claims)?;
         let clauses = condition.clause_by_clause(&changed);
         let failed = clauses.into_iter().filter(|clause| clause.verdict != Verdict::True);
         let verdict = condition.decide(&changed).verdict;
-        Some(Answer {
+        Some(WhatIf {
             what: change.what,
             released: verdict == Verdict::True,
             undecided: verdict == Verdict::Undecided,

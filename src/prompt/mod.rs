@@ -17,7 +17,7 @@ pub use self::budget::fit;
 pub use self::chat::{ChatError, chat};
 pub use self::control::stop_ids;
 pub use self::fim::{completion, infill, infill_within};
-pub use self::stops::{Piece, StopMatcher, Stops};
+pub use self::stops::{SafeText, StopMatcher, Stops};
 pub use self::window::{Texts, assemble};
 
 use crate::protocol::openai::MAX_STOPS;

@@ -23,9 +23,9 @@ pub struct StopMatcher {
     stopped: bool,
 }
 
-/// What a push has made certain.
+/// The text that can be shown after a push.
 #[derive(Debug)]
-pub struct Piece {
+pub struct SafeText {
     /// Text that is safe to show now; may be empty.
     pub text: Secret<String>,
     /// A stop text was found; nothing follows `text`.
@@ -71,9 +71,9 @@ impl StopMatcher {
     /// Takes the next piece of the answer and gives out what is certain not to belong to a stop text.
     ///
     /// After a stop every piece is ignored.
-    pub fn push(&mut self, text: &str) -> Piece {
+    pub fn push(&mut self, text: &str) -> SafeText {
         if self.stopped {
-            return Piece { text: Secret::new(String::new()), stopped: true };
+            return SafeText { text: Secret::new(String::new()), stopped: true };
         }
         let held = self.held.expose().len();
         let mut all = Zeroizing::new(String::with_capacity(held + text.len()));
@@ -86,13 +86,13 @@ impl StopMatcher {
                 self.stopped = true;
                 self.held = Secret::new(String::new());
                 all.truncate((held + index + 1).saturating_sub(stop));
-                return Piece { text: Secret::new(std::mem::take(&mut *all)), stopped: true };
+                return SafeText { text: Secret::new(std::mem::take(&mut *all)), stopped: true };
             }
         }
         let hold = self.automata.iter().map(|automaton| automaton.matched).max().unwrap_or(0);
         let (show, hold) = all.split_at(all.len() - hold);
         self.held = Secret::new(hold.to_owned());
-        Piece { text: Secret::new(show.to_owned()), stopped: false }
+        SafeText { text: Secret::new(show.to_owned()), stopped: false }
     }
 
     /// What was held back, once the answer has ended by other means; empty after a stop.

@@ -60,7 +60,7 @@ struct Gathered {
 ///
 /// # Errors
 /// [`ClientError`] if there is none.
-pub(super) async fn ask(link: &Link, held: &Held, request: &Request) -> Result<Answer, ClientError> {
+pub(super) async fn request(link: &Link, held: &Held, request: &Request) -> Result<Answer, ClientError> {
     let opened = link.stream(held, request.path, &request.body).await?;
     Answer::whole(body(opened, 1).await?.expose(), request)
 }

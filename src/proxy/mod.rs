@@ -44,14 +44,14 @@ pub use self::link::Timing;
 pub use self::listen::{AccessToken, Inherited, ListenError, TokenError};
 #[doc(hidden)]
 pub use self::serve::{Relayed, relay};
-pub use self::tools::{BlockError, Editor, Report, Tool, ToolError, Unit};
+pub use self::tools::{BlockError, Editor, Tool, ToolError, ToolReport, Unit};
 pub use self::verdicts::LogError;
 
 use self::cover::Cover;
 use self::keystrokes::{Running, Windows};
 use self::ledger::Ledger;
 use self::link::{Fleet, State, Terms, Upstream};
-use self::listen::{Guard, Limits, Unbound};
+use self::listen::{AcceptConfig, Guard, Unbound};
 use self::serve::{Core, Speculation};
 use self::verdicts::Verdicts;
 use crate::client::{ClientError, Link, Verifier};
@@ -146,7 +146,7 @@ impl Proxy {
             socket: config.socket.as_deref(),
             inherited: config.inherited,
         };
-        let limits = Limits { any_user: config.any_user, write: config.write_timeout };
+        let limits = AcceptConfig { any_user: config.any_user, write_timeout: config.write_timeout };
         let bound = listen::bind(unbound).await?;
         let addresses = bound.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let socket = bound.unix.as_ref().map(|socket| socket.path().to_owned());

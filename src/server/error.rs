@@ -9,7 +9,7 @@ use http::{HeaderValue, StatusCode};
 
 use crate::protocol::openai::RequestError;
 use crate::protocol::{ErrorBody, ErrorCode, Rejected};
-use crate::server::admit::replay::Unfit;
+use crate::server::admit::replay::ReplayError;
 
 /// A code and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,12 +86,12 @@ impl From<Rejected> for ApiError {
     }
 }
 
-impl From<Unfit> for ApiError {
-    fn from(unfit: Unfit) -> Self {
-        match unfit {
-            Unfit::Seen => ErrorCode::Replayed.into(),
-            Unfit::Full => ErrorCode::ReplaySetFull.into(),
-            Unfit::NotFresh { sealed, now, window } => Self::clock_skew(sealed, now, window),
+impl From<ReplayError> for ApiError {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::Seen => ErrorCode::Replayed.into(),
+            ReplayError::Full => ErrorCode::ReplaySetFull.into(),
+            ReplayError::NotFresh { sealed, now, window } => Self::clock_skew(sealed, now, window),
         }
     }
 }
@@ -152,11 +152,11 @@ mod tests {
     #[test]
     fn a_clock_that_is_off_is_told_by_how_much_and_in_which_direction() {
         for (sealed, now, expected) in [(4600, 1000, "3600 s ahead of"), (1000, 4600, "3600 s behind")] {
-            let body = ApiError::from(Unfit::NotFresh { sealed, now, window: 300 }).body();
+            let body = ApiError::from(ReplayError::NotFresh { sealed, now, window: 300 }).body();
             assert_eq!((body.error.code.as_str(), body.error.server_time), ("clock_skew", Some(now)));
             assert!(body.error.message.contains(expected), "{}", body.error.message);
         }
-        let other = serde_json::to_string(&ApiError::from(Unfit::Seen).body()).unwrap();
+        let other = serde_json::to_string(&ApiError::from(ReplayError::Seen).body()).unwrap();
         assert!(other.contains("replayed") && !other.contains("server_time") && !other.contains("clock"));
         let rejected = ApiError::from(Rejected).body().error.message;
         assert!(!rejected.contains("clock") && !Rejected.to_string().contains("clock"));

@@ -1,19 +1,19 @@
 //! `/v1/chat/completions`: conversations, and the holes that some clients send there.
 
 use super::body::{Body, Content, Message};
-use super::{Ask, BadBody, Options, ReplyForm, Task, Turn, markers, openai};
+use super::{BadBody, EditorRequest, Options, ReplyForm, Task, Turn, markers, openai};
 use crate::protocol::openai::Role;
 use crate::secret::Secret;
 
 /// `prompt` on this path is a completion; markers in the last message are a hole; else it is a conversation.
-pub(super) fn openai(mut body: Body) -> Result<Ask, BadBody> {
+pub(super) fn openai(mut body: Body) -> Result<EditorRequest, BadBody> {
     let options = body.options();
     let reply = body.reply(false);
     task(&mut body, options, reply)
 }
 
 /// The same with options read already.
-pub(super) fn task(body: &mut Body, options: Options, reply: ReplyForm) -> Result<Ask, BadBody> {
+pub(super) fn task(body: &mut Body, options: Options, reply: ReplyForm) -> Result<EditorRequest, BadBody> {
     let messages = body.messages.take().map(|messages| messages.0).unwrap_or_default();
     if messages.is_empty() {
         if body
@@ -24,7 +24,7 @@ pub(super) fn task(body: &mut Body, options: Options, reply: ReplyForm) -> Resul
         {
             return Err(BadBody::Missing("messages"));
         }
-        return Ok(Ask { task: openai::text_or_hole(body)?, options, reply });
+        return Ok(EditorRequest { task: openai::text_or_hole(body)?, options, reply });
     }
     let turns = turns(messages)?;
     let last = turns.last().filter(|turn| turn.role == Role::User).ok_or(BadBody::NoUser)?;
@@ -32,7 +32,7 @@ pub(super) fn task(body: &mut Body, options: Options, reply: ReplyForm) -> Resul
         Some(hole) => Task::Hole(hole),
         None => Task::Chat(turns),
     };
-    Ok(Ask { task, options, reply })
+    Ok(EditorRequest { task, options, reply })
 }
 
 /// The messages as the server takes them: one system message in front, then user and assistant in turn.

@@ -1,11 +1,11 @@
 //! llama.cpp's `/infill`.
 
 use super::body::{Body, Extra};
-use super::{Ask, BadBody, ContextFile, Hole, Task};
+use super::{BadBody, ContextFile, EditorRequest, Hole, Task};
 use crate::secret::Secret;
 
 /// `prompt` is what the hole begins with: llama.vim sends the cursor's line there.
-pub(super) fn infill(mut body: Body) -> Result<Ask, BadBody> {
+pub(super) fn infill(mut body: Body) -> Result<EditorRequest, BadBody> {
     let options = body.options();
     let reply = body.reply(false);
     let middle = body.prompt()?;
@@ -22,7 +22,7 @@ pub(super) fn infill(mut body: Body) -> Result<Ask, BadBody> {
     let mut hole = Hole::new(prefix.unwrap_or_else(empty), suffix.unwrap_or_else(empty));
     hole.middle = middle.unwrap_or_else(empty);
     hole.context = std::mem::take(&mut body.input_extra.0).into_iter().filter_map(context).collect();
-    Ok(Ask { task: Task::Hole(hole), options, reply })
+    Ok(EditorRequest { task: Task::Hole(hole), options, reply })
 }
 
 fn openai_members(
@@ -30,9 +30,9 @@ fn openai_members(
     suffix: Secret<String>,
     options: super::Options,
     reply: super::ReplyForm,
-) -> Ask {
+) -> EditorRequest {
     let prompt = prompt.unwrap_or_else(|| Secret::new(String::new()));
-    Ask { task: Task::Hole(Hole::new(prompt, suffix)), options, reply }
+    EditorRequest { task: Task::Hole(Hole::new(prompt, suffix)), options, reply }
 }
 
 fn context(extra: Extra) -> Option<ContextFile> {

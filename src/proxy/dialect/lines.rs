@@ -1,10 +1,10 @@
 //! Line ends: the model sees `\n` only, so all texts of a request are given those.
 
-use super::{Ask, Hole, Task};
+use super::{EditorRequest, Hole, Task};
 use crate::client::{LineEnds, to_lf};
 use crate::secret::Secret;
 
-impl Ask {
+impl EditorRequest {
     /// Gives all texts `\n` for `\r\n`; how the lines of the file end that the answer goes into.
     pub(in crate::proxy) fn unify_line_ends(&mut self) -> LineEnds {
         self.options.stop.iter_mut().for_each(unify);

@@ -17,9 +17,9 @@ use crate::secret::Secret;
 
 pub(super) use self::stops::StopMatcher;
 
-/// A request of an editor, whatever shape it came in.
+/// A request of an editor, parsed from any of the dialects.
 #[derive(Debug)]
-pub(super) struct Ask {
+pub(super) struct EditorRequest {
     /// What is asked for.
     pub(super) task: Task,
     /// How it is generated.
@@ -154,9 +154,9 @@ pub(super) enum BadBody {
 ///
 /// # Errors
 /// [`BadBody`], without anything of the body in it.
-pub(super) fn read(endpoint: Endpoint, body: &[u8]) -> Result<Ask, BadBody> {
+pub(super) fn read(endpoint: Endpoint, body: &[u8]) -> Result<EditorRequest, BadBody> {
     let body = body::Body::parse(body)?;
-    let mut ask = match endpoint {
+    let mut request = match endpoint {
         Endpoint::Completions => openai::completion(body),
         Endpoint::LlamaCompletion => openai::llama_completion(body),
         Endpoint::FimCompletions => openai::fim(body),
@@ -167,9 +167,9 @@ pub(super) fn read(endpoint: Endpoint, body: &[u8]) -> Result<Ask, BadBody> {
     }?;
     if !matches!(endpoint, Endpoint::Completions | Endpoint::FimCompletions | Endpoint::ChatCompletions) {
         // The other shapes have room for one answer.
-        ask.options.n = None;
+        request.options.n = None;
     }
-    Ok(ask)
+    Ok(request)
 }
 
 impl Options {

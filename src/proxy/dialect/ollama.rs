@@ -1,11 +1,11 @@
 //! Ollama's `/api/generate` and `/api/chat`. Absent, `stream` means true there.
 
 use super::body::Body;
-use super::{Ask, BadBody, Task, chat, openai};
+use super::{BadBody, EditorRequest, Task, chat, openai};
 use crate::secret::Secret;
 
 /// A prompt with or without a suffix, raw or not; without a prompt, a call that loads the model.
-pub(super) fn generate(mut body: Body) -> Result<Ask, BadBody> {
+pub(super) fn generate(mut body: Body) -> Result<EditorRequest, BadBody> {
     let options = body.options();
     let reply = body.reply(true);
     let system = body.system.take().filter(|system| !system.expose().is_empty());
@@ -24,15 +24,15 @@ pub(super) fn generate(mut body: Body) -> Result<Ask, BadBody> {
         }
         (task, _) => task,
     };
-    Ok(Ask { task, options, reply })
+    Ok(EditorRequest { task, options, reply })
 }
 
 /// A conversation.
-pub(super) fn chat(mut body: Body) -> Result<Ask, BadBody> {
+pub(super) fn chat(mut body: Body) -> Result<EditorRequest, BadBody> {
     let options = body.options();
     let reply = body.reply(true);
     if body.messages.as_ref().is_none_or(|messages| messages.0.is_empty()) {
-        return Ok(Ask { task: Task::Nothing, options, reply });
+        return Ok(EditorRequest { task: Task::Nothing, options, reply });
     }
     chat::task(&mut body, options, reply)
 }

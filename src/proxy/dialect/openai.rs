@@ -2,22 +2,22 @@
 
 use super::body::{Body, Segments, Snippet};
 use super::lax::List;
-use super::{Ask, BadBody, ContextFile, Hole, Task, markers};
+use super::{BadBody, ContextFile, EditorRequest, Hole, Task, markers};
 use crate::secret::Secret;
 
 /// A completion: Tabby's if there are `segments`, a hole if there is a suffix or the prompt has markers, else text.
-pub(super) fn completion(mut body: Body) -> Result<Ask, BadBody> {
+pub(super) fn completion(mut body: Body) -> Result<EditorRequest, BadBody> {
     let options = body.options();
     let reply = body.reply(false);
     let task = match body.segments.take() {
         Some(segments) => Task::Hole(tabby(segments)),
         None => text_or_hole(&mut body)?,
     };
-    Ok(Ask { task, options, reply })
+    Ok(EditorRequest { task, options, reply })
 }
 
 /// llama.cpp's `/completion`, which may bring what `/infill` brings.
-pub(super) fn llama_completion(body: Body) -> Result<Ask, BadBody> {
+pub(super) fn llama_completion(body: Body) -> Result<EditorRequest, BadBody> {
     if body.input_prefix.is_some() || body.input_suffix.is_some() {
         return super::infill::infill(body);
     }
@@ -25,14 +25,14 @@ pub(super) fn llama_completion(body: Body) -> Result<Ask, BadBody> {
 }
 
 /// Mistral's: always a hole.
-pub(super) fn fim(mut body: Body) -> Result<Ask, BadBody> {
+pub(super) fn fim(mut body: Body) -> Result<EditorRequest, BadBody> {
     let options = body.options();
     let reply = body.reply(false);
     let task = match text_or_hole(&mut body)? {
         Task::Text(prefix) => Task::Hole(Hole::new(prefix, Secret::new(String::new()))),
         task => task,
     };
-    Ok(Ask { task, options, reply })
+    Ok(EditorRequest { task, options, reply })
 }
 
 /// What `prompt` and `suffix` ask for.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// What a task is, in short.
-fn summary(ask: &Ask) -> String {
+fn summary(ask: &EditorRequest) -> String {
     match &ask.task {
         Task::Nothing => "nothing".to_owned(),
         Task::Text(text) => format!("text {:?}", text.expose()),
@@ -21,7 +21,7 @@ fn summary(ask: &Ask) -> String {
     }
 }
 
-fn ask(endpoint: Endpoint, body: &Value) -> Ask {
+fn ask(endpoint: Endpoint, body: &Value) -> EditorRequest {
     read(endpoint, body.to_string().as_bytes()).unwrap_or_else(|error| panic!("{error}: {body}"))
 }
 

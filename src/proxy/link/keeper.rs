@@ -173,7 +173,7 @@ impl Upstream {
 
     async fn warm_up(&self, held: &Arc<Held>) {
         let Ok(request) = self.terms.golden.request() else { return };
-        let warming = gathered::ask(&self.link, held, &request);
+        let warming = gathered::request(&self.link, held, &request);
         let warmed = tokio::time::timeout(self.terms.timing.attempt, warming).await;
         let State::Ready(warm) = self.state() else { return };
         if let Ok(Err(error)) = warmed {
@@ -243,7 +243,7 @@ impl Upstream {
     /// Sends the golden request, which tells what the server can do as well.
     async fn try_out(&self, held: &Arc<Held>) -> Result<Arc<Warm>, Trouble> {
         let golden = &self.terms.golden;
-        let answer = gathered::ask(&self.link, held, &golden.request()?).await?;
+        let answer = gathered::request(&self.link, held, &golden.request()?).await?;
         golden.check(&answer)?;
         Ok(Arc::new(Warm::new(Arc::clone(held), Golden::features(&answer), answer.model)))
     }

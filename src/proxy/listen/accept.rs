@@ -51,15 +51,17 @@ impl Socket {
     }
 }
 
-/// Who may connect, and how long a client may take for what is written to it.
+/// Which clients are accepted, and how long a write to one may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct AcceptConfig {
+    /// Whether other accounts of this machine may connect.
     pub(crate) any_user: bool,
-    pub(crate) write: Duration,
+    /// Timeout for the client to receive what is written.
+    pub(crate) write_timeout: Duration,
 }
 
 /// Serves all sockets with `handle` until `stop`.
-pub(crate) async fn serve<H, F>(bound: Bound, limits: Limits, handle: H, stop: CancellationToken)
+pub(crate) async fn serve<H, F>(bound: Bound, config: AcceptConfig, handle: H, stop: CancellationToken)
 where
     H: Fn(Request<Incoming>, Peer, Activity) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
@@ -71,7 +73,7 @@ where
     for socket in sockets {
         let (slots, handle, stop, graceful) =
             (slots.clone(), handle.clone(), stop.clone(), Arc::clone(&graceful));
-        loops.spawn(async move { accept_all(&socket, &slots, limits, &handle, &stop, &graceful).await });
+        loops.spawn(async move { accept_all(&socket, &slots, config, &handle, &stop, &graceful).await });
     }
     let connections = loops.join_all().await;
     if let Some(graceful) = Arc::into_inner(graceful) {
@@ -83,7 +85,7 @@ where
 async fn accept_all<H, F>(
     socket: &Socket,
     slots: &Slots,
-    limits: Limits,
+    config: AcceptConfig,
     handle: &H,
     stop: &CancellationToken,
     graceful: &GracefulShutdown,
@@ -100,14 +102,14 @@ where
             Some(_) = connections.join_next() => continue,
             accepted = socket.accept() => accepted,
         };
-        take(accepted, slots, limits, handle, graceful, &mut connections).await;
+        take(accepted, slots, config, handle, graceful, &mut connections).await;
     }
 }
 
 async fn take<H, F>(
     accepted: io::Result<Stream>,
     slots: &Slots,
-    limits: Limits,
+    config: AcceptConfig,
     handle: &H,
     graceful: &GracefulShutdown,
     connections: &mut JoinSet<()>,
@@ -125,19 +127,19 @@ async fn take<H, F>(
         Stream::Tcp(stream) => {
             // Pieces are small and each is worth sending at once; without it they are merely late.
             stream.set_nodelay(true).ok();
-            let peer = Peer::of_tcp(&stream, limits.any_user);
-            connect(stream, (peer, limits), slot, handle.clone(), graceful, connections);
+            let peer = Peer::of_tcp(&stream, config.any_user);
+            connect(stream, (peer, config), slot, handle.clone(), graceful, connections);
         }
         Stream::Unix(stream) => {
-            let peer = Peer::of_unix(&stream, limits.any_user);
-            connect(stream, (peer, limits), slot, handle.clone(), graceful, connections);
+            let peer = Peer::of_unix(&stream, config.any_user);
+            connect(stream, (peer, config), slot, handle.clone(), graceful, connections);
         }
     }
 }
 
 fn connect<S, H, F>(
     stream: S,
-    (peer, limits): (Peer, Limits),
+    (peer, config): (Peer, AcceptConfig),
     slot: Slot,
     handle: H,
     graceful: &GracefulShutdown,
@@ -156,7 +158,7 @@ fn connect<S, H, F>(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(WriteTimeout::new(stream, limits.write)), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream, config.write_timeout)), service);
     let connection = graceful.watch(connection);
     connections.spawn(async move {
         tokio::select! {

@@ -9,7 +9,7 @@ mod slots;
 mod socket;
 mod token;
 
-pub(super) use self::accept::{Limits, serve};
+pub(super) use self::accept::{AcceptConfig, serve};
 pub(super) use self::bind::{Unbound, bind};
 pub(super) use self::guard::{Guard, Pass, page};
 pub use self::inherit::Inherited;

@@ -16,7 +16,7 @@ use super::{Call, Core, json as json_response};
 use crate::client::{ClientError, Events, LineEnds, NotAuthentic, Recorder, Restorer, StreamReply};
 use crate::protocol::openai::FinishReason;
 use crate::proxy::answer::{Heading, Pieces, loaded};
-use crate::proxy::dialect::{self, Ask, ContextFile, Endpoint, Hole, Task};
+use crate::proxy::dialect::{self, ContextFile, EditorRequest, Endpoint, Hole, Task};
 use crate::proxy::error::Failure;
 use crate::proxy::gathered;
 use crate::proxy::keystrokes::{ClientId, Fingerprint, Guard, Trimmer, Windows};
@@ -25,16 +25,16 @@ use crate::proxy::link::{Upstream, Warm, now};
 use crate::proxy::server_api::{Answer, Choice, Counts, Features, Request};
 use crate::secret::Secret;
 
-/// What a server makes of a request that names no bound.
+/// The new tokens of a request that names no maximum.
 const USUAL_TOKENS: usize = crate::protocol::DEFAULT_NEW_TOKENS;
 /// A request that fails within this time, because its connection had died, is sent once more.
 const STALE: Duration = Duration::from_secs(1);
 
-/// A request on its way.
-struct Job<'a> {
+/// A request for a completion, until its answer begins.
+struct PendingCompletion<'a> {
     core: &'a Arc<Core>,
     endpoint: Endpoint,
-    ask: Ask,
+    parsed: EditorRequest,
     call: &'a Call,
     started: Instant,
     /// How the lines end in the file that the answer goes into.
@@ -43,17 +43,17 @@ struct Job<'a> {
     before: Secret<String>,
     fingerprint: Option<Fingerprint>,
     guard: Option<Guard>,
-    /// Whether files of the repository were put in front, which is done once.
+    /// Whether files of the repository were added, which is done once.
     with_files: bool,
 }
 
-/// What came of a request.
-enum Done {
-    /// An answer that is there at once.
+/// The answer to a request, or its beginning.
+enum Reply {
+    /// A whole answer.
     Whole { answer: Answer, served: String, outcome: Outcome },
-    /// No answer in time.
+    /// The deadline passed.
     Late,
-    /// The frames of one that is being made.
+    /// A stream, whose text is still being generated.
     Stream { events: Box<Events>, request: Request, server: Arc<Upstream>, warm: Arc<Warm> },
 }
 
@@ -67,26 +67,26 @@ pub(super) async fn answer(
 ) -> Result<Response, Failure> {
     let started = Instant::now();
     let _request = core.speculation.interrupt();
-    let mut ask = match dialect::read(endpoint, body.expose()) {
-        Ok(ask) => ask,
+    let mut parsed = match dialect::read(endpoint, body.expose()) {
+        Ok(parsed) => parsed,
         Err(bad) => {
             let failure = Failure::BadBody(bad);
             ticket.fail(&failure);
             return Err(failure);
         }
     };
-    if matches!(ask.task, Task::Nothing) {
+    if matches!(parsed.task, Task::Nothing) {
         ticket.end(Outcome::Answered, Counts::default());
-        return Ok(nothing(endpoint, &ask));
+        return Ok(nothing(endpoint, &parsed));
     }
-    let ends = ask.unify_line_ends();
+    let ends = parsed.unify_line_ends();
     if let Some(cover) = &core.cover {
-        cover.shape(&mut ask.options);
+        cover.shape(&mut parsed.options);
     }
-    let mut job = Job {
+    let mut pending = PendingCompletion {
         core,
         endpoint,
-        ask,
+        parsed,
         call,
         started,
         ends,
@@ -95,19 +95,19 @@ pub(super) async fn answer(
         guard: None,
         with_files: false,
     };
-    job.look_at_hole();
-    match job.work().await {
-        Ok(Done::Whole { mut answer, served, outcome }) => {
+    pending.track_hole();
+    match pending.run().await {
+        Ok(Reply::Whole { mut answer, served, outcome }) => {
             for choice in &mut answer.choices {
-                choice.text = Restorer::new(job.ends).restore(choice.text.expose());
+                choice.text = Restorer::new(pending.ends).restore(choice.text.expose());
             }
             ticket.end(outcome, answer.counts.unwrap_or_default());
-            Ok(job.whole(&served, &answer))
+            Ok(pending.whole(&served, &answer))
         }
-        Ok(Done::Stream { events, request, server, warm }) => {
-            job.stream(events, &request, server, warm, ticket).await
+        Ok(Reply::Stream { events, request, server, warm }) => {
+            pending.stream(events, &request, server, warm, ticket).await
         }
-        Ok(Done::Late) => {
+        Ok(Reply::Late) => {
             ticket.fail(&Failure::Deadline);
             Err(Failure::Deadline)
         }
@@ -118,26 +118,26 @@ pub(super) async fn answer(
     }
 }
 
-impl Job<'_> {
-    /// Notes what tells this hole from others, and ends the request that it takes the place of.
-    fn look_at_hole(&mut self) {
-        let Task::Hole(hole) = &self.ask.task else { return };
+impl PendingCompletion<'_> {
+    /// Derives the hole's fingerprint, and ends an older request for the same hole.
+    fn track_hole(&mut self) {
+        let Task::Hole(hole) = &self.parsed.task else { return };
         self.before = Secret::new([hole.prefix.expose().as_str(), hole.middle.expose()].concat());
-        self.fingerprint = Fingerprint::of(hole, &self.ask.options);
-        if self.ask.options.n.unwrap_or(1) == 1 {
+        self.fingerprint = Fingerprint::of(hole, &self.parsed.options);
+        if self.parsed.options.n.unwrap_or(1) == 1 {
             let client = client_id(&self.call.headers);
             self.guard = Some(self.core.running.begin(client, self.before.expose(), hole.suffix.expose()));
         }
     }
 
-    /// Gets an answer, or the beginning of one, from the first server that gives it.
-    async fn work(&mut self) -> Result<Done, Failure> {
+    /// Requests the answer from one server after the other until one answers.
+    async fn run(&mut self) -> Result<Reply, Failure> {
         let mut again = true;
         let mut others = self.core.fleet.servers().len();
         loop {
             let (server, warm) = self.core.fleet.pick()?;
-            if let Some(done) = self.without_server(&warm) {
-                return Ok(done);
+            if let Some(reply) = self.without_server(&warm) {
+                return Ok(reply);
             }
             self.arrange(warm.features);
             match self.ask_server(&server, &warm).await {
@@ -152,16 +152,17 @@ impl Job<'_> {
                         return Err(failure);
                     }
                 }
-                Ok(Done::Late) => return Err(Failure::Deadline),
-                Ok(done) => return Ok(done),
+                Ok(Reply::Late) => return Err(Failure::Deadline),
+                Ok(reply) => return Ok(reply),
             }
         }
     }
 
-    /// An answer that needs no server: the rest of a prediction, or nothing for a server that cannot only read.
-    fn without_server(&self, warm: &Warm) -> Option<Done> {
-        let options = &self.ask.options;
-        let local = |text, finish, outcome| Done::Whole {
+    /// An answer without a server: the rest of a prediction; or an empty one for `max_tokens: 0`, which servers of the first
+    /// version do not take.
+    fn without_server(&self, warm: &Warm) -> Option<Reply> {
+        let options = &self.parsed.options;
+        let local = |text, finish, outcome| Reply::Whole {
             answer: local_answer(text, finish),
             served: warm.model.clone(),
             outcome,
@@ -176,7 +177,7 @@ impl Job<'_> {
 
     /// Cuts the hole to its window, as the server can take it.
     fn arrange(&mut self, features: Features) {
-        let Task::Hole(hole) = &mut self.ask.task else { return };
+        let Task::Hole(hole) = &mut self.parsed.task else { return };
         self.core.windows.arrange(client_id(&self.call.headers), self.core.layout_for(features), hole);
         if let Some(repository) = self.core.repository.as_ref().filter(|_| features.holes && !self.with_files)
         {
@@ -185,13 +186,14 @@ impl Job<'_> {
         }
     }
 
-    async fn ask_server(&self, server: &Arc<Upstream>, warm: &Arc<Warm>) -> Result<Done, ClientError> {
-        let ask = &self.ask;
-        let bound = ask.options.max_tokens.unwrap_or(USUAL_TOKENS);
-        let stream = ask.reply.stream && bound > self.core.whole_below;
+    async fn ask_server(&self, server: &Arc<Upstream>, warm: &Arc<Warm>) -> Result<Reply, ClientError> {
+        let parsed = &self.parsed;
+        let bound = parsed.options.max_tokens.unwrap_or(USUAL_TOKENS);
+        let stream = parsed.reply.stream && bound > self.core.whole_below;
         // Log probabilities come with whole answers only, and a server of the first version tells counts only with them.
-        let gather = !stream && ask.options.logprobs.is_none() && warm.features.holes;
-        let request = Request::new(&ask.task, &ask.options, ask.reply.echo, stream || gather, warm.features)?;
+        let gather = !stream && parsed.options.logprobs.is_none() && warm.features.holes;
+        let request =
+            Request::new(&parsed.task, &parsed.options, parsed.reply.echo, stream || gather, warm.features)?;
         let asking = async {
             if let Some(guard) = &self.guard {
                 guard.settled().await;
@@ -205,7 +207,7 @@ impl Job<'_> {
                 self.open(server, warm, &request).await?
             } else if gather {
                 let opened = self.open(server, warm, &request).await?;
-                StreamReply::Whole(gathered::body(opened, ask.options.choices()).await?)
+                StreamReply::Whole(gathered::body(opened, parsed.options.choices()).await?)
             } else {
                 if let Some(cover) = &self.core.cover {
                     cover.turn().await;
@@ -218,15 +220,15 @@ impl Job<'_> {
         let opened = tokio::select! {
             () = superseded(self.guard.as_ref()) => {
                 let answer = local_answer(Secret::default(), FinishReason::Stop);
-                return Ok(Done::Whole { answer, served: served(), outcome: Outcome::Superseded });
+                return Ok(Reply::Whole { answer, served: served(), outcome: Outcome::Superseded });
             }
             opened = tokio::time::timeout(self.limit(), asking) => opened,
         };
         match opened {
-            Err(_) => Ok(Done::Late),
+            Err(_) => Ok(Reply::Late),
             Ok(Err(error)) => Err(error),
             Ok(Ok(StreamReply::Stream(events))) => {
-                Ok(Done::Stream { events, request, server: Arc::clone(server), warm: Arc::clone(warm) })
+                Ok(Reply::Stream { events, request, server: Arc::clone(server), warm: Arc::clone(warm) })
             }
             Ok(Ok(StreamReply::Whole(body))) => {
                 let mut answer = Answer::whole(body.expose(), &request)?;
@@ -236,13 +238,13 @@ impl Job<'_> {
                     choice.text = text;
                 }
                 self.keep(warm, &answer);
-                self.go_on(server, warm, &answer);
-                Ok(Done::Whole { answer, served: served(), outcome: Outcome::Answered })
+                self.request_next(server, warm, &answer);
+                Ok(Reply::Whole { answer, served: served(), outcome: Outcome::Answered })
             }
         }
     }
 
-    /// Begins a stream; with cover traffic on the next beat, and such a stream is never cancelled.
+    /// Begins a stream. With cover traffic it leaves on the next beat, and is never cancelled.
     async fn open(
         &self,
         server: &Arc<Upstream>,
@@ -255,11 +257,11 @@ impl Job<'_> {
         }
     }
 
-    /// What takes the repetition of the suffix off an answer. Clients that write the markers themselves, and those of
-    /// llama.cpp's raw endpoint, get what the model writes.
+    /// Removes the beginning of the suffix from the end of an answer. None for clients that write the markers themselves, and for
+    /// llama.cpp's raw endpoint: these get what the model writes.
     fn trimmer(&self) -> Option<Trimmer> {
-        let Task::Hole(hole) = &self.ask.task else { return None };
-        let options = &self.ask.options;
+        let Task::Hole(hole) = &self.parsed.task else { return None };
+        let options = &self.parsed.options;
         let is_raw = self.endpoint == Endpoint::LlamaCompletion || !hole.markers.is_empty();
         if is_raw || options.n.unwrap_or(1) > 1 || options.logprobs.is_some() {
             return None;
@@ -268,14 +270,14 @@ impl Job<'_> {
         Some(Trimmer::new(self.before.expose(), hole.suffix.expose(), single_line))
     }
 
-    /// After an accept, asks for what may be accepted next.
-    fn go_on(&self, server: &Arc<Upstream>, warm: &Arc<Warm>, answer: &Answer) {
+    /// After an accepted completion, requests the next one ahead.
+    fn request_next(&self, server: &Arc<Upstream>, warm: &Arc<Warm>, answer: &Answer) {
         let (Task::Hole(hole), Some(fingerprint), [choice]) =
-            (&self.ask.task, self.fingerprint, answer.choices.as_slice())
+            (&self.parsed.task, self.fingerprint, answer.choices.as_slice())
         else {
             return;
         };
-        let deadline = self.ask.options.deadline_ms.is_some();
+        let deadline = self.parsed.options.deadline_ms.is_some();
         if deadline || !warm.predictions.was_accepted(fingerprint, self.before.expose()) {
             return;
         }
@@ -285,7 +287,7 @@ impl Job<'_> {
         let layout = self.core.layout_for(warm.features);
         self.core.windows.arrange(client_id(&self.call.headers), layout, &mut next);
         next.context = hole.context.iter().map(ContextFile::copy).collect();
-        let request = Request::new(&Task::Hole(next), &self.ask.options, false, true, warm.features);
+        let request = Request::new(&Task::Hole(next), &self.parsed.options, false, true, warm.features);
         if let Ok(request) = request {
             let before = Secret::new([self.before.expose().as_str(), text].concat());
             let next =
@@ -299,23 +301,23 @@ impl Job<'_> {
         self.core.timeout.saturating_sub(self.started.elapsed())
     }
 
-    /// Keeps the answer for the next keys.
+    /// Keeps the answer as a prediction for the next keys.
     fn keep(&self, warm: &Warm, answer: &Answer) {
         if let (Some(fingerprint), [choice]) = (self.fingerprint, answer.choices.as_slice()) {
             let finish = choice.finish.unwrap_or(FinishReason::Stop);
             // What a deadline has cut short may be longer the next time.
-            if finish == FinishReason::Length && self.ask.options.deadline_ms.is_some() {
+            if finish == FinishReason::Length && self.parsed.options.deadline_ms.is_some() {
                 return;
             }
             warm.predictions.keep(fingerprint, self.before.expose(), choice.text.expose(), finish);
         }
     }
 
-    /// An answer that is there at once, as a stream if that was asked for.
+    /// A whole answer, as a stream if the client asked for one.
     fn whole(&self, served: &str, answer: &Answer) -> Response {
-        let heading = Heading::new(self.endpoint, &self.ask.reply, served, answer);
+        let heading = Heading::new(self.endpoint, &self.parsed.reply, served, answer);
         let (counts, took) = (answer.counts.unwrap_or_default(), self.started.elapsed());
-        if !self.ask.reply.stream {
+        if !self.parsed.reply.stream {
             return json_response(&heading.whole(&answer.choices, counts, took));
         }
         let mut pieces = Pieces::new(heading);
@@ -332,7 +334,7 @@ impl Job<'_> {
         streamed(self.endpoint, Body::from(body))
     }
 
-    /// An answer that is being made.
+    /// A stream whose text is still being generated.
     async fn stream(
         self,
         events: Box<Events>,
@@ -341,14 +343,14 @@ impl Job<'_> {
         warm: Arc<Warm>,
         ticket: Ticket,
     ) -> Result<Response, Failure> {
-        let form = &self.ask.reply;
+        let form = &self.parsed.reply;
         let answer = local_answer(Secret::default(), FinishReason::Stop);
         let heading = Heading::new(self.endpoint, form, &warm.model, &answer);
-        let choices = 0..self.ask.options.choices();
+        let choices = 0..self.parsed.options.choices();
         let choices = choices.map(|_| ChoiceState::new(request, self.trimmer(), self.ends)).collect();
         let keep = self
             .fingerprint
-            .filter(|_| self.ask.options.deadline_ms.is_none())
+            .filter(|_| self.parsed.options.deadline_ms.is_none())
             .map(|fingerprint| Keep { fingerprint, before: self.before });
         let pump = Pump {
             events,
@@ -386,14 +388,14 @@ pub(super) async fn playground(
 }
 
 async fn play(core: &Arc<Core>, body: &Secret<Vec<u8>>) -> Result<(Value, Counts), Failure> {
-    let mut ask = dialect::read(Endpoint::Infill, body.expose()).map_err(Failure::BadBody)?;
+    let mut parsed = dialect::read(Endpoint::Infill, body.expose()).map_err(Failure::BadBody)?;
     let (server, warm) = core.fleet.pick()?;
-    if let Task::Hole(hole) = &mut ask.task {
+    if let Task::Hole(hole) = &mut parsed.task {
         Windows::default().arrange(ClientId(0), core.layout_for(warm.features), hole);
     }
     let recorder = Recorder::default();
     let asked = async {
-        let request = Request::new(&ask.task, &ask.options, false, false, warm.features)?;
+        let request = Request::new(&parsed.task, &parsed.options, false, false, warm.features)?;
         let body = server.link.call(&warm.held, request.path, &request.body, Some(&recorder)).await?;
         Answer::whole(body.expose(), &request)
     };
@@ -418,10 +420,10 @@ async fn play(core: &Arc<Core>, body: &Secret<Vec<u8>>) -> Result<(Value, Counts
 }
 
 /// The answer to a call that asks for nothing but a loaded model.
-fn nothing(endpoint: Endpoint, ask: &Ask) -> Response {
-    let model = ask.reply.model.as_deref().unwrap_or("codegemma");
+fn nothing(endpoint: Endpoint, parsed: &EditorRequest) -> Response {
+    let model = parsed.reply.model.as_deref().unwrap_or("codegemma");
     let answer = loaded(endpoint, model, now());
-    if ask.reply.stream {
+    if parsed.reply.stream {
         return streamed(endpoint, Body::from(format!("{answer}\n")));
     }
     json_response(&answer)

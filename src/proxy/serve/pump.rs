@@ -1,7 +1,7 @@
 //! A stream on its way: sealed frames in, pieces in the client's shape out.
 //!
-//! The client's stream ends with the text. The sealed stream is read on to its last frame, so that what a watcher of the
-//! line sees does not change. A client that leaves before the text has ended cancels it.
+//! The client's stream ends with the text. The sealed stream is read on to its last frame, so that a network observer sees
+//! the same whenever the text ends. A client that leaves before the text has ended cancels it.
 
 use std::io;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ enum End {
     /// The text has ended.
     Text,
     /// The client has left, or takes nothing any more.
-    Left,
+    ClientGone,
     /// A newer request has taken its place.
     Superseded,
     Failed(ClientError),
@@ -69,7 +69,7 @@ impl Pump {
     /// # Errors
     /// Why there is no first piece.
     pub(super) async fn start(mut self, ticket: Ticket, busy: Busy) -> Result<Body, Failure> {
-        let first = match tokio::time::timeout(self.left(), self.first()).await {
+        let first = match tokio::time::timeout(self.remaining(), self.first()).await {
             Ok(Ok(first)) => first,
             Ok(Err(error)) => {
                 self.server.report(&self.warm, &error);
@@ -113,7 +113,7 @@ impl Pump {
                 ticket.end(outcome, self.texts.counts.unwrap_or_default());
             }
             // Dropping the events cancels the request.
-            End::Left => drop(ticket),
+            End::ClientGone => drop(ticket),
             End::Failed(error) => {
                 self.server.report(&self.warm, &error);
                 self.break_off(&Failure::of(&error), &sender, ticket).await;
@@ -128,7 +128,7 @@ impl Pump {
         loop {
             for piece in bytes {
                 if !send(sender, Ok(piece)).await {
-                    return End::Left;
+                    return End::ClientGone;
                 }
             }
             if self.texts.have_ended() && (self.texts.counts.is_some() || !self.texts.pieces.tell_counts()) {
@@ -141,9 +141,9 @@ impl Pump {
         }
     }
 
-    /// The bytes of the next frame, or a sign of life.
+    /// The bytes of the next frame, or a comment that keeps the connection alive.
     async fn next(&mut self, sender: &Sender) -> Result<Vec<Bytes>, End> {
-        let left = self.left();
+        let left = self.remaining();
         let superseded = async {
             match &self.guard {
                 Some(guard) => guard.superseded().await,
@@ -152,7 +152,7 @@ impl Pump {
         };
         let events = tokio::select! {
             biased;
-            () = sender.closed() => return Err(End::Left),
+            () = sender.closed() => return Err(End::ClientGone),
             () = superseded => return Err(End::Superseded),
             events = self.events.next() => events,
             () = tokio::time::sleep(left) => return Err(End::Late),
@@ -172,7 +172,7 @@ impl Pump {
     }
 
     /// How much longer the text may take.
-    fn left(&self) -> Duration {
+    fn remaining(&self) -> Duration {
         self.timeout.saturating_sub(self.started.elapsed())
     }
 

@@ -61,7 +61,7 @@ impl Speculation {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(cancelled.drop_guard());
         let ledger = Arc::clone(ledger);
         tokio::spawn(async move {
-            let asking = gathered::ask(&next.server.link, &next.warm.held, &next.request);
+            let asking = gathered::request(&next.server.link, &next.warm.held, &next.request);
             let answer = tokio::select! {
                 () = child.cancelled() => return,
                 answer = tokio::time::timeout(timeout, asking) => answer,

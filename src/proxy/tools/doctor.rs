@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::status::{Asker, Report, ToolError, string};
+use super::status::{Asker, ToolError, ToolReport, string};
 
 /// What it calls itself, so that its own requests are told from those of editors.
 const NAME: &str = "codeseal doctor";
@@ -61,7 +61,7 @@ fn probes() -> Vec<Probe> {
 }
 
 /// Asks through every shape.
-pub(super) async fn doctor(asker: &Asker) -> Result<Report, ToolError> {
+pub(super) async fn doctor(asker: &Asker) -> Result<ToolReport, ToolError> {
     let asker = asker.called(NAME);
     let mut text = String::new();
     let mut healthy = true;
@@ -96,7 +96,7 @@ pub(super) async fn doctor(asker: &Asker) -> Result<Report, ToolError> {
         }
     }
     text.truncate(text.trim_end().len());
-    Ok(Report { text, exit_code: u8::from(!healthy) })
+    Ok(ToolReport { text, exit_code: u8::from(!healthy) })
 }
 
 /// What to change in an editor whose last request ended so.

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 
 pub use self::blocks::BlockError;
 pub use self::editors::Editor;
-pub use self::status::{Report, ToolError};
+pub use self::status::{ToolError, ToolReport};
 pub use self::units::Unit;
 
 use self::status::Asker;
@@ -165,8 +165,8 @@ impl Tool {
     ///
     /// # Errors
     /// [`ToolError`].
-    pub async fn run(self) -> Result<Report, ToolError> {
-        let done = |text: String| Ok(Report { text: text.trim_end().to_owned(), exit_code: 0 });
+    pub async fn run(self) -> Result<ToolReport, ToolError> {
+        let done = |text: String| Ok(ToolReport { text: text.trim_end().to_owned(), exit_code: 0 });
         match self {
             Self::Status { url, token, json } => {
                 status::status(&Asker::new(&url, token.as_ref())?, json).await

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a tool prints, and what the process exits with.
 #[derive(Debug)]
-pub struct Report {
+pub struct ToolReport {
     /// To be printed.
     pub text: String,
     /// 0, or as `codeseal verify` exits.
@@ -101,12 +101,12 @@ impl Asker {
 }
 
 /// Reports the state.
-pub(super) async fn status(asker: &Asker, json: bool) -> Result<Report, ToolError> {
+pub(super) async fn status(asker: &Asker, json: bool) -> Result<ToolReport, ToolError> {
     let status = asker.status().await?;
     let exit_code = status.get("exit_code").and_then(Value::as_u64);
     let exit_code = exit_code.ok_or_else(|| ToolError::NotAProxy(asker.url.clone()))?;
     let text = if json { format!("{status:#}") } else { words(&status, &asker.url) };
-    Ok(Report { text, exit_code: u8::try_from(exit_code).unwrap_or(1) })
+    Ok(ToolReport { text, exit_code: u8::try_from(exit_code).unwrap_or(1) })
 }
 
 /// The state in some lines.

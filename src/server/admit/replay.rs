@@ -30,9 +30,9 @@ pub(crate) struct Remembered {
     entry: Entry,
 }
 
-/// Why a token is not served.
+/// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unfit {
+pub(crate) enum ReplayError {
     /// It was served, or may have been.
     #[error("the token was seen before")]
     Seen,
@@ -74,11 +74,11 @@ impl ReplayGuard {
     /// the server's time in seconds since 1970.
     ///
     /// # Errors
-    /// [`Unfit`]
-    pub(crate) fn remember(self: &Arc<Self>, token: &Token, now: u64) -> Result<Remembered, Unfit> {
+    /// [`ReplayError`]
+    pub(crate) fn remember(self: &Arc<Self>, token: &Token, now: u64) -> Result<Remembered, ReplayError> {
         let window = self.window_secs;
         if !token.is_fresh(now, window) {
-            return Err(Unfit::NotFresh { sealed: token.timestamp(), now, window });
+            return Err(ReplayError::NotFresh { sealed: token.timestamp(), now, window });
         }
         let entry = (token.timestamp(), *token.digest());
         self.lock().admit(entry, now, window, self.capacity)?;
@@ -107,9 +107,9 @@ impl Remembered {
 
 impl Seen {
     /// Takes a fresh entry in, unless it was seen.
-    fn admit(&mut self, entry: Entry, now: u64, window: u64, capacity: usize) -> Result<(), Unfit> {
+    fn admit(&mut self, entry: Entry, now: u64, window: u64, capacity: usize) -> Result<(), ReplayError> {
         if self.forgotten.may_hold(entry.0) || self.entries.contains(&entry) {
-            return Err(Unfit::Seen);
+            return Err(ReplayError::Seen);
         }
         while self.entries.len() >= capacity {
             self.make_room(now, window)?;
@@ -120,11 +120,11 @@ impl Seen {
 
     /// Forgets the entry with the oldest timestamp if its window is over, else the one with the newest if its window
     /// has not begun: a clock that was ahead for a while has left that behind.
-    fn make_room(&mut self, now: u64, window: u64) -> Result<(), Unfit> {
+    fn make_room(&mut self, now: u64, window: u64) -> Result<(), ReplayError> {
         let is_over = |entry: &&Entry| entry.0 < now.saturating_sub(window);
         let is_ahead = |entry: &&Entry| entry.0 > now.saturating_add(window);
         let oldest = self.entries.first().filter(is_over);
-        let entry = *oldest.or_else(|| self.entries.last().filter(is_ahead)).ok_or(Unfit::Full)?;
+        let entry = *oldest.or_else(|| self.entries.last().filter(is_ahead)).ok_or(ReplayError::Full)?;
         self.entries.remove(&entry);
         self.forgotten.add(entry.0, window);
         Ok(())

@@ -10,15 +10,15 @@ use crate::server::blocking::blocking;
 use crate::server::config::ModelOrigin;
 use crate::telemetry::StartPhases;
 
-/// How an engine is made.
-pub(super) struct Opening {
+/// How to start the engine.
+pub(super) struct EngineSetup {
     pub(super) open: Open,
     pub(super) quantize: Quantize,
     pub(super) config: EngineConfig,
 }
 
-/// An engine, the files that it was loaded from, and what that took.
-pub(super) struct Opened {
+/// An engine, the files that it was loaded from, and how long the parts of the start took.
+pub(super) struct LoadedModel {
     pub(super) parts: EngineParts,
     pub(super) files: ModelFiles,
     pub(super) phases: StartPhases,
@@ -31,10 +31,10 @@ pub(super) struct Opened {
 pub(super) async fn open(
     origin: ModelOrigin,
     profile: Profile,
-    opening: &Opening,
-) -> Result<Opened, ServeError> {
+    setup: &EngineSetup,
+) -> Result<LoadedModel, ServeError> {
     let (source, cache) = match origin {
-        ModelOrigin::Files { name, files } => return load(opening, name, files, None, Instant::now()).await,
+        ModelOrigin::Files { name, files } => return load(setup, name, files, None, Instant::now()).await,
         ModelOrigin::Fetched { source, cache } => (source, cache),
     };
     let options = FetchOptions {
@@ -45,7 +45,7 @@ pub(super) async fn open(
     let (name, began) = (model_name(&source), Instant::now());
     let located = hub::locate(&source, &options).await?;
     let (files, pinned) = (located.files().clone(), located.is_pinned());
-    let error = match load(opening, name.clone(), files, Some(located), began).await {
+    let error = match load(setup, name.clone(), files, Some(located), began).await {
         Err(error) if pinned && is_of_the_files(&error) => error,
         outcome => return outcome,
     };
@@ -55,20 +55,20 @@ pub(super) async fn open(
         return Err(error);
     }
     let located = hub::locate(&source, &options).await?;
-    load(opening, name, located.files().clone(), Some(located), began).await
+    load(setup, name, located.files().clone(), Some(located), began).await
 }
 
 /// Loads `files`, and verifies what was loaded.
 async fn load(
-    opening: &Opening,
+    setup: &EngineSetup,
     name: String,
     files: ModelFiles,
     located: Option<Located>,
     began: Instant,
-) -> Result<Opened, ServeError> {
+) -> Result<LoadedModel, ServeError> {
     let find = began.elapsed();
     let loading = Progress::shown().loading(&files);
-    let (from, &Opening { open, quantize, config }) = (files.clone(), opening);
+    let (from, &EngineSetup { open, quantize, config }) = (files.clone(), setup);
     let work = move || {
         let (handle, engine, tokenizer) = open(&from, &name, quantize, config)?;
         if let Err(error) = located.map_or(Ok(()), |located| located.verify()) {
@@ -81,7 +81,7 @@ async fn load(
     let parts = blocking(work).await.map_err(|_| ServeError::Panicked)??;
     drop(loading);
     let phases = phases(find, &parts, &files);
-    Ok(Opened { parts, files, phases })
+    Ok(LoadedModel { parts, files, phases })
 }
 
 fn phases(find: Duration, (handle, ..): &EngineParts, files: &ModelFiles) -> StartPhases {

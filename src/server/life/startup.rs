@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::failure::ServeError;
 use super::identity;
-use super::model::{self, Opened, Opening};
+use super::model::{self, EngineSetup, LoadedModel};
 use crate::engine::{Engine, Open, Platform};
 use crate::keys::Keys;
 use crate::protocol::Identity;
@@ -17,20 +17,20 @@ use crate::telemetry::{self, Event, ModelLabels};
 pub(crate) async fn load(app: Arc<App>, config: ServerConfig, open: Open) -> Result<Engine, ServeError> {
     let started = Instant::now();
     let keys = Keys::connect(config.kms).await?;
-    // Meanwhile the way to KMS is tried, so that readiness has an answer when the model does. Whether it works is
-    // no reason not to start: it may heal, and an exit is a reboot of the VM.
+    // The path to KMS is probed meanwhile, so that readiness is known when the model is loaded. A probe that fails does not stop
+    // the start: KMS may recover, and an exit is a reboot of the VM.
     let server = app.attestor.server();
-    let how = Opening { open, quantize: config.quantize, config: config.engine };
-    let opening = async {
-        let opened = model::open(config.model, config.profile, &how);
+    let setup = EngineSetup { open, quantize: config.quantize, config: config.engine };
+    let loading = async {
+        let model = model::open(config.model, config.profile, &setup);
         let build = async { identity::build().await.map_err(ServeError::Identity) };
-        let (opened, build) = tokio::try_join!(opened, build)?;
+        let (model, build) = tokio::try_join!(model, build)?;
         // What was hashed is what was loaded.
-        let weights = identity::weights(opened.files.clone()).await.map_err(ServeError::Identity)?;
-        Ok::<_, ServeError>((opened, Identity { build, weights, server }))
+        let weights = identity::weights(model.files.clone()).await.map_err(ServeError::Identity)?;
+        Ok::<_, ServeError>((model, Identity { build, weights, server }))
     };
-    let (opened, _) = tokio::join!(opening, keys.probe());
-    let (Opened { parts: (engine, stop, tokenizer), phases, .. }, identity) = opened?;
+    let (loaded, _) = tokio::join!(loading, keys.probe());
+    let (LoadedModel { parts: (engine, stop, tokenizer), phases, .. }, identity) = loaded?;
     if let Some(assumption) = engine.assumption() {
         telemetry::emit(Event::ModelAssumption { member: assumption.as_str() });
     }

@@ -2,7 +2,7 @@
 //! never a panic, and what reaches an editor are whole events of JSON.
 #![no_main]
 
-use codeseal::client::{Exchange, Opened, Session};
+use codeseal::client::{Exchange, NextFrame, Session};
 use codeseal::protocol::{Call, Dek, FrameWriter, PathKey, Reply, RequestId, SealedRequest, Token, WrappedDek};
 use codeseal::proxy::relay;
 use libfuzzer_sys::fuzz_target;
@@ -93,9 +93,9 @@ fuzz_target!(|input: (usize, u8, Vec<(u8, Vec<u8>)>)| {
         }
         loop {
             match opener.next_frame() {
-                Ok(Opened::Events(events)) => frames.push(events),
-                Ok(Opened::More) => break,
-                Ok(Opened::End) | Err(_) => break 'stream,
+                Ok(NextFrame::Events(events)) => frames.push(events),
+                Ok(NextFrame::Incomplete) => break,
+                Ok(NextFrame::End) | Err(_) => break 'stream,
             }
         }
     }

@@ -33,9 +33,9 @@ fn a_token_is_served_once() {
     let (guard, token) = (ReplayGuard::new(WINDOW, 8), token());
     let now = token.timestamp();
     let first = guard.remember(&token, now).unwrap();
-    assert_eq!(guard.remember(&token, now).unwrap_err(), Unfit::Seen);
+    assert_eq!(guard.remember(&token, now).unwrap_err(), ReplayError::Seen);
     drop(first);
-    assert_eq!(guard.remember(&token, now + 1).unwrap_err(), Unfit::Seen);
+    assert_eq!(guard.remember(&token, now + 1).unwrap_err(), ReplayError::Seen);
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn the_window_is_closed_on_both_sides() {
         (sealed + WINDOW, true),
         (sealed + WINDOW + 1, false),
     ] {
-        let expected = (!fresh).then_some(Unfit::NotFresh { sealed, now, window: WINDOW });
+        let expected = (!fresh).then_some(ReplayError::NotFresh { sealed, now, window: WINDOW });
         assert_eq!(ReplayGuard::new(WINDOW, 8).remember(&token, now).err(), expected, "{now}");
     }
 }
@@ -65,12 +65,12 @@ fn a_full_set_refuses_until_entries_leave_the_window() {
     let guard = ReplayGuard::new(WINDOW, 1);
     let (first, second) = (token_of(NOW), token_of(NOW + 1));
     assert!(served(&guard, &first, NOW));
-    assert_eq!(guard.remember(&second, NOW).unwrap_err(), Unfit::Full);
+    assert_eq!(guard.remember(&second, NOW).unwrap_err(), ReplayError::Full);
     assert_eq!(guard.len(NOW), 1);
     assert_eq!(guard.len(NOW + WINDOW + 1), 0);
     assert!(served(&guard, &second, NOW + WINDOW + 1));
     // What was forgotten still counts as seen, should the clock step back.
-    assert_eq!(guard.remember(&first, NOW).unwrap_err(), Unfit::Seen);
+    assert_eq!(guard.remember(&first, NOW).unwrap_err(), ReplayError::Seen);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn clocks_that_were_an_hour_ahead_leave_nothing_behind() {
     for later in (0..3 * HOUR).step_by(60) {
         assert!(served(&guard, &token_of(NOW + later), NOW + later), "{later}");
         if later.abs_diff(HOUR) <= WINDOW {
-            assert_eq!(guard.remember(&ahead, NOW + later).unwrap_err(), Unfit::Seen);
+            assert_eq!(guard.remember(&ahead, NOW + later).unwrap_err(), ReplayError::Seen);
         }
     }
 }
@@ -101,9 +101,9 @@ fn clocks_that_were_ahead_for_hours_do_not_shut_others_out() {
     for _ in 0..20 {
         assert!(served(&guard, &token_of(now), now));
     }
-    assert_eq!(guard.remember(&token_of(now), now).unwrap_err(), Unfit::Full);
+    assert_eq!(guard.remember(&token_of(now), now).unwrap_err(), ReplayError::Full);
     for token in &ahead {
-        assert_eq!(guard.remember(token, token.timestamp()).unwrap_err(), Unfit::Seen);
+        assert_eq!(guard.remember(token, token.timestamp()).unwrap_err(), ReplayError::Seen);
     }
 }
 
@@ -114,7 +114,7 @@ fn a_clock_that_was_an_hour_behind_reopens_nothing() {
     assert!(before.iter().all(|token| served(&guard, token, NOW - HOUR)));
     assert!(served(&guard, &token_of(NOW), NOW) && served(&guard, &token_of(NOW), NOW));
     for token in &before {
-        assert_eq!(guard.remember(token, NOW - HOUR).unwrap_err(), Unfit::Seen);
+        assert_eq!(guard.remember(token, NOW - HOUR).unwrap_err(), ReplayError::Seen);
     }
 }
 
