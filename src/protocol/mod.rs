@@ -12,12 +12,12 @@ mod dek;
 mod envelope;
 mod error;
 mod fernet;
+mod frames;
 mod hole;
 pub mod openai;
 mod padding;
 mod path_key;
 mod session;
-mod stream;
 
 pub use self::attestation::{
     ATTESTATION_PATH, AUDIENCE_PREFIX, AttestationRequest, Digest, Evidence, Identity,
@@ -30,11 +30,11 @@ pub use self::envelope::{
 };
 pub use self::error::{ErrorBody, ErrorCode, ErrorDetail, Rejected};
 pub use self::fernet::Token;
+pub use self::frames::{Frame, FrameError, FrameReader, FrameWriter, MAX_EVENT_BYTES};
 pub use self::hole::{HoleStart, MAX_MIDDLE_BYTES, MAX_MIDDLE_LINES, line_start};
 pub use self::padding::SMALLEST_BUCKET_BODY;
 pub use self::path_key::PathKey;
 pub use self::session::{SESSION_HEADER, SessionTag};
-pub use self::stream::{Frame, FrameError, FrameReader, FrameWriter, MAX_EVENT_BYTES};
 
 /// New tokens that `/generate` makes unless configured otherwise: the codelab's `max_new_tokens`.
 pub const DEFAULT_NEW_TOKENS: usize = 128;

@@ -91,11 +91,21 @@ fn each_part_of_ci_has_a_recipe_that_runs_it() {
     }
 }
 
-/// A guide that names files which have moved sends its reader astray.
+/// Files that have moved since would mislead readers.
 #[test]
-fn the_guide_names_files_that_exist() {
-    let guide = read("CONTRIBUTING.md");
-    let quoted = guide.split('`').skip(1).step_by(2);
+fn the_guides_name_files_that_exist() {
+    for (name, least) in [("CONTRIBUTING.md", 15), ("docs/architecture.md", 40)] {
+        let guide = read(name);
+        let paths = paths_in(&guide);
+        assert!(paths.len() > least, "{name}: {paths:?}");
+        let missing: Vec<&&str> = paths.iter().filter(|name| !path(name).exists()).collect();
+        assert!(missing.is_empty(), "{name} names {missing:?}");
+    }
+}
+
+/// Paths of the repository that a text has between backquotes.
+fn paths_in(text: &str) -> BTreeSet<&str> {
+    let quoted = text.split('`').skip(1).step_by(2);
     let is_path = |text: &&str| {
         let root = text.split('/').next().unwrap_or_default();
         text.contains('/')
@@ -107,8 +117,5 @@ fn the_guide_names_files_that_exist() {
             ]
             .contains(&root)
     };
-    let paths: BTreeSet<&str> = quoted.filter(is_path).collect();
-    assert!(paths.len() > 15, "{paths:?}");
-    let missing: Vec<&&str> = paths.iter().filter(|name| !path(name).exists()).collect();
-    assert!(missing.is_empty(), "CONTRIBUTING.md names {missing:?}");
+    quoted.filter(is_path).collect()
 }
