@@ -100,11 +100,11 @@ LABEL "tee.launch_policy.allow_env_override"=""
 ARG MOUNT_DESTINATIONS=""
 # What may be mounted is part of the measurement as well.
 LABEL "tee.launch_policy.allow_mount_destinations"="${MOUNT_DESTINATIONS}"
-# Log lines hold no text, but their timing is nobody's business in production.
+# Log lines hold no text, but their timing must not be visible in production.
 LABEL "tee.launch_policy.log_redirect"="debugonly"
-# Nobody watches memory or processes from outside on a production image ...
+# No monitoring of memory or processes from outside on a production image ...
 LABEL "tee.launch_policy.hardened_monitoring"="none"
-# ... nor on a debug image, unless somebody builds one for that.
+# ... nor on a debug image, unless it is built for that.
 LABEL "tee.launch_policy.debug_monitoring"="none"
 # The server needs no capability beyond containerd's defaults ...
 LABEL "tee.launch_policy.allow_capabilities"="false"

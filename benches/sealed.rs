@@ -69,7 +69,7 @@ fn sealed(criterion: &mut Criterion) {
     world.end();
 }
 
-/// How long so many requests take when as many clients as there are send theirs at once.
+/// How long these requests take when each client sends its own at the same time.
 fn together(world: &World, requests: usize) -> Duration {
     let mut clients: Vec<(Connection, Vec<Vec<u8>>)> = (0..CLIENTS)
         .map(|client| {

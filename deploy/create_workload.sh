@@ -11,7 +11,7 @@ profile
 integer WORKLOAD_SCRATCH_GB
 look_at_project
 
-# The image cannot be told anything later: its launch policy lets nobody.
+# Nothing can be configured later: the image's launch policy allows no overrides.
 arguments=("KMS_KEY=$(kms_key)" "WIP_AUDIENCE=$WIP_AUDIENCE" "IMPERSONATE=$(email "$PRIMUS_SERVICEACCOUNT")"
   "MODEL=$WORKLOAD_MODEL" "PROFILE=$WORKLOAD_PROFILE" "RUNTIME_USER=$RUNTIME_USER")
 if [ "$WORKLOAD_SCRATCH_GB" -gt 0 ]; then

@@ -126,7 +126,7 @@ backends:
   maxRatePerInstance: 10000"
 
   say "URL map $BALANCER"
-  # Only what never reached a replica is sent again: whether anything else was served is not for the balancer to guess.
+  # Only what never reached a replica is sent again: the balancer cannot know whether anything else was served.
   imported url-maps "$BALANCER" "defaultService: $COMPUTE_URL/regions/$PRIMUS_PROJECT_REGION/backendServices/$BALANCER
 defaultRouteAction:
   retryPolicy:

@@ -78,7 +78,7 @@ if [ -z "$ranges" ]; then
   ranges=$LOOKED
 fi
 case ",$ranges," in
-  *,0.0.0.0/0,* | *,::/0,*) die "CLIENT_SOURCE_RANGES would let everybody in: name the clients' network" ;;
+  *,0.0.0.0/0,* | *,::/0,*) die "CLIENT_SOURCE_RANGES would admit every address: name the clients' network" ;;
 esac
 look compute firewall-rules describe "$WORKLOAD_FIREWALL_RULE" '--format=value(sourceRanges.list())'
 if [ -z "$LOOKED" ]; then

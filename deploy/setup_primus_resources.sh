@@ -5,7 +5,7 @@
 #
 # Unlike the codelab's: the service account may decrypt and nothing else (the workload encrypts nothing with this key),
 # and the key gets a new version every PRIMUS_ENC_KEY_ROTATION_DAYS. The provider of the pool, with its attribute
-# condition, is made by authorize_workload.sh: until then nobody can use the key.
+# condition, is made by authorize_workload.sh: until then the key cannot be used.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 parse_flags "$@"
 integer PRIMUS_ENC_KEY_ROTATION_DAYS
@@ -39,7 +39,7 @@ else
   if [ "$LOOKED" = ENABLED ]; then
     say "  it is there, and can encrypt"
   else
-    # After cleanup.sh, say. Its name cannot be had again, so the key gets a new version.
+    # After cleanup.sh, for example. The name of a key cannot be used again, so it gets a new version.
     say "  its primary version is ${LOOKED:-missing}: it gets a new one"
     change_gc kms keys versions create --key="$PRIMUS_ENC_KEY" --keyring="$PRIMUS_ENC_KEYRING" "${location[@]}" --primary
   fi
@@ -61,7 +61,7 @@ case $LOOKED in
     ;;
 esac
 look_at_project
-# Whoever meets the attribute condition of the pool's one provider.
+# Every workload that meets the attribute condition of the pool's one provider.
 grant roles/iam.workloadIdentityUser "principalSet://iam.googleapis.com/$POOL/*" \
   iam service-accounts "$(email "$PRIMUS_SERVICEACCOUNT")"
 say "done; next: create_workload_service_account.sh"

@@ -38,7 +38,7 @@ mkdir -p "$out"
 rm -f "$out/results.json" "$out/table.txt"
 
 declare -A multiplied
-shape() { # name, hidden, inner, layers, heads, heads that are asked
+shape() { # name, hidden, inner, layers, heads, KV heads
   printf '{"model_type": "gemma", "vocab_size": 256000, "hidden_size": %s, "intermediate_size": %s,
     "num_hidden_layers": %s, "num_attention_heads": %s, "num_key_value_heads": %s, "head_dim": 256}\n' "${@:2}" \
     >"$work/$1.json"

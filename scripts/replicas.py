@@ -3,7 +3,7 @@
 
     scripts/replicas.py [--server codeseal-server] [--tool codeseal] [--json FILE]
 
-Both programs must have the sandbox. Needs haproxy, and root for the processor's shares: each server gets a small one, or
+Both programs must have the sandbox. Needs haproxy, and root for the CPU shares: each server gets a small one, or
 on one machine a second replica could add nothing. Prints a table in Markdown; exits with 1 if something is not as promised:
 
 - no request is lost while replicas are restarted one after the other, or while the token of one has expired;
@@ -28,11 +28,11 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REPLICAS = 3
 SESSIONS = 12
-# Of one processor, for each server where throughput is measured.
+# Share of one CPU of each server where throughput is measured.
 SHARE = 0.2
 # Requests of one measurement: a session is long, as those of people who write code are.
 REQUESTS = 600
-# Where faults are looked at: of the requests a second that the servers can do, and no more than so many.
+# Where faults are injected: the share of the servers' throughput, and the most requests per second.
 LOAD, MOST_A_SECOND = 0.3, 25
 NEW_TOKENS = 4
 PROMPT_TOKENS = 32
@@ -73,7 +73,7 @@ def until(what, condition, secs=PATIENCE_SECS):
 
 
 class Share:
-    """A share of the processor for each server, by whichever control groups there are."""
+    """A share of the CPU for each server, by either version of control groups."""
 
     def __init__(self):
         root = pathlib.Path("/sys/fs/cgroup")
@@ -358,7 +358,7 @@ def main():
         world.end()
         shutil.rmtree(scratch)
 
-    print("| | answered | failed | requests/s | p50, p95, max in ms | keys unwrapped | key at hand |")
+    print("| | answered | failed | requests/s | p50, p95, max in ms | keys unwrapped | key cached |")
     print("|---|---|---|---|---|---|---|")
     for name, row in rows.items():
         failed = ", ".join(f"{count} {code}" for code, count in row["errors"].items()) or "0"

@@ -153,7 +153,7 @@ def told(result):
 
 
 def measure_rhythm(options, world, model):
-    """Rows of the pair `typing`: requests of `codeseal proxy` while somebody types, against those while somebody thinks."""
+    """Rows of the pair `typing`: requests of `codeseal proxy` while the user types, against those while the user thinks."""
     start = {"pair": TYPING, "model": model, "load": False, "lanes": 1}
     try:
         recorded = rhythm.measure(world, model, min(options.traces, rhythm.TRACES), options.seed)

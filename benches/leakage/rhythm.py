@@ -1,6 +1,6 @@
 """What the times of requests tell about typing: the network between `codeseal proxy` and a server, seen for some seconds.
 
-In one class somebody types: a request for each key, the one before cancelled, as llama.vim does. In the other somebody thinks: one
+In one class the user types: a request for each key, the one before cancelled, as llama.vim does. In the other the user thinks: one
 request, and none after it. Windows of both follow each other in random order, so that with `--cover` the rhythm goes on through all of them;
 when it begins and ends is not measured here, only what it hides while it runs.
 """

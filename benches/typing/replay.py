@@ -176,7 +176,7 @@ async def open_loop(port, path, client, edits=None):
 
 
 def percentile(values, percent):
-    """The smallest value that so many percent do not exceed."""
+    """The percentile: the smallest value that this percentage does not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 MEDIANS = {"word": 140, "sign": 250, "line": 450, "wrong": 300}
 DEVIATIONS = {"line": 0.8}
-# One key in so many is a wrong one, and one in so many is a stop.
+# One key in this many is a typing error, and one in this many is followed by a pause.
 WRONG, STOP = 50, 20
 
 

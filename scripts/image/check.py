@@ -1,4 +1,4 @@
-"""Checks what an image holds: that it is the server, what the server needs, and nothing that helps anybody else.
+"""Checks what an image holds: that it is the server, what the server needs, and nothing that helps an attacker.
 
 python3 check.py CONFIG ROOTFS LOCK
 
@@ -23,7 +23,7 @@ PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/]{3
 # Names that a program holds since it speaks of them are no secrets; a variable that is set to one would be.
 SECRET_VARIABLE = re.compile(r"(?i)(secret|token|password|credential|private)")
 VARIABLES = {"LD_LIBRARY_PATH", "PATH"}
-# Of whoever builds, not of the build: the Dockerfile's own directories are mapped away.
+# Of the machine that builds: the Dockerfile's own directories are mapped away.
 BUILD_PATHS = re.compile(rb"/(root|home|work|builds|Users|tmp)/[\w.-]+/[\w./-]*\.(rs|c|cu)\b|/usr/local/cargo/|/src/src/")
 
 
@@ -68,9 +68,9 @@ def problems_of_file(root, path):
     if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
         yield f"{name}: a device, a pipe, or a socket"
     if mode & (stat.S_ISUID | stat.S_ISGID):
-        yield f"{name}: runs as somebody else"
+        yield f"{name}: runs as another user (setuid or setgid)"
     if mode & stat.S_IWOTH and name != "tmp":
-        yield f"{name}: anybody may write to it"
+        yield f"{name}: is writable for everyone"
     if not stat.S_ISREG(mode):
         return
     content = path.read_bytes()

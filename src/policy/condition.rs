@@ -47,7 +47,7 @@ impl fmt::Display for Unmet {
     }
 }
 
-/// A claim that the condition mentions, with its value in the token at hand.
+/// A claim that the condition mentions, with its value in the token.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LookedAt {
     /// For example `submods.container.image_digest`.

@@ -1,7 +1,7 @@
 //! Attribute conditions: the codelab's, and one that leaves the operator nothing to choose.
 //!
 //! The hardened condition asks for what [`Profile::check`] asks for, plus image and service account. A claim that is
-//! missing denies. Google's service evaluates what is written here; nobody has tried it there from this repository.
+//! missing denies. Google's service evaluates what is written here; it has not been tried there from this repository.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ pub struct Workload {
     pub images: Images,
     /// The name that the image is pulled by, if it has to be a certain one.
     pub image_reference: Option<ImageReference>,
-    /// The service account that the VM runs as: who operates it.
+    /// The service account that the VM runs as: the operator's.
     pub service_account: ServiceAccount,
 }
 
@@ -24,7 +24,7 @@ pub struct Workload {
 pub enum Images {
     /// Exactly these; two while an upgrade is under way.
     Digests(Vec<ImageDigest>),
-    /// Whatever one of these keys has signed.
+    /// Any image that one of these keys has signed.
     SignedBy(Vec<SigningKey>),
 }
 
@@ -55,7 +55,7 @@ pub enum NoCondition {
     /// It would name nothing.
     #[error("a condition that names no image lets any image have the key: give at least one")]
     NoImage,
-    /// The sandbox's key is nobody's, and its tokens prove nothing.
+    /// A sandbox's tokens prove nothing.
     #[error("the sandbox proves nothing: choose shielded-preview, sev, tdx or tdx-h100")]
     Sandbox,
     /// The codelab knows one image, by its digest and name.
@@ -113,7 +113,7 @@ pub fn hardened(profile: Profile, workload: &Workload) -> Result<String, NoCondi
     clauses.push(support(profile));
     clauses.extend(gpu(profile));
     clauses.extend(workload.clauses()?);
-    // Some tokens say null where there is no override; an empty list is one that somebody made.
+    // Some tokens have null where there is no override; an empty list is an override.
     for claim in ["cmd_override", "env_override"] {
         let claim = format!("assertion.submods.container.{claim}");
         clauses.push(format!("(!has({claim}) || {claim} == null)"));

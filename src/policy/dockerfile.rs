@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use super::image::{Image, ImageError, Other};
 
-/// Who builds.
+/// The builder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Builder {
     BuildKit,

@@ -22,7 +22,7 @@ pub struct Image {
     pub env: BTreeMap<String, Set<String>>,
     /// The ports that the launcher opens, as they stand in the configuration: `8080/tcp`.
     pub ports: Vec<Set<String>>,
-    /// Who the workload runs as; root if it is not said.
+    /// The user that the workload runs as; root if none is set.
     pub user: Option<Set<String>>,
     /// What is run.
     pub entrypoint: Option<Set<Command>>,
@@ -49,7 +49,7 @@ pub struct Other {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// Its configuration: everything is in it, whoever set it.
+    /// Its configuration, which has all settings, those of the base image included.
     #[default]
     Configuration,
     /// A Dockerfile: what the base image sets is not in it.
@@ -258,7 +258,7 @@ impl Command {
     }
 }
 
-/// What the launcher reads of a configuration.
+/// The part of a configuration that the launcher reads.
 const MEMBERS: [&str; 7] = ["User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Labels", "Healthcheck"];
 
 /// The member of one of these names. Go reads names without their case: another spelling would be read there.

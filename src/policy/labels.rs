@@ -186,12 +186,12 @@ impl Label {
             (Self::MonitoringMemoryAllow, Meaning::When(When::Always)) => {
                 "the operator may watch the memory that is used, in production too".into()
             }
-            (Self::MonitoringMemoryAllow, Meaning::When(When::Never)) => "nobody watches the memory that is used".into(),
+            (Self::MonitoringMemoryAllow, Meaning::When(When::Never)) => "memory usage is not monitored".into(),
             (Self::MonitoringMemoryAllow, _) => "the operator may watch the memory that is used on debug images".into(),
             (Self::HardenedMonitoring | Self::DebugMonitoring, Meaning::Watched(watched)) => {
                 let images = if self == Self::DebugMonitoring { "debug images" } else { "production images" };
                 match watched {
-                    Watched::Nothing => format!("nobody watches {images} from outside"),
+                    Watched::Nothing => format!("{images} are not monitored from outside"),
                     Watched::Memory => format!("the operator may watch the memory that is used on {images}"),
                     Watched::Everything => format!("the operator may watch everything there is to watch on {images}"),
                 }

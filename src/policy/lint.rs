@@ -279,7 +279,7 @@ impl Lint {
 
     fn ports(&mut self, image: &Image, dockerfile: Option<&Image>) {
         if image.ports.is_empty() {
-            let message = "no EXPOSE: the launcher opens no port, and nobody can reach the workload";
+            let message = "no EXPOSE: the launcher opens no port, and no client can reach the workload";
             self.find(Level::Warning, "no-port", None, message);
         }
         let own = |port: &str| dockerfile.is_none_or(|file| ports::are_set(file, port));
@@ -333,7 +333,7 @@ impl Lint {
                 self.find(Level::Warning, "env-code", line, message);
             }
             if name.to_ascii_lowercase().ends_with("_proxy") && !set.value.is_empty() {
-                let message = format!("{name} sends the workload's traffic through somebody else");
+                let message = format!("{name} sends the workload's traffic through another host");
                 self.find(Level::Warning, "env-proxy", line, message);
             }
             if looks_secret(name, &set.value) {
@@ -412,7 +412,7 @@ fn number(port: &str) -> &str {
     port.split('/').next().unwrap_or(port)
 }
 
-/// Resource names and paths are none; a short value is a setting.
+/// Whether a variable holds a secret, by its name. Values that are short, paths, resource names or references are none.
 fn looks_secret(name: &str, value: &str) -> bool {
     let words = ["TOKEN", "SECRET", "PASSWORD", "PASSPHRASE", "APIKEY", "CREDENTIALS", "KEY"];
     let is_named_so = name.to_ascii_uppercase().split('_').any(|word| words.contains(&word));

@@ -75,7 +75,7 @@ const WORDS: &[(Danger, &[&str])] = &[
 ];
 
 impl Danger {
-    /// What the variable `name` decides: by its words, or by who reads it.
+    /// What the variable `name` controls: by its words, or by the program that reads it.
     pub(super) fn of(name: &str) -> Option<Self> {
         let name = name.to_ascii_uppercase();
         let known = KNOWN.iter().find(|known| known.has(&name)).map(|known| known.danger);
@@ -102,7 +102,7 @@ impl Danger {
         }
     }
 
-    /// What a person who sets it decides.
+    /// What the operator controls by setting it.
     pub(super) fn decides(self) -> &'static str {
         match self {
             Self::Product => "how the server works",

@@ -10,7 +10,7 @@ use super::decide::{Decision, Verdict};
 use super::explain::explain;
 use super::rejected::Position;
 use super::result::{ConditionFile, Format, PolicyOutcome};
-use super::what_if::{Missing, WhatIf, ask, ask_without};
+use super::what_if::{Missing, WhatIf, evaluate, evaluate_without};
 
 /// A condition, held against claims and against those of other workloads.
 pub(super) struct Judged<'a> {
@@ -26,8 +26,8 @@ impl<'a> Judged<'a> {
         let whole = condition.decide(claims);
         // Without a verdict on the claims themselves, those of others say nothing, and may take as long.
         let decided = whole.verdict != Verdict::Undecided;
-        let what_if = if decided { ask(condition, claims) } else { Vec::new() };
-        let without = if decided { ask_without(condition, claims) } else { Vec::new() };
+        let what_if = if decided { evaluate(condition, claims) } else { Vec::new() };
+        let without = if decided { evaluate_without(condition, claims) } else { Vec::new() };
         Self { condition, whole, clauses: condition.clause_by_clause(claims), what_if, without }
     }
 

@@ -14,20 +14,20 @@ pub struct WhatIf {
     pub what: &'static str,
     /// Whether it gets the key.
     pub released: bool,
-    /// Whether it is not known if it does.
+    /// Whether it is not known if it does (no verdict).
     pub undecided: bool,
     /// The clauses that it fails.
     pub failed: Vec<String>,
 }
 
-/// What becomes of a token without one of the claims that the condition reads.
+/// A token without one of the claims that the condition reads, and whether it gets the key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Missing {
     /// The claim, for example `submods.container.image_digest`.
     pub claim: String,
     /// Whether the token gets the key nevertheless.
     pub released: bool,
-    /// Whether it is not known if it does.
+    /// Whether it is not known if it does (no verdict).
     pub undecided: bool,
 }
 
@@ -78,13 +78,13 @@ const CHANGES: &[Change] = &[
     },
     Change { what: "no statement about the GPU", to: |claims| without(claims, "/submods", "nvidia_gpu") },
     Change {
-        what: "an image that nobody signed",
+        what: "an image without a signature",
         to: |claims| without(claims, CONTAINER, "image_signatures"),
     },
 ];
 
-/// Asks `condition` about every workload that can be made from `claims`.
-pub fn ask(condition: &Condition, claims: &Value) -> Vec<WhatIf> {
+/// Evaluates `condition` for each workload that can be derived from `claims`.
+pub fn evaluate(condition: &Condition, claims: &Value) -> Vec<WhatIf> {
     let answer = |change: &Change| {
         let changed = (change.to)(claims).filter(|changed| changed != claims)?;
         let clauses = condition.clause_by_clause(&changed);
@@ -100,8 +100,8 @@ pub fn ask(condition: &Condition, claims: &Value) -> Vec<WhatIf> {
     CHANGES.iter().filter_map(answer).collect()
 }
 
-/// Asks `condition` about tokens without one of the claims that it reads.
-pub fn ask_without(condition: &Condition, claims: &Value) -> Vec<Missing> {
+/// Evaluates `condition` for tokens without one of the claims that it reads.
+pub fn evaluate_without(condition: &Condition, claims: &Value) -> Vec<Missing> {
     let without = |path: &[String]| {
         let (name, parents) = path.split_last()?;
         let mut changed = claims.clone();
@@ -175,10 +175,10 @@ mod tests {
                 "container": {"image_digest": "sha256:0", "image_signatures": []},
                 "nvidia_gpu": {"cc_mode": "ON"}},
         });
-        let answers = ask(&Condition::parse("true").unwrap(), &claims);
+        let answers = evaluate(&Condition::parse("true").unwrap(), &claims);
         assert_eq!(answers.len(), CHANGES.len(), "each change applies to such a token");
         assert!(answers.iter().all(|answer| answer.released && answer.failed.is_empty()));
-        let answers = ask(&Condition::parse("assertion.dbgstat != 'enabled'").unwrap(), &claims);
+        let answers = evaluate(&Condition::parse("assertion.dbgstat != 'enabled'").unwrap(), &claims);
         assert!(!answers[0].released);
         assert_eq!(answers[0].failed, ["assertion.dbgstat != 'enabled'"]);
     }
@@ -187,7 +187,7 @@ mod tests {
     fn a_missing_claim_is_asked_about_if_it_is_read() {
         let claims = json!({"a": {"b": true}, "c": 1, "d": 2});
         let condition = Condition::parse("assertion.a.b && (!has(assertion.c) || assertion.c == 1)").unwrap();
-        let missing = ask_without(&condition, &claims);
+        let missing = evaluate_without(&condition, &claims);
         let found: Vec<_> =
             missing.iter().map(|missing| (missing.claim.as_str(), missing.released)).collect();
         assert_eq!(found, [("a.b", false), ("c", true)]);
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn what_a_token_does_not_have_is_not_asked_about() {
         let bare = json!({"submods": {}});
-        let asked = ask(&Condition::parse("true").unwrap(), &bare);
+        let asked = evaluate(&Condition::parse("true").unwrap(), &bare);
         assert!(asked.iter().all(|answer| !answer.what.contains("GPU") && !answer.what.contains("TDX")));
     }
 }

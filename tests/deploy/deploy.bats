@@ -102,7 +102,7 @@ golden() {
   [ -z "$(changes)" ]
 }
 
-@test "clients may encrypt and nobody but the attested workload may decrypt" {
+@test "clients may encrypt and only the attested workload may decrypt" {
   ready
   CLIENT_MEMBERS="group:developers@example.com user:eve@example.com" deploy setup_client
   run state bindings "kms keys acme-primus-enc-key"
@@ -151,7 +151,7 @@ print(json.dumps(json.loads(re.sub(r",(\s*[}\]])", r"\1", sys.stdin.read()))))' 
   [[ $output == *"'--allow': 'tcp:8080'"* && $output == *"'--source-ranges': '10.138.0.0/20'"* ]]
   [[ $output == *"'--target-service-accounts': 'workload-sa@acme-primus.iam.gserviceaccount.com'"* ]]
   CLIENT_SOURCE_RANGES=10.0.0.0/8,0.0.0.0/0 run -1 deploy run_workload
-  [[ $output == *"would let everybody in"* ]]
+  [[ $output == *"would admit every address"* ]]
   forget_changes
   CLIENT_SOURCE_RANGES=10.1.0.0/16 deploy run_workload
   [[ $(changes) == *"firewall-rules update workload-vm-clients --source-ranges=10.1.0.0/16"* ]]

@@ -66,8 +66,8 @@ refused() {
   file lib/hook '#!/bin/false' && refused "lib/hook: a program" && rm "$ROOT/lib/hook"
   ln -s libc.so.6 "$ROOT/lib/python3.11" && refused "interpreter" && rm "$ROOT/lib/python3.11"
   ln -s /nowhere "$ROOT/lib/lost" && refused "leads nowhere" && rm "$ROOT/lib/lost"
-  chmod u+s "$ROOT/lib/libc.so.6" && refused "runs as somebody else" && chmod u-s "$ROOT/lib/libc.so.6"
-  chmod o+w "$ROOT/lib" && refused "anybody may write" && chmod o-w "$ROOT/lib"
+  chmod u+s "$ROOT/lib/libc.so.6" && refused "runs as another user" && chmod u-s "$ROOT/lib/libc.so.6"
+  chmod o+w "$ROOT/lib" && refused "writable for everyone" && chmod o-w "$ROOT/lib"
   mkfifo "$ROOT/lib/pipe" && refused "a pipe" && rm "$ROOT/lib/pipe"
   check
 }

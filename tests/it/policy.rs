@@ -234,8 +234,8 @@ fn the_hardened_condition_and_the_workloads_own_check_agree() {
 fn the_hardened_condition_refuses_every_what_if_and_the_codelabs_does_not() {
     for profile in PROFILES {
         let good = claims(profile);
-        let ask = |text: &str| what_if::ask(&Condition::parse(text).unwrap(), &good);
-        let signed = "an image that nobody signed";
+        let ask = |text: &str| what_if::evaluate(&Condition::parse(text).unwrap(), &good);
+        let signed = "an image without a signature";
         for answer in ask(&hardened(profile, &workload(&good)).unwrap()) {
             assert_eq!(answer.released, answer.what == signed, "{profile}: {}", answer.what);
             assert_eq!(answer.failed.is_empty(), answer.released);
@@ -277,7 +277,7 @@ fn an_image_may_be_named_by_two_digests_or_by_who_signed_it() {
     assert!(
         condition.check(&with(&format!("{signature}/signature_algorithm"), "RSASSA_PSS_SHA256")).is_err()
     );
-    assert!(condition.check(&claims(Profile::Tdx)).is_err(), "nobody signed that one");
+    assert!(condition.check(&claims(Profile::Tdx)).is_err(), "that image is not signed");
 }
 
 /// A configuration in the form of `tests/vectors/dockerfiles/rows.json`.

@@ -19,7 +19,7 @@ pub(super) struct Built {
     pub(super) shell: Vec<String>,
 }
 
-/// A build: who builds, and what all stages see.
+/// A build: the builder, and what all stages share.
 pub(super) struct Build<'a> {
     pub(super) builder: Builder,
     pub(super) lex: Lex,

@@ -92,7 +92,7 @@ fn what_is_no_dockerfile_is_refused_with_its_line() {
 }
 
 #[test]
-fn a_variable_of_a_base_that_is_not_seen_is_not_guessed() {
+fn a_variable_of_an_unknown_base_stays_unknown() {
     let is_unknown = |text: &str| matches!(read(text, &[]), Err(ImageError::Unknown { .. }));
     for line in [
         "LABEL tee.launch_policy.log_redirect=${MODE:-never}",
@@ -116,7 +116,7 @@ fn a_variable_of_a_base_that_is_not_seen_is_not_guessed() {
 }
 
 #[test]
-fn another_frontend_is_not_guessed() {
+fn another_frontend_is_refused() {
     for (syntax, is_known) in [
         ("docker/dockerfile:1", true),
         ("docker.io/docker/dockerfile:1.7-labs", true),

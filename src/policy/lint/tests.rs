@@ -105,7 +105,7 @@ fn the_two_launchers_differ() {
     let report = lint(&image(&format!("{GOOD}{new}")), None, Launcher::Preview);
     let explained = report.labels.iter().find(|label| label.label.ends_with("hardened_monitoring")).unwrap();
     assert_eq!(explained.preview, "not known to it: ignored");
-    assert_eq!(explained.current, "nobody watches production images from outside");
+    assert_eq!(explained.current, "production images are not monitored from outside");
 }
 
 #[test]

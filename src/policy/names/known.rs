@@ -4,7 +4,7 @@ use super::Danger;
 
 /// A group of variables that some program reads, and what a person who sets one decides.
 pub struct Known {
-    /// Who reads them.
+    /// The program that reads them.
     pub reader: &'static str,
     /// What they decide.
     pub(super) danger: Danger,
