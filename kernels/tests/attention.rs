@@ -1,4 +1,4 @@
-//! Attention of one token and of many, over pages, against the textbook.
+//! Attention of one token and of many, over pages, against a plain implementation.
 
 use codeseal_kernels::cuda::{HEAD, KvLayout, Narrow, Partial, Prompts, attend_decode, attend_prefill};
 use codeseal_kernels::kv::BLOCK_TOKENS;

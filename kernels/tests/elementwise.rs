@@ -1,4 +1,4 @@
-//! Embedding and rotation against the textbook, and numbers by chance.
+//! Embedding, rotary embedding and random weights against a plain implementation.
 
 use codeseal_kernels::cuda::{HEAD, KvLayout, Matrix, Narrow, angles, draw, draw_words, repeat_words, rope};
 use half::{bf16, f16};
@@ -133,7 +133,7 @@ fn check_draw<T: Narrow + From32>() {
     };
     let numbers = drawn(1);
     assert!(numbers.iter().all(|number| number.abs() <= 0.25));
-    // The mean of so many is off by 0.25 / sqrt(3) / sqrt(4008) on average, and by five times that hardly ever.
+    // The standard error of the mean is 0.25 / sqrt(3) / sqrt(4008); five times that is hardly ever exceeded.
     let mean = numbers.iter().sum::<f32>() / numbers.len() as f32;
     assert!(mean.abs() < 0.012, "{mean}");
     assert!(numbers.iter().any(|number| number.abs() > 0.24));

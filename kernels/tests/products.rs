@@ -22,7 +22,7 @@ const WAYS: [Way; 4] = [
     Way { prompt: true, blocks: Blocks::Large },
 ];
 
-/// The matrix, and how many of so many vectors are of prompts.
+/// The matrix, the number of prompt vectors, and the number of all vectors.
 fn on_its_way<T: Narrow>(
     way: Way,
     matrix: Matrix<Emulator, T>,

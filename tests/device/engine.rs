@@ -121,7 +121,7 @@ async fn all(handle: &Handle, sampling: Sampling, together: bool, namespace: Nam
 }
 
 #[tokio::test]
-async fn steps_guesses_cache_and_company_change_no_token() {
+async fn chunks_drafts_cache_and_batch_change_no_token() {
     let (_dir, files) = Weights::random(9).files();
     let plain = EngineConfig { step_tokens: 200, draft_tokens: 0, prefix_cache: false, ..config(1) };
     let start = |config| on_emulator(&files, Quantize::None, Traits::SOUND, config).unwrap();
@@ -130,7 +130,7 @@ async fn steps_guesses_cache_and_company_change_no_token() {
         let expected = all(&handle, sampling, false, namespace()).await;
         for (name, together, config) in [
             ("in pieces", false, EngineConfig { step_tokens: 7, ..plain }),
-            ("guessed", false, EngineConfig { draft_tokens: 7, ..plain }),
+            ("drafted", false, EngineConfig { draft_tokens: 7, ..plain }),
             ("cached", false, EngineConfig { prefix_cache: true, ..plain }),
             ("together", true, EngineConfig { max_running: 5, ..plain }),
             ("all at once", true, EngineConfig { step_tokens: 40, ..config(5) }),
@@ -172,9 +172,9 @@ async fn answers_are_those_of_the_cpu() {
     }
 }
 
-/// The host chooses for whoever wants likelihoods, the device for whoever does not.
+/// The host samples for requests with log probabilities, the device for all others.
 #[tokio::test]
-async fn a_seed_gives_the_same_tokens_whoever_chooses() {
+async fn a_seed_gives_the_same_tokens_on_host_and_device() {
     let weights = Weights::random(15);
     let (_dir, files) = weights.files();
     let traits = Traits { has_bf16: false, ..Traits::SOUND };

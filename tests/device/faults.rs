@@ -1,10 +1,10 @@
-//! Devices with a fault, which the checks of the runner must find: one that passes whatever happens is none.
+//! Devices with a fault, which the checks of `tests/device/runner.rs` must find: a check that passes with any fault checks nothing.
 
 use std::panic::catch_unwind;
 
 use crate::runner::{
-    batches_are_their_members, cleared_pages_hold_nothing, guesses_are_what_comes_one_by_one,
-    prompts_may_be_cut, replays_are_launches, steps_feed_themselves, what_is_not_wanted_does_no_harm,
+    a_step_ahead_that_is_not_used_changes_nothing, batches_are_their_members, cleared_pages_hold_nothing,
+    draft_rows_get_the_bits_of_single_rows, prompts_may_be_cut, replays_are_launches, steps_feed_themselves,
 };
 use codeseal_emulator::device::{Fault, Traits};
 
@@ -23,17 +23,21 @@ fn what_is_broken_is_found() {
     let with = Traits::with;
     let idle = |kernel| Traits { idle: Some(kernel), ..Traits::SOUND };
     let found_by: [(Traits, Check, &str); 13] = [
-        // The number of the first step, the input of one, that of a piece, that of a guess.
-        (with(Fault::LosesWrite(0)), what_is_not_wanted_does_no_harm, "a step chooses nothing"),
-        (with(Fault::LosesWrite(1)), what_is_not_wanted_does_no_harm, "a step chooses nothing"),
+        // The number of the first step, the input of a step, that of a part of a prompt, that of draft rows.
+        (with(Fault::LosesWrite(0)), a_step_ahead_that_is_not_used_changes_nothing, "a step chooses nothing"),
+        (with(Fault::LosesWrite(1)), a_step_ahead_that_is_not_used_changes_nothing, "a step chooses nothing"),
         (with(Fault::LosesWrite(10)), prompts_may_be_cut, "a prompt is not the same in pieces"),
-        (with(Fault::LosesWrite(2)), guesses_are_what_comes_one_by_one, "guessed rows are not"),
+        (with(Fault::LosesWrite(2)), draft_rows_get_the_bits_of_single_rows, "draft rows are not"),
         (with(Fault::ReplaysTwice), batches_are_their_members, "the device does not choose by its logits"),
         (with(Fault::ReplaysTwice), replays_are_launches, "what is replayed is not what is launched"),
         (with(Fault::LosesReplay(0)), batches_are_their_members, "a step chooses nothing"),
         // The next one, launched ahead, does its work: only a batch that changes then shows it.
-        (with(Fault::LosesReplay(2)), what_is_not_wanted_does_no_harm, "what others do changes a text"),
-        (with(Fault::RunsWhatItRecords), guesses_are_what_comes_one_by_one, "guessed rows are not"),
+        (
+            with(Fault::LosesReplay(2)),
+            a_step_ahead_that_is_not_used_changes_nothing,
+            "what others do changes a text",
+        ),
+        (with(Fault::RunsWhatItRecords), draft_rows_get_the_bits_of_single_rows, "draft rows are not"),
         (with(Fault::StopsZeroing(0)), cleared_pages_hold_nothing, "pages do not begin with zeros"),
         (with(Fault::StopsZeroing(1)), cleared_pages_hold_nothing, "something is left of a page"),
         (with(Fault::ReadsLastStep), batches_are_their_members, "the device does not choose by its logits"),

@@ -33,7 +33,7 @@ pub(crate) fn assert_near(found: &[f32], expected: &[f32], tolerance: f32) {
     }
 }
 
-/// Tables of so many texts in a pool that is just large enough, its pages in reverse order.
+/// Block tables of these texts in a pool that is just large enough, its pages in reverse order.
 fn tables(texts: usize) -> Vec<i32> {
     (0..(texts * TABLE_WIDTH) as i32).rev().collect()
 }

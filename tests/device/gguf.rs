@@ -33,15 +33,15 @@ async fn likelihoods_are_those_that_numpy_computes() {
             let mut asked = request(&expected.tokens, 1, Sampling::GREEDY, namespace());
             asked.logprobs = Some(5);
             let mut generation = handle.submit(asked).unwrap();
-            let mut likeliest = Vec::new();
+            let mut alternatives = Vec::new();
             while let Some(event) = generation.next().await {
                 if let Event::Token(token) = event.unwrap() {
-                    likeliest = token.logprobs.unwrap().top.clone();
+                    alternatives = token.logprobs.unwrap().top.clone();
                 }
             }
             let total = expected.logits.iter().map(|logit| logit.exp()).sum::<f64>().ln();
-            assert_eq!(likeliest.len(), 5);
-            for (token, found) in likeliest {
+            assert_eq!(alternatives.len(), 5);
+            for (token, found) in alternatives {
                 let expected = expected.logits[token.0 as usize] - total;
                 assert!(
                     (f64::from(found) - expected).abs() < 0.1,

@@ -138,7 +138,7 @@ pub(crate) fn steps_feed_themselves(traits: Traits) {
         let found = done(|| step(&mut runner, &mut texts));
         assert!(found == Done { replays, ..nothing }, "a step does not feed the next: {found:?}");
     }
-    // One leaves: the step that was launched ahead is not wanted.
+    // One leaves: the step that was launched ahead is not used.
     texts.pop();
     assert_eq!(done(|| step(&mut runner, &mut texts)), Done { replays: 1, writes: 1, ..nothing });
     // A prompt comes: nothing of it is a batch's.
@@ -152,8 +152,8 @@ pub(crate) fn steps_feed_themselves(traits: Traits) {
     assert_eq!((mixed.replays, mixed.writes, mixed.recordings), (0, 1, 0));
 }
 
-/// What was launched ahead and is not wanted changes nothing.
-pub(crate) fn what_is_not_wanted_does_no_harm(traits: Traits) {
+/// A step that was launched ahead and is not used changes nothing.
+pub(crate) fn a_step_ahead_that_is_not_used_changes_nothing(traits: Traits) {
     let weights = Weights::random(4);
     let run = |disturb: bool| {
         let mut runner = runner::<bf16>(&weights, traits);
@@ -165,7 +165,7 @@ pub(crate) fn what_is_not_wanted_does_no_harm(traits: Traits) {
                 step(&mut runner, &mut other);
             }
             if disturb && round == 8 {
-                // A page that nobody has is cleared meanwhile.
+                // A page that no sequence has is cleared meanwhile.
                 runner.clear(BlockId(4 * TABLE_WIDTH as u32)).unwrap();
             }
         }
@@ -174,8 +174,8 @@ pub(crate) fn what_is_not_wanted_does_no_harm(traits: Traits) {
     assert!(run(true) == run(false), "what others do changes a text");
 }
 
-/// Guessed rows get the bits of rows that come one by one.
-pub(crate) fn guesses_are_what_comes_one_by_one(traits: Traits) {
+/// Draft rows get the bits of single rows.
+pub(crate) fn draft_rows_get_the_bits_of_single_rows(traits: Traits) {
     let weights = Weights::random(5);
     let mut runner = runner::<bf16>(&weights, traits);
     let ids = tokens([3, 8, 21, 34]);
@@ -194,7 +194,7 @@ pub(crate) fn guesses_are_what_comes_one_by_one(traits: Traits) {
     let reads = prompt(&ids, 0, &[BlockId(12)], 0);
     let text = Slice { blocks: &blocks[2], ..text };
     same &= runner.step(&[reads, text], &[None; 4]).unwrap().logits == one_by_one.concat();
-    assert!(same, "guessed rows are not what comes one by one");
+    assert!(same, "draft rows are not what comes one by one");
 }
 
 /// A prompt gives the same bits however it is cut.
@@ -271,12 +271,12 @@ fn a_batch_that_goes_on_is_not_copied_and_its_next_step_is_launched_ahead() {
 
 #[test]
 fn what_was_launched_ahead_and_not_wanted_changes_nothing() {
-    what_is_not_wanted_does_no_harm(Traits::SOUND);
+    a_step_ahead_that_is_not_used_changes_nothing(Traits::SOUND);
 }
 
 #[test]
-fn guessed_rows_get_the_bits_of_rows_that_come_one_by_one() {
-    guesses_are_what_comes_one_by_one(Traits::SOUND);
+fn draft_rows_get_the_bits_of_rows_that_come_one_by_one() {
+    draft_rows_get_the_bits_of_single_rows(Traits::SOUND);
 }
 
 #[test]

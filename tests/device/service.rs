@@ -49,7 +49,7 @@ async fn a_device_that_fails_in_service_ends_the_server_and_every_client_is_told
     let server = Server { service, http: http() };
     server.until_ready().await;
 
-    // One whose stream has begun, and one who waits for a whole answer.
+    // One request whose stream has begun, and one that waits for a whole answer.
     let send = |sealed: &Sealed| server.http.post(server.url("/v1/completions")).json(&sealed.body).send();
     let (streamed, whole) = (completion(&employee, true), completion(&employee, false));
     let waiting = tokio::spawn(send(&whole));
@@ -68,7 +68,7 @@ async fn a_device_that_fails_in_service_ends_the_server_and_every_client_is_told
     let last: Value = serde_json::from_str(last.get()).unwrap();
     assert_eq!(last["error"]["code"], "internal", "{last}");
 
-    // Who comes now is sent elsewhere, by whatever looks at readiness and by the server.
+    // New requests are refused, by load balancers, which read /readyz, and by the server.
     let readiness = server.get("/readyz").await;
     assert_eq!((readiness.status, readiness.code().as_str()), (503, "draining"));
     let late = completion(&employee, false);

@@ -1,7 +1,7 @@
 // A small CUDA for host compilers: what a kernel may say, and how its threads meet.
 //
-// Each CUDA thread is a fiber; wherever threads meet, `barrier` or `warp` hands the processor on. Places are known by
-// file and line through default arguments, so two barriers must not share a line.
+// Each CUDA thread is a fiber; where threads synchronize, `barrier` or `warp` switches to another fiber. Barriers are told apart by
+// file and line through default arguments, so two must not share a line.
 #pragma once
 #include <algorithm>
 #include <cmath>

@@ -18,7 +18,7 @@ enum Policy { IN_ORDER, REVERSE, WARP_PRIORITY, RANDOM_THREADS };
 struct Options {
   Policy policy = IN_ORDER;
   uint64_t random = 88172645463325252ull;
-  // One access in so many hands the processor on; race builds only.
+  // One access in this many switches to another fiber; race builds only.
   unsigned preempt = 0;
   bool race = false;
 };
@@ -87,7 +87,7 @@ bool on_a_stack(const void* address);
 void may_give_way();
 // Called before each launch; race builds have their own.
 void launch_begins();
-// Memory is somebody else's from now on.
+// The memory was given to another buffer.
 void forget(uintptr_t from, size_t bytes);
 
 }  // namespace emu

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::Schedule;
 use codeseal_kernels::cuda::{Arg, Buffer, Device, DeviceError, Element, Launch, Retention, Shape};
 
-/// What every byte is that nobody has written: NaN in every float, and an index that faults.
+/// The value of every byte that was not written: NaN in every float, and an index that faults.
 const POISON: u8 = 0xff;
 
 /// The emulated device of the calling thread.
@@ -29,24 +29,24 @@ pub struct Traits {
     pub idle: Option<&'static str>,
     /// After how many launches the next one fails.
     pub lives_for: u64,
-    /// Fails from when this is set, whoever sets it.
+    /// Fails once this is set, by any thread.
     pub dies: Option<&'static AtomicBool>,
     /// A fault to inject.
     pub fault: Option<Fault>,
 }
 
-/// What a device does wrong without a word.
+/// A silent fault of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// One copy to the device does not arrive, after so many that do.
+    /// One copy to the device is lost, after this many that are not.
     LosesWrite(u64),
     /// A recording is launched once for each that was asked for, and once more.
     ReplaysTwice,
-    /// One replay does not happen, after so many that do.
+    /// One replay is lost, after this many that are not.
     LosesReplay(u64),
     /// What is recorded runs too.
     RunsWhatItRecords,
-    /// Nothing is overwritten with zeros any more, after so many times.
+    /// Nothing is overwritten with zeros any more, after this many times.
     StopsZeroing(u64),
     /// What is read after an event is what was read after the event before.
     ReadsLastStep,
@@ -159,7 +159,7 @@ impl Emulator {
         }
         let args: Vec<_> =
             args.iter().map(|arg| crate::Arg { bits: arg.bits(), size: arg.bytes() }).collect();
-        // SAFETY: whoever launched it vouched for the addresses, which are of this process.
+        // SAFETY: the caller of the launch vouched for the addresses, which are of this process.
         unsafe { crate::launch(kernel, shape.grid, [shape.threads, 1, 1], shape.shared_bytes, &args) }
             .map_err(DeviceError::Failed)
     }
@@ -177,7 +177,7 @@ impl Emulator {
         Buffer::copied(self, numbers).unwrap()
     }
 
-    /// A buffer that nobody has written.
+    /// A buffer that was not written.
     pub fn room<T: Element>(&self, length: usize) -> Buffer<Self, T> {
         Buffer::new(self, length).unwrap()
     }
@@ -284,8 +284,8 @@ impl Device for Emulator {
         Ok(())
     }
 
-    /// All that was launched has run already, what was launched later too: whoever reads what a later launch has
-    /// overwritten finds out.
+    /// Everything that was launched has run already, later launches included, so a read of what a later launch overwrites
+    /// gives the wrong result.
     fn read_after(&self, _: &(), memory: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
         self.read(memory, at, bytes)?;
         with(|thread| {

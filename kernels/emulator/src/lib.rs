@@ -1,4 +1,4 @@
-//! Runs the CUDA kernels of `kernels/src/cuda` on the host's processor, for tests.
+//! Runs the CUDA kernels of `kernels/src/cuda` on the host's CPU, for tests.
 //!
 //! A kernel's threads are fibers, scheduled in an order that [`schedule`] chooses for the calling thread. What a GPU
 //! would let pass is an error here: barriers that not all threads reach, warp operations with wrong masks, arguments
@@ -66,8 +66,8 @@ pub fn schedule(schedule: Schedule, preempt: u32) {
     unsafe { emu_schedule(policy, seed, preempt) }
 }
 
-/// What lies in these `bytes` from the address `from` on is not what launches have written: they were given to somebody
-/// else, or overwritten otherwise. Race builds want to know it.
+/// Tells the race checker that these `bytes` from the address `from` on were given to another buffer, or overwritten by the
+/// host: accesses before and after do not race.
 pub fn forget(from: usize, bytes: usize) {
     // SAFETY: nothing is read or written there.
     unsafe { emu_forget(from, bytes) }

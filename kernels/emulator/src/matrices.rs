@@ -1,4 +1,4 @@
-//! Matrices of every type, and their weights as the textbook has them.
+//! Matrices of every type, and their weights dequantized by a plain implementation.
 
 use codeseal_kernels::cuda::{BLOCK, GROUP, Matrix, Narrow, arrange_q4k, arrange_q8_0, quantize_q8_0};
 use half::f16;

@@ -1,4 +1,4 @@
-//! Every kernel, on every instruction set of this machine, against the textbook in f64.
+//! Every kernel, on every instruction set of this machine, against a plain implementation in f64.
 
 use proptest::prelude::*;
 
@@ -53,7 +53,7 @@ proptest! {
         let length = before + tokens;
         let [keys, values] = [seed, !seed].map(|seed| stored(kv_type, numbers(seed, length * width)));
         let mut pool = KvPool::new(shape, length.div_ceil(BLOCK_TOKENS) + 1);
-        // The last block first, and one that belongs to nobody.
+        // The last block first, and one that no sequence has.
         let table: Vec<_> = (1..pool.block_count() as u32).rev().map(BlockId).collect();
         for (position, (key, value)) in keys.chunks(width).zip(values.chunks(width)).enumerate() {
             pool.write(0, &table, position, value, key);

@@ -182,7 +182,7 @@ impl CudaDevice {
         for (number, part) in bytes.chunks_mut(PINNED_BYTES).enumerate() {
             let from = from + (number * PINNED_BYTES) as u64;
             let between = pinned.bytes(part.len());
-            // SAFETY: the caller vouches for what lies there; the pinned memory is nobody else's until it is read here.
+            // SAFETY: the caller vouches for what lies there; nothing else uses the pinned memory until it is read here.
             unsafe { result::memcpy_dtoh_async(between, from, stream.cu_stream()) }.map_err(failed)?;
             stream.synchronize().map_err(failed)?;
             part.copy_from_slice(between);
@@ -196,7 +196,7 @@ impl Drop for CudaDevice {
         self.context.record_err(self.stream.synchronize());
         self.context.record_err(self.copies.synchronize());
         for module in &self.modules {
-            // SAFETY: nothing runs any more, and nobody else has the module.
+            // SAFETY: nothing runs any more, and nothing else uses the module.
             self.context.record_err(unsafe { result::module::unload(*module) });
         }
     }
@@ -212,7 +212,7 @@ impl Drop for CudaMemory {
 
 impl Drop for CudaRecording {
     fn drop(&mut self) {
-        // SAFETY: nobody else has it; a launch that still runs keeps what it needs.
+        // SAFETY: nothing else uses it; a launch that still runs keeps what it needs.
         self.context.record_err(unsafe { result::graph::exec_destroy(self.graph) });
     }
 }

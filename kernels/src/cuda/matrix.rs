@@ -31,7 +31,7 @@ pub enum Blocks {
 }
 
 impl Blocks {
-    /// The largest of which there are enough for the whole device, if there can be so many large ones.
+    /// The largest size with which there are enough blocks to occupy the whole device.
     fn of(large: [u32; 3]) -> Self {
         let blocks: u64 = large.iter().map(|&blocks| u64::from(blocks)).product();
         if blocks < MANY_BLOCKS { Self::Small } else { Self::Large }
@@ -166,7 +166,7 @@ impl<D: Device, T: Narrow> Matrix<D, T> {
         let vectors = x.len() / self.columns;
         require(x.len() == vectors * self.columns, skinny[0], "the vectors are not whole")?;
         require(out.len() == vectors * results, skinny[0], "the result is of another size")?;
-        require(read <= vectors, skinny[0], "there are not so many vectors of prompts")?;
+        require(read <= vectors, skinny[0], "more prompt vectors than vectors")?;
         let mut launch = |kernel, range: Range<usize>, grid: [u32; 3]| {
             if grid.contains(&0) {
                 return Ok(());

@@ -41,7 +41,7 @@ struct Few {
     __syncthreads();
   }
 
-  // `whole` is what all tokens of the row weigh, where it is not only so many that are left.
+  // `whole` is the weight of all tokens of the row, of which these may be a part only.
   __device__ void sample(const RowSampler& sampler, u64 whole, u64 random, PerWarp per_warp, unsigned* chosen) const {
     if (sampler.top_k > 0) {
       keep([&](int i) {
@@ -152,7 +152,7 @@ struct Many {
   }
 };
 
-// The key of the largest token of a part, such that so many parts have larger ones. 0 if there are no such parts.
+// The key of the part's maximum that exactly `before` other parts exceed; 0 if there are fewer parts.
 __device__ unsigned largest_behind(unsigned before, const u64* partial, int parts) {
   SHARED(unsigned, found, [1]);
   int thread = threadIdx.x;

@@ -1,5 +1,5 @@
 // What sampling is made of: ordered logits, integer weights, random numbers, and sums over a block of threads.
-// All that decides is done in whole numbers, or in f32 operations that every processor rounds alike, so
+// All that decides is done in whole numbers, or in f32 operations that every CPU and GPU rounds alike, so
 // kernels/src/sampling.rs, which explains the steps, samples the very same token.
 #pragma once
 #include "common.cuh"

@@ -1,4 +1,4 @@
-//! Every type of weights, on every instruction set of this machine, against the textbook in f64.
+//! Every type of weights, on every instruction set of this machine, against a plain implementation in f64.
 
 use half::{bf16, f16};
 use proptest::prelude::*;
