@@ -1,4 +1,4 @@
-//! The command line of `codeseal-server bench` → what is measured.
+//! The flags of `codeseal-server bench` and `kernels-check` → validated settings.
 
 use std::path::{Path, PathBuf};
 
@@ -15,17 +15,17 @@ pub struct BenchConfig {
     pub weights: BenchWeights,
     /// Whether the start is measured instead of steps.
     pub startup: bool,
-    /// What they are turned into while they load.
+    /// Quantization at load time.
     pub quantize: Quantize,
-    /// How long a prompt is.
+    /// Prompt length, in tokens.
     pub prompt_tokens: usize,
-    /// How many tokens are before the first decode step; those beyond the prompt are not computed.
+    /// Context before the first decode step, in tokens; those beyond the prompt are not computed.
     pub context_tokens: usize,
-    /// How many tokens follow.
+    /// New tokens per sequence.
     pub new_tokens: usize,
-    /// How many sequences go on at once, one measurement each.
+    /// Batch sizes of decode, one measurement each.
     pub batches: Vec<usize>,
-    /// The number of the device that computes; without one, the processors do.
+    /// The number of the CUDA device; none for the CPU.
     pub device: Option<usize>,
     /// The implementation; the kernels unless candle is chosen.
     pub backend: BackendChoice,
@@ -65,7 +65,7 @@ pub enum BenchWeights {
 /// What to measure, as typed.
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// The model's directory, or a GGUF file; `tiny` is the model inside this program, where there is one
+    /// Model: a directory or a GGUF file; `tiny` is the embedded model, in builds that have it
     #[arg(
         long,
         value_name = "PATH",
@@ -74,7 +74,7 @@ pub(crate) struct BenchArgs {
     )]
     model: Option<PathBuf>,
 
-    /// Random weights in the shape that this config.json describes
+    /// Random weights in the shape of this config.json
     #[arg(long, value_name = "FILE")]
     random_weights: Option<PathBuf>,
 
@@ -82,29 +82,29 @@ pub(crate) struct BenchArgs {
     #[arg(long, conflicts_with_all = ["random_weights", "device", "threads"])]
     startup: bool,
 
-    /// What weights are turned into while they load
+    /// Quantize weights at load time: none, q8_0 or q4k
     #[arg(long, value_name = "TYPE", default_value = "none")]
     quantize: Quantize,
 
-    /// Tokens of a prompt
+    /// Prompt length of the prefill, in tokens
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one())]
     prompt_tokens: usize,
 
-    /// Tokens of context before the decode steps; beyond --prompt-tokens their keys and values are zeros, which are read as
-    /// others are [default: as --prompt-tokens]
+    /// Context before the decode steps, in tokens; beyond --prompt-tokens their keys and values are zeros, which cost as much
+    /// to read [default: as --prompt-tokens]
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     context_tokens: Option<usize>,
 
-    /// Tokens that follow
+    /// New tokens per sequence
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = at_least_one())]
     new_tokens: usize,
 
-    /// How many sequences go on at once, one measurement each
+    /// Batch sizes of the decode, one measurement each
     #[arg(long, value_name = "N,N", default_value = "1,4,16", value_delimiter = ',',
         value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     batch: Vec<usize>,
 
-    /// What computes: cpu, cuda or cuda:N (in builds with CUDA)
+    /// Device: cpu, cuda or cuda:N (in builds with CUDA)
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = parse_device)]
     device: BenchDevice,
 
@@ -112,16 +112,16 @@ pub(crate) struct BenchArgs {
     #[arg(long, env = "CODESEAL_BACKEND", value_name = "BACKEND", default_value = "auto")]
     backend: BackendChoice,
 
-    /// Threads that compute [default: one for each core]
+    /// Compute threads [default: number of cores]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     threads: Option<usize>,
 
-    /// How often everything is measured; medians are reported
+    /// Number of measurements, of which the median is reported
     #[arg(long, value_name = "N", default_value_t = 3,
         value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     repeats: usize,
 
-    /// Report in JSON
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 }
@@ -142,7 +142,7 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "FILE")]
     random_weights: Option<PathBuf>,
 
-    /// Report in JSON
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 }

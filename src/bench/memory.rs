@@ -1,4 +1,4 @@
-//! What the memory gives, and what the process has taken of it.
+//! Memory bandwidth, and the peak memory of the process.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -13,7 +13,7 @@ const NUMBERS: usize = 1 << 27;
 pub(super) const READ_BYTES: u64 = (NUMBERS * size_of::<u64>()) as u64;
 /// What a thread reads at a time, in numbers.
 const PIECE: usize = 1 << 16;
-/// How often the memory is read; the best counts, since nothing makes memory faster than it is.
+/// How often the memory is read. The fastest time counts: other work on the machine only makes it slower.
 const READS: usize = 5;
 /// Copies on a device that are measured together: starting one and waiting takes a moment too.
 const COPIES: usize = 8;

@@ -91,13 +91,13 @@ pub enum BenchError {
     /// Weights, keys and values and a step do not fit into memory.
     #[error(transparent)]
     NotEnoughMemory(#[from] NotEnoughMemory),
-    /// There are no threads to be had.
+    /// The thread pool could not be started.
     #[error("cannot start the threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
     /// A check failed; the report says which.
     #[error("the device does not compute what it should: do not serve with it")]
     WrongDevice,
-    /// Nobody reads the report.
+    /// Standard output is closed.
     #[error("cannot write the report: {0}")]
     Write(#[from] io::Error),
     /// The report cannot be written as JSON.
@@ -296,18 +296,18 @@ fn files(weights: &BenchWeights) -> Result<(String, ModelFiles), BenchError> {
     }
 }
 
-/// Texts that go on together, a token each in a step.
+/// The sequences of a batch: a decode step adds a token to each.
 struct Texts<'a> {
     subject: &'a mut dyn Subject,
-    /// Which blocks each has.
+    /// The block table of each.
     tables: Vec<Vec<BlockId>>,
-    /// The token that each goes on with.
+    /// The last token of each, which the next step reads.
     last: Vec<TokenId>,
     position: usize,
 }
 
 impl<'a> Texts<'a> {
-    /// So many texts of up to `length` tokens.
+    /// `batch` texts of up to `length` tokens.
     fn new(subject: &'a mut dyn Subject, batch: usize, length: usize) -> Self {
         let blocks = length.div_ceil(BLOCK_TOKENS);
         let table = |text: usize| (0..blocks).map(|block| BlockId((text * blocks + block) as u32)).collect();

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// Everything that is said of one model.
+/// All figures of one model.
 #[derive(Debug, Serialize)]
 pub(super) struct BenchReport {
     pub(super) version: &'static str,
@@ -12,7 +12,7 @@ pub(super) struct BenchReport {
     pub(super) quantize: &'static str,
     /// The implementation: `kernels` or `candle`.
     pub(super) backend: &'static str,
-    /// What computes, if it is not the processors.
+    /// The device's name, if it is not the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) device: Option<String>,
     pub(super) threads: usize,
@@ -37,7 +37,7 @@ pub(super) struct BenchReport {
     pub(super) decode: Vec<Decode>,
 }
 
-/// New tokens of so many sequences at once.
+/// Decode at one batch size.
 #[derive(Debug, Serialize)]
 pub(super) struct Decode {
     pub(super) batch: usize,
@@ -46,9 +46,9 @@ pub(super) struct Decode {
     pub(super) step_ms: f64,
     /// Weights, keys and values that are read for a step, over the tokens that it makes.
     pub(super) bytes_per_token: f64,
-    /// How much of what the memory gives a step takes.
+    /// The share of the memory bandwidth that a step uses.
     pub(super) memory_share: f64,
-    /// Launches that a device repeats for a step; none on the processors, or where it does not record.
+    /// Launches of a recorded step (CUDA graph); none on the CPU, or if the device does not record.
     pub(super) launches_per_step: Option<usize>,
 }
 

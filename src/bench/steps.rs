@@ -20,7 +20,7 @@ impl DeviceSteps {
     /// weights are made on `device`, and kept as `quantize` says.
     ///
     /// # Errors
-    /// The shape is none that there are kernels for, its context is shorter than `length`, or the device has too little
+    /// There are no kernels for the shape, its context is shorter than `length`, or the device has too little
     /// memory.
     pub fn random<D: Device + 'static>(
         device: D,

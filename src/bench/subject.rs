@@ -1,4 +1,4 @@
-//! What is measured: a model on the processors, or on a device.
+//! The models that are measured: kernels on the CPU, kernels on a device, and candle.
 
 use super::memory;
 use crate::model::{
@@ -11,26 +11,26 @@ use codeseal_kernels::cuda::Device;
 use codeseal_kernels::kv::{BLOCK_TOKENS, BlockId};
 use codeseal_kernels::sampling::{RowSampler, SamplingParams};
 
-/// For how much there must be room.
+/// The sizes that memory is allocated for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
-    /// Blocks for keys and values.
+    /// KV blocks.
     pub(super) blocks: usize,
-    /// Tokens of a prompt that are read in one step.
+    /// Prompt tokens of a step (prefill).
     pub(super) rows: usize,
-    /// Texts that go on together.
+    /// Sequences of a decode step (batch size).
     pub(super) batch: usize,
 }
 
-/// What moves, however it is computed.
+/// The sizes that bound the speed of a step: bytes of weights, of the KV cache, and the memory bandwidth.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
-    /// What the device is called; none for the processors.
+    /// The device's name; none for the CPU.
     pub(super) device: Option<String>,
     pub(super) backend: BackendKind,
     pub(super) weight_bytes: usize,
     pub(super) kv_bytes_per_token: usize,
-    /// What the memory gives; none for the processors: what is measured takes memory, so it is measured last.
+    /// Memory bandwidth of the device; none for the CPU, whose bandwidth is measured last, when the model's memory is in use.
     pub(super) bytes_per_second: Option<f64>,
 }
 
@@ -50,7 +50,7 @@ pub(super) trait Subject {
     }
 }
 
-/// A model on the processors.
+/// A model on the CPU.
 pub(super) struct OnCpu {
     model: Model,
     pool: KvPool,
@@ -134,11 +134,11 @@ impl Subject for OnCandle {
     }
 }
 
-/// A model on a device, whose tokens are chosen there.
+/// A model on a device, which samples the tokens there.
 pub(super) struct OnDevice(DeviceSession);
 
 impl OnDevice {
-    /// The model in `files` on `device`, and what moves there. Random weights are made on the device.
+    /// The model in `files` on `device`, and its sizes. Random weights are made on the device.
     pub(super) fn load<D: Device + 'static>(
         device: D,
         files: &ModelFiles,

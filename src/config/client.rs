@@ -37,7 +37,7 @@ pub enum Command {
     Complete(Box<CompleteArgs>),
     /// Verify a server's attestation against a policy; says what was proven and what was not
     Verify(VerifyArgs),
-    /// Serve editors on this machine in the words that they know, and seal what they send
+    /// Serve editors on this machine through the APIs that they use, and seal their requests
     Proxy(Box<ProxyArgs>),
     /// Lint a launch policy, write an attribute condition, or test one
     #[command(subcommand)]

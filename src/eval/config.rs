@@ -40,35 +40,35 @@ pub struct FimConfig {
 /// What can be measured.
 #[derive(Subcommand)]
 pub(crate) enum EvalCommand {
-    /// Fill holes in code, and report how often and how nearly the model writes what stood there
+    /// Fill holes in code, and report exact matches and edit similarity
     Fim(FimArgs),
 }
 
 /// How to fill holes, as typed.
 #[derive(Args)]
 pub(crate) struct FimArgs {
-    /// The model's directory, or a GGUF file; `tiny` is the model inside this program, where there is one
+    /// Model: a directory or a GGUF file; `tiny` is the embedded model, in builds that have it
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
 
-    /// The cases: a JSON object a line with name, prefix, suffix, middle and kind (single or multi)
+    /// File of cases: per line a JSON object with name, prefix, suffix, middle and kind (single or multi)
     #[arg(long, value_name = "FILE")]
     cases: PathBuf,
 
-    /// Load the weights as a server with this --quantize does: none, q8_0 or q4k
+    /// Quantize weights at load time, as the server: none, q8_0 or q4k
     #[arg(long, value_name = "TYPE", default_value = "none")]
     quantize: Quantize,
 
-    /// What the model runs on, as a server with this --device: cpu, cuda or cuda:N (in builds with CUDA), or auto
+    /// Device, as of the server: cpu, cuda or cuda:N (in builds with CUDA), or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 
-    /// Implementation of the model, as a server with this --backend: auto, kernels or candle
+    /// Implementation of the model, as of the server: auto, kernels or candle
     #[arg(long, env = "CODESEAL_BACKEND", value_name = "BACKEND", default_value = "auto")]
     backend: BackendChoice,
 
-    /// New tokens of an answer at most. The rest of the context is the prompt's: of one that is longer, the
-    /// prefix loses its beginning and the suffix its end, which keep three quarters and one of the room
+    /// Maximum of new tokens per answer. The rest of the context is the prompt's. A longer prompt is cut around the hole: three
+    /// quarters of the room go to the prefix, one to the suffix
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one())]
     max_new_tokens: usize,
 
@@ -77,15 +77,15 @@ pub(crate) struct FimArgs {
     #[arg(long, value_name = "WHERE", value_enum, default_value_t = HoleStart::Cursor)]
     hole: HoleStart,
 
-    /// Only the first cases of the file
+    /// Number of cases, from the beginning of the file [default: all]
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     limit: Option<usize>,
 
-    /// Print the first cases with what was expected and what was answered
+    /// Print this many cases with the expected text and the answer
     #[arg(long, value_name = "N", default_value_t = 0)]
     show: usize,
 
-    /// Report in JSON
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 }

@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
-    /// The cases are none.
+    /// The file has no usable cases.
     #[error(transparent)]
     Cases(#[from] CasesError),
     /// The context is too short for what is asked.
@@ -69,7 +69,7 @@ pub enum EvalError {
     /// The OS random number generator failed.
     #[error("the OS random number generator failed: {0}")]
     Randomness(#[from] getrandom::Error),
-    /// Nobody reads the report.
+    /// Standard output is closed.
     #[error("cannot write the report: {0}")]
     Write(#[from] io::Error),
     /// The report cannot be written as JSON.

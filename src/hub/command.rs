@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::source::ModelSource;
 
-/// What can be done with the manifest. No `Debug`: it may hold a token.
+/// The subcommands of `codeseal-server models`. No `Debug`: it may hold a token.
 #[derive(Subcommand)]
 pub enum ModelsCommand {
     /// Print the hash over a model's files, which `/attestation` binds and a client's policy can pin

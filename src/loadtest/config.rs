@@ -52,7 +52,7 @@ pub struct LoadtestConfig {
     /// Whether a request that the server refuses for a while is sent again, as `codeseal complete` does; its time
     /// then has the waits in it.
     pub retry: bool,
-    /// What is asked.
+    /// Where prompts come from.
     pub prompts: PromptSource,
     /// New tokens of an answer at most.
     pub new_tokens: usize,
@@ -62,7 +62,7 @@ pub struct LoadtestConfig {
     pub warm_up: usize,
     /// Prompts and arrivals are the same for the same seed.
     pub seed: u64,
-    /// What an answer must keep to count as good.
+    /// Latency limits of an answer that counts as good.
     pub slo: Slo,
     /// Whether the report is JSON rather than a table.
     pub json: bool,
@@ -84,7 +84,7 @@ pub enum LoadtestConfigError {
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct LoadtestArgs {
-    /// The server; another machine only if it is named here
+    /// URL of the server
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     server: Origin,
 
@@ -97,77 +97,77 @@ pub(crate) struct LoadtestArgs {
     #[arg(long, env = "CODESEAL_SANDBOX_ENDPOINT", value_name = "URL")]
     sandbox_endpoint: Option<String>,
 
-    /// Closed loop: clients that each ask again when they have their answer [default: 1]
+    /// Closed loop: number of clients, each of which sends its next request after the last answer [default: 1]
     #[arg(long, value_name = "N", value_parser = up_to(MAX_CLIENTS), conflicts_with = "rate")]
     clients: Option<usize>,
 
-    /// With --clients: what a client waits for before it asks again
+    /// With --clients: what a client waits for before its next request
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = After::Answer, conflicts_with = "rate")]
     after: After,
 
-    /// Open loop: requests a second on average, at times that do not depend on the answers
+    /// Open loop: mean rate of requests per second (Poisson process), independent of the answers
     #[arg(long, value_name = "R", value_parser = rate)]
     rate: Option<f64>,
 
-    /// Keys that the requests are spread over [default: one for each client, 8 in an open loop]
+    /// Number of sessions, each with a key of its own [default: one per client, 8 in an open loop]
     #[arg(long, value_name = "N", value_parser = up_to(MAX_CLIENTS))]
     sessions: Option<usize>,
 
-    /// End after so many requests
+    /// Number of requests to send
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = up_to(MAX_REQUESTS))]
     requests: usize,
 
-    /// Send no request after this time; those under way are waited for
+    /// Time after which no request is sent; those in flight are waited for
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds(86_400))]
     duration_secs: u64,
 
-    /// How long an answer may take
+    /// Timeout of a request
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = seconds(3600))]
     timeout_secs: u64,
 
-    /// Send a request again that the server refuses for a while, as `codeseal complete` does
+    /// Retry requests that the server refuses temporarily, as `codeseal complete` does
     #[arg(long)]
     retry: bool,
 
-    /// A file of prompts, a JSON object a line with prompt and perhaps suffix, instead of made-up ones
+    /// File of prompts, in place of generated ones: per line a JSON object with prompt and optionally suffix
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt_tokens", "shared_prefix"])]
     prompts: Option<PathBuf>,
 
-    /// Tokens of a made-up prompt, about
+    /// Approximate length of a generated prompt, in tokens
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = up_to(MAX_TOKENS))]
     prompt_tokens: usize,
 
-    /// How many of those are the same in every prompt
+    /// Length of the prefix that all generated prompts share, in tokens
     #[arg(long, value_name = "N", default_value_t = 0,
         value_parser = RangedU64ValueParser::<usize>::new().range(0..=MAX_TOKENS))]
     shared_prefix: usize,
 
-    /// New tokens of an answer at most; the model may end before
+    /// Maximum of new tokens per answer
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one())]
     new_tokens: usize,
 
-    /// Ask for whole answers rather than streams
+    /// Request whole answers in place of streams
     #[arg(long)]
     whole: bool,
 
-    /// Requests of each session before the measurement begins
+    /// Warm-up requests per session, before the measurement
     #[arg(long, value_name = "N", default_value_t = 1,
         value_parser = RangedU64ValueParser::<usize>::new().range(0..=100))]
     warm_up: usize,
 
-    /// The same seed makes the same prompts and arrivals
+    /// Seed of prompts and arrivals
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 
-    /// Goodput counts answers whose first text came within this time
+    /// Goodput: maximum time to the first token
     #[arg(long, value_name = "MILLISECONDS")]
     slo_ttft_ms: Option<u64>,
 
-    /// Goodput counts answers that ended within this time
+    /// Goodput: maximum time to the end of the answer
     #[arg(long, value_name = "MILLISECONDS")]
     slo_e2e_ms: Option<u64>,
 
-    /// Report in JSON
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! When requests are sent: each client after its last answer or text, or at times of their own.
+//! When requests are sent: after the last answer or text of each client (closed loop), or at random times (open loop).
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::prompts::Prompts;
 use super::random::Random;
-use super::request::{Manner, Sample, ask};
+use super::request::{Manner, Sample, send};
 use crate::client::Client;
 
 /// The most requests of an open loop that are under way: what is beyond is not sent, and says so.
@@ -19,24 +19,24 @@ const MAX_IN_FLIGHT: usize = 1024;
 /// The stream of random numbers that arrivals are drawn from; prompts use those of their own numbers.
 const ARRIVALS: u64 = u64::MAX - 1;
 
-/// When a client asks.
+/// When requests are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loop {
-    /// So many clients, each asking again when it has its answer.
+    /// Closed loop: each client sends its next request after its last answer.
     Closed {
         /// How many.
         clients: usize,
-        /// What a client waits for before it asks again.
+        /// What a client waits for before its next request.
         after: After,
     },
-    /// Requests that come independently of each other and of the answers, as a Poisson process.
+    /// Open loop: requests arrive as a Poisson process, independent of the answers.
     Open {
         /// How many a second on average.
         rate: f64,
     },
 }
 
-/// What a client of a closed loop waits for before it asks again.
+/// What a client of a closed loop waits for before its next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum After {
     /// The last frame, as `codeseal complete` does
@@ -45,14 +45,14 @@ pub enum After {
     Text,
 }
 
-/// When to stop asking.
+/// When to stop sending.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) requests: usize,
     pub(super) duration: Duration,
 }
 
-/// What is asked, and of whom.
+/// The requests of a load test, and the clients that send them.
 pub(super) struct Load<'a> {
     /// One for each session. Never empty.
     pub(super) clients: &'a [Client],
@@ -60,7 +60,7 @@ pub(super) struct Load<'a> {
     pub(super) manner: &'a Manner,
     pub(super) bounds: Bounds,
     pub(super) seed: u64,
-    /// When a text ended last.
+    /// When the last text ended.
     pub(super) last_text: Cell<Option<Instant>>,
 }
 
@@ -84,8 +84,8 @@ impl Load<'_> {
                 }
                 next.set(index + 1);
                 let (on, text_end) = oneshot::channel();
-                let asking = self.ask(client, index, due, on);
-                under_way.push(async move { (index, asking.await) });
+                let sample = self.send(client, index, due, on);
+                under_way.push(async move { (index, sample.await) });
                 // An answer without text ends the wait as well.
                 let mut wait = Some(text_end).filter(|_| after == After::Text);
                 loop {
@@ -137,7 +137,7 @@ impl Load<'_> {
                 }
             }
             if under_way.len() < MAX_IN_FLIGHT {
-                under_way.push(self.ask(index, index, due, oneshot::channel().0));
+                under_way.push(self.send(index, index, due, oneshot::channel().0));
             } else {
                 done(Sample { outcome: Err("not_sent".to_owned()) });
             }
@@ -148,7 +148,7 @@ impl Load<'_> {
     }
 
     /// `text_end` is told when the text has ended.
-    async fn ask(&self, client: usize, index: usize, due: Instant, text_end: oneshot::Sender<()>) -> Sample {
+    async fn send(&self, client: usize, index: usize, due: Instant, text_end: oneshot::Sender<()>) -> Sample {
         let text_end = Cell::new(Some(text_end));
         let on_text_end = || {
             self.last_text.set(Some(Instant::now()));
@@ -157,7 +157,7 @@ impl Load<'_> {
             }
         };
         match self.clients.get(client % self.clients.len().max(1)) {
-            Some(client) => ask(client, &self.prompts.prompt(index), self.manner, due, &on_text_end).await,
+            Some(client) => send(client, &self.prompts.prompt(index), self.manner, due, &on_text_end).await,
             None => Sample { outcome: Err("not_sent".to_owned()) },
         }
     }

@@ -1,8 +1,8 @@
 //! Load on a running server, through the seal, as its clients see it.
 //!
-//! A closed loop has clients that ask again when they have their answer, or its text: it finds the throughput. An open loop has
-//! requests that come on their own: it finds the latency that a given load brings. Every session is a key of its
-//! own, as every employee's is, so that prompts have cached prefixes in common only within one.
+//! In a closed loop each client sends its next request after the last answer, or its text: it measures throughput. In an open
+//! loop requests arrive at a given rate: it measures latency under that load. Each session has a key of its own, as each
+//! employee's has, so cached prefixes are shared only within one.
 //!
 //! Text counts when it has been opened and checked. A server that shapes its streams gives text out at the pace of
 //! its frames: "between texts" is then the pace, and the first text comes up to one frame after the model made it.
@@ -35,23 +35,23 @@ use self::report::{LoadReport, Setting};
 use self::request::Manner;
 use crate::client::{Client, ClientError, CompletionOptions};
 
-/// How long a token of code is before the server has counted any, in characters.
+/// The estimated length of a token of code, in characters, before the server has counted any.
 const CHARACTERS_PER_TOKEN: f64 = 3.0;
-/// How often that guess is corrected by what the server counts.
+/// How often that estimate is corrected by the server's token counts.
 const CORRECTIONS: usize = 2;
-/// What a guess is corrected with at least, in tokens: the control tokens of a short prompt would spoil it.
+/// The shortest prompt that the estimate is corrected with, in tokens: control tokens would distort a shorter one.
 const PROBE_TOKENS: usize = 64;
 
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadtestError {
-    /// There is nothing to ask.
+    /// There are no prompts.
     #[error(transparent)]
     Prompts(#[from] PromptsError),
     /// The sessions cannot be started, or the server does not answer before the load begins.
     #[error("cannot begin: {0}")]
     Begin(#[from] ClientError),
-    /// Nobody reads the report.
+    /// Standard output is closed.
     #[error("cannot write the report: {0}")]
     Write(#[from] io::Error),
     /// The report cannot be written as JSON.
@@ -106,7 +106,7 @@ pub async fn run(config: LoadtestConfig, stdout: &mut impl Write) -> Result<(), 
     let began = Instant::now();
     tokio::select! {
         () = load.run(config.kind, &done) => {}
-        // Without a handler there is none to be had, and the load runs to its end.
+        // If no handler can be installed, the load runs to its end.
         Ok(()) = tokio::signal::ctrl_c() => {}
     }
     let elapsed = match config.kind {

@@ -1,4 +1,4 @@
-//! What is asked: prompts of a file in turn, or made up code of so many tokens' worth.
+//! Prompts: those of a file in turn, or generated code of about a given number of tokens.
 
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
@@ -115,8 +115,8 @@ fn empty() -> Prompt {
     Prompt { prefix: Secret::new(String::new()), suffix: None }
 }
 
-/// So many characters of something like Python. Unlike any other from its first line on, so that two prompts have
-/// in common what they are meant to, and no more.
+/// `characters` characters of generated Python. Each differs from all others from its first line on, so that two prompts share
+/// only the part that is meant to be shared.
 fn code(random: &mut Random, characters: usize) -> String {
     let mut text = String::with_capacity(characters + 128);
     while text.len() < characters {

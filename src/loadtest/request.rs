@@ -1,4 +1,4 @@
-//! One request as its client sees it: when its text came, or why none did.
+//! One request as its client sees it: when its text came, or the error.
 //!
 //! Times count from when a request was due, not from when it was sent: a generator that is held up must not
 //! make the server look better.
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::client::{Client, ClientError, CompletionOptions, Prompt};
 use crate::protocol::openai::Usage;
 
-/// How every request is asked.
+/// The options of every request.
 #[derive(Debug)]
 pub(super) struct Manner {
     pub(super) new_tokens: usize,
@@ -18,7 +18,7 @@ pub(super) struct Manner {
     pub(super) timeout: Duration,
 }
 
-/// What came of one request.
+/// The result of one request.
 #[derive(Debug)]
 pub(super) struct Sample {
     /// The answer's times, or the code of the error.
@@ -49,8 +49,8 @@ impl Times {
     }
 }
 
-/// Asks once, and calls `on_text_end` when the text has ended. Whatever happens is part of the sample.
-pub(super) async fn ask(
+/// Sends one request, and calls `on_text_end` when the text has ended. A failure is part of the sample.
+pub(super) async fn send(
     client: &Client,
     prompt: &Prompt,
     manner: &Manner,

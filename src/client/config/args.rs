@@ -68,7 +68,7 @@ pub struct CompleteArgs {
     #[arg(long, env = "CODESEAL_MAX_TOKENS", value_name = "N")]
     pub(super) max_tokens: Option<NonZeroUsize>,
 
-    /// Randomness from 0 (always the likeliest token) to 2 [default: 0]
+    /// Randomness from 0 (always the most likely token) to 2 [default: 0]
     #[arg(long, env = "CODESEAL_TEMPERATURE", value_name = "T")]
     pub(super) temperature: Option<f64>,
 
