@@ -14,9 +14,9 @@ pub(crate) const MAX_TOKEN_BYTES: usize = 64 * 1024;
 /// What an attestation token says.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Claims {
-    /// Who signed it.
+    /// The issuer, which signed it (`iss`).
     pub iss: String,
-    /// Whom it is meant for.
+    /// The audience (`aud`).
     #[serde(deserialize_with = "one_or_many")]
     pub aud: Vec<String>,
     /// The instance's URL.
@@ -184,7 +184,7 @@ pub struct Malformed;
 
 impl Claims {
     /// Reads the claims of a token **without verifying it**: only for our own launcher's token, which is trusted
-    /// because of where it came from. Whatever somebody sent goes through [`super::verify::verify`].
+    /// because of where it came from. A token from anywhere else goes through [`super::verify::verify`].
     ///
     /// # Errors
     /// [`Malformed`].

@@ -31,7 +31,7 @@ pub enum AttestationError {
     /// What is there is no token.
     #[error("the attestation token is malformed: ask the launcher for a new one")]
     Malformed,
-    /// It is not valid yet, or it was made just now and is over.
+    /// It is not valid yet, or it was made just now and has expired.
     #[error("the attestation token's times do not fit this machine's clock: set the clock")]
     ClockOff,
     /// It has expired, and the launcher has not made a new one.

@@ -34,7 +34,7 @@ pub enum Profile {
 pub struct ProfileMismatch {
     /// The claim's path in the token.
     pub claim: &'static str,
-    /// What it has to be. What it was is not repeated: it is somebody else's text.
+    /// What it has to be. The claim's own value is not repeated: it is untrusted text.
     pub expected: &'static str,
 }
 
@@ -43,7 +43,7 @@ pub struct ProfileMismatch {
 #[error("no such profile: use sandbox, shielded-preview, sev, tdx or tdx-h100")]
 pub struct UnknownProfile;
 
-/// What the server does when the launcher's token has expired and no new one is to be had.
+/// What the server does when the launcher's token has expired and there is no new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnTokenExpiry {
     /// Stay ready; requests whose key is not in the cache are refused.
@@ -117,7 +117,7 @@ impl Profile {
     }
 }
 
-/// What every profile asks for: nobody can log in, and the operator has changed nothing about the container.
+/// The checks of every profile: no debug image, and no override of the container by the operator.
 fn production_mode(claims: &Claims) -> Result<(), ProfileMismatch> {
     let container = &claims.submods.container;
     require(claims.secboot == Some(true), "secboot", "true")?;

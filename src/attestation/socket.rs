@@ -1,8 +1,8 @@
 //! The launcher's socket: HTTP/1.1 over a Unix socket, for tokens on demand.
 //!
 //! The launcher answers with the bare token as `text/html`, often chunked, and with plain text on an error.
-//! It attests anew on each call, which takes seconds and a lock that its own token refresh needs too: callers
-//! must not let a stranger decide how often this runs.
+//! Each call makes a new attestation, which takes seconds and a lock that its own token refresh needs too: callers
+//! must limit how often untrusted requests cause one.
 
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
@@ -213,8 +213,8 @@ mod tests {
         let _listener = UnixListener::bind(&path).unwrap();
         let socket = LauncherSocket::new(&path, Duration::from_millis(20));
         assert_eq!(socket.default_token().await.unwrap_err(), AttestationError::Timeout);
-        let nobody = LauncherSocket::new(dir.path().join("nobody"), Duration::from_secs(5));
-        assert_eq!(nobody.default_token().await.unwrap_err(), AttestationError::Unreachable);
+        let absent = LauncherSocket::new(dir.path().join("absent"), Duration::from_secs(5));
+        assert_eq!(absent.default_token().await.unwrap_err(), AttestationError::Unreachable);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The launcher replaces the file by renaming, so it is opened by its path each time and never held open. It may
 //! hold an expired token for an hour (the launcher backs off for that long) or never exist (when the launcher
 //! does not refresh tokens), and then the socket can still have one. That one is kept: each call of the socket
-//! attests anew.
+//! makes a new attestation.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -32,7 +32,7 @@ const LEEWAY: Duration = Duration::from_secs(60);
 /// How long reading the file may take. It is small; only a file system that does not answer takes longer.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the launcher's default token comes from. A clone is another handle on the same place.
+/// Where the launcher's default token comes from: its file and its socket. Clones share one state.
 #[derive(Clone)]
 pub struct TokenSource(Arc<Inner>);
 
@@ -40,7 +40,7 @@ struct Inner {
     file: PathBuf,
     socket: Option<LauncherSocket>,
     clock: Clock,
-    /// The last token of the socket. Locked during a call, so that one is made for all who wait.
+    /// The last token of the socket. Locked during a call, which all waiting callers share (single-flight).
     kept: Mutex<Option<Secret<String>>>,
     /// Held by the thread that reads the file: a file system that hangs must not take one thread after the other.
     reading: Arc<Semaphore>,
@@ -81,7 +81,7 @@ impl TokenSource {
             Err(error) => *error,
         };
         let Some(socket) = &place.socket else { return Err(with_file) };
-        match place.ask(socket, in_file.as_ref().ok()).await {
+        match place.from_socket(socket, in_file.as_ref().ok()).await {
             Ok(answer) => Ok(answer),
             // These say more than a missing or an expired file does.
             Err(error @ (AttestationError::Expired | AttestationError::ClockOff)) => Err(error),
@@ -97,7 +97,7 @@ impl TokenSource {
 
 impl Inner {
     /// The token that is kept while it has some life left, or else a new one.
-    async fn ask(
+    async fn from_socket(
         &self,
         socket: &LauncherSocket,
         in_file: Option<&Secret<String>>,
@@ -118,7 +118,7 @@ impl Inner {
         }
     }
 
-    /// A token of the socket. A current launcher makes it in this moment, so if it is over, the clock is wrong; a
+    /// A token of the socket. A current launcher makes it on the call, so if it has expired, the clock is wrong; a
     /// preview's launcher gives the bytes of the file.
     fn made_now(
         &self,
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_file_is_opened_anew_each_time() {
+    async fn the_file_is_opened_each_time() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token");
         let source = TokenSource::new(&file, None);

@@ -29,7 +29,7 @@ const USAGE: u8 = 64;
 /// `EX_SOFTWARE`.
 const INTERNAL: u8 = 70;
 
-/// What threads that are deep in the model are given at the end.
+/// How long blocking threads, such as one that loads a model, may take to end.
 const LAST_BREATH: Duration = Duration::from_secs(1);
 
 /// What the process says before it ends with a code other than 0.
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
                 telemetry::write_error(error.render().to_string());
                 return ExitCode::from(USAGE);
             }
-            // The text that was asked for; without a reader it goes nowhere.
+            // The text of --help or --version. stdout may be closed.
             error.print().ok();
             return ExitCode::SUCCESS;
         }

@@ -28,7 +28,7 @@ static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// Wrong usage or configuration; `clap` uses the same.
 const USAGE: u8 = 2;
-/// The program failed, nobody else.
+/// An internal failure of the program.
 const INTERNAL: u8 = 70;
 
 fn main() -> ExitCode {
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
             written(args.write(programs).map(drop))
         }
     };
-    // A KMS client may have left a refresh behind that nobody waits for.
+    // A KMS client may have left a background refresh: it is not waited for.
     runtime.shutdown_background();
     code
 }
@@ -202,7 +202,7 @@ fn written(result: std::io::Result<()>) -> ExitCode {
 }
 
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
-    // If nobody reads stderr, the code still tells.
+    // stderr may be closed: the exit code is enough then.
     writeln!(std::io::stderr(), "codeseal: {error}").ok();
     ExitCode::from(code)
 }

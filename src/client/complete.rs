@@ -1,6 +1,6 @@
 //! Completions through a session: sealed, sent, checked, opened.
 //!
-//! With a verifier, a session is held with one verified server only, and begins anew with another.
+//! With a verifier, a session is bound to one verified server. When another server answers, a new session begins.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,14 +23,14 @@ use crate::protocol::{ErrorCode, SessionTag};
 use crate::secret::Secret;
 
 const PATH: &str = "/v1/completions";
-/// How long before its token expires a verdict is no longer one: a request must arrive yet.
+/// How long before its token expires a verdict is no longer used: a request takes time to arrive.
 const VERDICT_MARGIN_SECS: u64 = 30;
 
 /// A server and the session that is held with it.
 #[derive(Debug)]
 pub struct Client {
     session: Mutex<Current>,
-    /// How sessions are begun; without, there is the one that the client was made with.
+    /// How new sessions begin; none if there is only the session that the client was made with.
     renewal: Option<Renewal>,
     transport: Transport,
     max_attempts: u32,
@@ -49,7 +49,7 @@ struct Renewal {
     keys: WrapConfig,
 }
 
-/// What gets the pieces of a streamed text; its error ends the stream.
+/// The callback for the pieces of a streamed text. An error ends the stream.
 pub type OnText<'a> = dyn FnMut(&str) -> Result<(), ClientError> + 'a;
 
 impl Client {
@@ -161,7 +161,7 @@ impl Client {
         }
     }
 
-    /// The session, of a verdict that still is one.
+    /// The session; a new one if the verdict has expired.
     async fn session(&self) -> Result<Arc<Session>, ClientError> {
         let mut current = self.session.lock().await;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -186,7 +186,7 @@ impl Client {
         };
         budget.spend_attempt(error)?;
         let mut current = self.session.lock().await;
-        // Somebody else may have begun the new one already.
+        // Another task may have begun the new session already.
         if Arc::ptr_eq(&current.session, session) {
             *current = renewal.begin(&self.transport).await?;
         }

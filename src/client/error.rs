@@ -22,19 +22,19 @@ pub enum ClientError {
     /// The system failed: no random numbers, no TLS set-up.
     #[error("internal failure: {0}")]
     Internal(&'static str),
-    /// The answer did not come from whoever holds the session's key, or not whole.
+    /// The answer was not sealed under the session's key, or is incomplete.
     #[error("the answer is not authentic: {0}; do not use it")]
     NotAuthentic(#[from] NotAuthentic),
     /// The output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(ErrorKind),
-    /// The issuer's keys, which attestation is verified with, cannot be had.
+    /// The issuer's public keys, which verify the attestation, cannot be fetched or read.
     #[error("cannot get the keys that verify attestation: {0}")]
     IssuerKeys(&'static str),
-    /// The server said no.
+    /// The server refused the request.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// There is no whole answer in time.
+    /// The whole answer did not arrive in time.
     #[error("no answer within {secs} s: try again, or raise --timeout-secs")]
     TimedOut {
         /// How long it was waited for.
@@ -83,7 +83,7 @@ pub struct Refusal {
     pub code: Option<String>,
     /// What the server says to do.
     pub message: String,
-    /// Whether the refusal came under the seal; otherwise anybody on the way may have written it.
+    /// Whether the refusal was sealed. If not, anyone on the network may have written it.
     pub sealed: bool,
     /// After how long a repetition may succeed, if a wait can heal it.
     pub retry_after: Option<Duration>,
@@ -146,7 +146,7 @@ impl fmt::Display for Refusal {
         let Some(ahead) = self.clock_ahead else { return write!(f, ": {}", self.message) };
         let (secs, side) = (ahead.unsigned_abs(), if ahead < 0 { "behind" } else { "ahead of" });
         if secs > u128::from(REPLAY_WINDOW_SECS) / 2 {
-            // Anybody on the way may have written that: the other clock is no reason to trust.
+            // Not sealed, so anyone on the network may have written it: no reason to trust the other clock.
             write!(
                 f,
                 ": this machine's clock is {secs} s {side} the server's: compare it with a source that you trust \

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// The share of the budget that the text after the cursor has a right to: one in so many.
+/// The text after the cursor gets at least one part in this many of the budget.
 const SUFFIX_SHARE: usize = 4;
 
 /// `FILE:LINE:COL`. Lines and columns count from 1, columns in characters (Unicode scalar values), as editors do.

@@ -68,7 +68,7 @@ impl InputSource {
     /// Reads the prompt; of a file with a cursor at most `context_bytes` around it.
     ///
     /// # Errors
-    /// [`InputError`] if it cannot be had.
+    /// [`InputError`]
     pub fn read(self, stdin: &mut dyn Read, context_bytes: usize) -> Result<Input, InputError> {
         let whole = match self {
             Self::Cursor(cursor) => return at_cursor(&cursor, context_bytes),

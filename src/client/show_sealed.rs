@@ -1,4 +1,4 @@
-//! `--show-sealed`: what goes over the wire, in the words of the codelab's client.
+//! `--show-sealed`: prints the sealed requests and answers, worded as the codelab's client does.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ pub enum Wire<'a> {
     Received(&'a [u8]),
 }
 
-/// Somebody who watches the wire.
+/// A callback for everything that goes over the wire.
 pub type WireTap<'a> = dyn FnMut(Wire<'_>) + 'a;
 
 /// Prints `event` to `out`, one line each.
@@ -24,7 +24,7 @@ pub fn show_sealed(out: &mut dyn Write, event: Wire<'_>) {
     };
     // The answer is not checked yet: it may hold what steers a terminal.
     let text = escaped(String::from_utf8_lossy(bytes).chars());
-    // Showing is a courtesy: that nobody listens is no reason to fail.
+    // `out` may be closed: that does not fail the request.
     writeln!(out, "{what}{text}").ok();
 }
 

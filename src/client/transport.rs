@@ -45,7 +45,7 @@ pub(super) struct Transport {
     idle: Arc<Idle>,
 }
 
-/// Whom a request is for, as far as it may be read on the way.
+/// The server that a request is meant for: sent as headers, in the clear.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Recipient {
     /// Any other server refuses the request.
@@ -107,7 +107,7 @@ impl Transport {
     pub(super) fn new(origin: Origin) -> Result<Self, ClientError> {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            // A redirect would send the envelope to somebody who was not asked for.
+            // A redirect would send the envelope to another server.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("codeseal/", env!("CARGO_PKG_VERSION")));
         if origin.is_loopback() {

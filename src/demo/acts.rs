@@ -29,12 +29,12 @@ def northwind_price(volume, discount):
     ";
 /// What stands after it.
 const SUFFIX: &str = "\n    return max(floor_price, price) * volume\n";
-/// Parts of the texts that must not be seen anywhere else.
+/// Words of the texts that the operator must not see.
 const TELLTALES: [&str; 4] = ["Northwind", "northwind", "Larkspur", "floor_price"];
 
 const WRONG_DIGEST: &str = "sha256:0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad0bad";
 
-/// Metrics that are worth a look; the rest are their details.
+/// The metrics that are shown.
 const METRICS: [&str; 4] = [
     "codeseal_requests_total",
     "codeseal_prompt_tokens_total",
@@ -94,7 +94,7 @@ impl<'a> Demo<'a> {
         self.paper.step(1, "What the employee types")?;
         self.paper.quote(PROMPT)?;
         self.paper.say(
-            "Her client made a key for this session (a DEK), had it wrapped by the company's KMS key, sealed the \
+            "Their client made a key for this session (a DEK), had it wrapped by the company's KMS key, sealed the \
              prompt under it, and sent both.",
         )?;
         Ok(())
@@ -175,7 +175,7 @@ impl<'a> Demo<'a> {
             return Err(DemoError::Unexpected("a session's key was unwrapped more than once"));
         }
         self.paper.holds(
-            "Both were sealed under the session's key for her very request: a forged, foreign or shortened \
+            "Both were sealed under the session's key for this very request: a forged, foreign or shortened \
              answer would have been refused.",
         )?;
         Ok(())
@@ -192,7 +192,7 @@ struct Refused<'a, 's> {
 impl Refused<'_, '_> {
     async fn play(mut self, service: &Service, prompt: &Prompt) -> Result<(), DemoError> {
         self.paper.step(5, "A workload with the wrong image is refused the key")?;
-        self.paper.say("The operator starts an image of his own in the same kind of VM. Its token says:")?;
+        self.paper.say("The operator starts another image in the same kind of VM. Its token says:")?;
         let employee = self.scene.employee(service).await?.without_retries();
         let released = self.scene.sandbox.ledger().counts().decrypts().granted;
         let operator = &mut self.operator;
@@ -209,7 +209,7 @@ impl Refused<'_, '_> {
             .refused("The token exchange refuses it, because this clause of the condition is false:")?;
         self.paper.quote(unmet.clause.as_deref().unwrap_or("(the condition is not a conjunction)"))?;
         self.paper.refused(&format!("The employee is told: {refusal}"))?;
-        self.paper.say("The operator has the sealed request, and in the log of his server:")?;
+        self.paper.say("The operator has the sealed request, and in the server's log:")?;
         let log = self.operator.take_log();
         self.paper.quote(log.trim_end())?;
         let seen = self.operator.sent.iter().chain(&self.operator.received).chain([&log]);

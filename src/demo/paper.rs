@@ -1,4 +1,4 @@
-//! Plain text that is easy on the eye: steps, wrapped sentences, aligned fields, code.
+//! The demo's output as plain text: steps, wrapped sentences, aligned fields, code.
 
 use std::io::{self, Write};
 
@@ -66,7 +66,7 @@ impl<'a> Paper<'a> {
         self.verdict(GREEN, "✓", text)
     }
 
-    /// Somebody was refused, as it should be.
+    /// A request was refused, as it should be.
     pub(super) fn refused(&mut self, text: &str) -> io::Result<()> {
         self.verdict(RED, "✗", text)
     }

@@ -1,4 +1,4 @@
-//! The cast: a local Confidential Space, servers that run in it, and the employee's client.
+//! The parts of the demo: a local Confidential Space, servers that run in it, and the employee's client.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -83,7 +83,7 @@ impl Scene {
         Policy::read(&path).map_err(|_| DemoError::Unexpected("the demo's policy cannot be read"))
     }
 
-    /// An employee with a session of her own at `service`.
+    /// An employee's client, with a session of its own at `service`.
     pub(super) async fn employee(&self, service: &Service) -> Result<Client, DemoError> {
         let (origin, keys) = self.way_to(service)?;
         Ok(Client::connect(&origin, keys).await?)
@@ -149,7 +149,7 @@ async fn start(config: ServerConfig) -> Result<Service, DemoError> {
     Ok(service)
 }
 
-const MISNAMED: DemoError = DemoError::Unexpected("the sandbox names things as nobody can read them");
+const MISNAMED: DemoError = DemoError::Unexpected("the sandbox uses names that cannot be parsed");
 
 /// The refusal in `outcome`, which is what is expected.
 pub(super) fn refusal<T>(outcome: Result<T, ClientError>) -> Result<crate::client::Refusal, DemoError> {

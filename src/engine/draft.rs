@@ -75,34 +75,34 @@ fn follows(text: &[TokenId], length: usize) -> Option<&[TokenId]> {
 mod tests {
     use super::*;
 
-    fn guessed(text: &[u32], limit: usize) -> Vec<u32> {
+    fn drafted(text: &[u32], limit: usize) -> Vec<u32> {
         let text: Vec<_> = text.iter().copied().map(TokenId).collect();
         lookup(&text).take(limit).map(|token| token.0).collect()
     }
 
     #[test]
-    fn what_followed_the_last_tokens_before_is_guessed() {
-        assert_eq!(guessed(&[1, 2, 3, 4, 5, 6, 9, 2, 3, 4, 5], 3), [6, 9, 2]);
-        assert_eq!(guessed(&[1, 2, 3, 4, 5, 6, 9, 2, 3, 4, 5], 1), [6]);
-        assert!(guessed(&[1, 2, 3, 4, 5, 6, 9, 2, 3, 4, 5], 0).is_empty());
+    fn what_followed_the_last_tokens_before_is_drafted() {
+        assert_eq!(drafted(&[1, 2, 3, 4, 5, 6, 9, 2, 3, 4, 5], 3), [6, 9, 2]);
+        assert_eq!(drafted(&[1, 2, 3, 4, 5, 6, 9, 2, 3, 4, 5], 1), [6]);
+        assert!(drafted(&[1, 2, 3, 4, 5, 6, 9, 2, 3, 4, 5], 0).is_empty());
     }
 
     #[test]
     fn a_longer_match_wins_and_among_equals_the_latest() {
-        assert_eq!(guessed(&[1, 2, 3, 7, 8, 2, 3, 6, 1, 2, 3], 1), [7]);
-        assert_eq!(guessed(&[2, 3, 7, 0, 2, 3, 6, 5, 2, 3], 1), [6]);
+        assert_eq!(drafted(&[1, 2, 3, 7, 8, 2, 3, 6, 1, 2, 3], 1), [7]);
+        assert_eq!(drafted(&[2, 3, 7, 0, 2, 3, 6, 5, 2, 3], 1), [6]);
     }
 
     #[test]
     fn a_run_goes_on() {
-        assert_eq!(guessed(&[5, 5, 5, 5], 3), [5, 5, 5]);
-        assert_eq!(guessed(&[1, 2, 1, 2, 1, 2], 5), [1, 2, 1, 2, 1]);
+        assert_eq!(drafted(&[5, 5, 5, 5], 3), [5, 5, 5]);
+        assert_eq!(drafted(&[1, 2, 1, 2, 1, 2], 5), [1, 2, 1, 2, 1]);
     }
 
     #[test]
-    fn nothing_is_guessed_where_nothing_repeats() {
+    fn nothing_is_drafted_where_nothing_repeats() {
         for text in [&[][..], &[1], &[1, 1], &[1, 2], &[1, 2, 3, 4], &[1, 9, 2, 9, 3]] {
-            assert!(guessed(text, 8).is_empty(), "{text:?}");
+            assert!(drafted(text, 8).is_empty(), "{text:?}");
         }
     }
 

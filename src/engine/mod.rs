@@ -68,7 +68,7 @@ pub struct GenerationRequest {
 pub struct Sampling {
     /// Divides the logits; 0 is greedy: the most likely token, the first of several.
     pub temperature: f64,
-    /// Keeps only so many of the most likely tokens, and those as likely as the last of them; 0 keeps all.
+    /// Keeps only this many of the most likely tokens, and those as likely as the last of them; 0 keeps all.
     pub top_k: Option<usize>,
     /// Keeps only the most likely tokens that together have this probability.
     pub top_p: Option<f64>,

@@ -240,7 +240,7 @@ async fn requests_take_turns_and_a_long_prompt_lets_others_through() {
 }
 
 #[tokio::test]
-async fn who_waits_is_served_in_order_and_beyond_the_bound_nobody_waits() {
+async fn the_queue_is_served_in_order_and_is_bounded() {
     let (handle, _engine, watch) = engine(1, 2);
     watch.arm();
     let mut generations: Vec<_> =
@@ -249,7 +249,7 @@ async fn who_waits_is_served_in_order_and_beyond_the_bound_nobody_waits() {
     assert_eq!((handle.load().running, handle.load().waiting), (1, 2));
     assert_eq!(handle.submit(request(&[90], 1)).err(), Some(SubmitError::Full));
     drop(generations.remove(1));
-    generations.push(handle.submit(request(&[90], 2)).expect("who left makes room"));
+    generations.push(handle.submit(request(&[90], 2)).expect("an abandoned request makes room"));
     watch.allow(usize::MAX);
     for generation in generations {
         assert_eq!(rest(generation).await.1, Ok(Finish::Length));
@@ -258,7 +258,7 @@ async fn who_waits_is_served_in_order_and_beyond_the_bound_nobody_waits() {
 }
 
 #[tokio::test]
-async fn who_has_heard_the_end_may_count_on_the_place() {
+async fn a_slot_is_free_once_the_end_was_received() {
     let (handle, _engine, _) = engine(1, 0);
     for _ in 0..200 {
         rest(handle.submit(request(&[2, 10], 1)).unwrap()).await.1.unwrap();
@@ -316,7 +316,7 @@ async fn a_request_whose_numbers_are_wrong_fails_alone() {
 }
 
 #[tokio::test]
-async fn a_step_that_fails_ends_who_was_in_it_and_nobody_else() {
+async fn a_step_that_fails_ends_the_requests_in_it_and_no_others() {
     let (handle, _engine, watch) = engine(2, 1);
     watch.arm();
     let together = handle.submit(request(&[60], 40)).unwrap();
@@ -331,7 +331,7 @@ async fn a_step_that_fails_ends_who_was_in_it_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn whoever_has_fewer_requests_running_goes_before_whoever_has_more() {
+async fn the_namespace_with_fewer_running_requests_goes_first() {
     let (handle, _engine, watch) = engine(1, 9);
     watch.arm();
     let submit = |first: u32, namespace| {
@@ -347,7 +347,7 @@ async fn whoever_has_fewer_requests_running_goes_before_whoever_has_more() {
     for generation in [running].into_iter().chain(rest_of_them) {
         assert_eq!(rest(generation).await.1, Ok(Finish::Length));
     }
-    // One at a time: when a place is free, nobody has a request running, and the first comes first.
+    // One at a time: when a slot is free, no namespace has a running request, and the first in the queue is next.
     assert_eq!(watch.steps(4), [60, 61, 62, 80].map(|text| vec![(text, 1)]));
 
     let (handle, _engine, watch) = engine(2, 9);
@@ -406,7 +406,7 @@ async fn a_panic_ends_every_request_with_an_error_and_refuses_new_ones() {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_shut_down_or_dropped_leaves_nobody_waiting() {
+async fn an_engine_that_is_shut_down_or_dropped_ends_all_requests() {
     for shut_down in [true, false] {
         let (handle, engine, watch) = engine(1, 1);
         watch.arm();

@@ -1,6 +1,6 @@
 //! Warm-up and self-test of a model, before requests are served.
 //!
-//! A model with broken weights generates gibberish and looks healthy meanwhile. The self-test reads all weights twice, which is
+//! A model with broken weights generates meaningless text and looks healthy. The self-test reads all weights twice, which is
 //! as few steps as show that a token gets the same logits with keys and values of the cache and without.
 
 use std::time::Duration;

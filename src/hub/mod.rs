@@ -50,13 +50,13 @@ pub struct FetchOptions {
     pub progress: Progress,
     /// Sent to the Hugging Face Hub, which asks for one where a licence has to be accepted.
     pub hugging_face_token: Option<Secret<String>>,
-    /// Whom downloads come from.
+    /// The servers that downloads come from.
     pub endpoints: Endpoints,
     /// How long to wait for what.
     pub limits: DownloadLimits,
 }
 
-/// Whom downloads come from. Only code can change them: an operator who could would choose the model.
+/// The servers that downloads come from. Only code can change them: an operator who could would choose the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoints {
     /// Serves `hf://`.
@@ -86,7 +86,7 @@ pub enum HubError {
     /// Another process holds the cache of this model.
     #[error("another process is fetching this model: wait for it or choose another cache directory")]
     Busy,
-    /// There is no HTTPS to be had.
+    /// HTTPS cannot be set up.
     #[error("cannot set up HTTPS: check that CA certificates are installed")]
     Client,
     /// A file of a local model cannot be used.
@@ -106,7 +106,7 @@ pub enum HubError {
     },
     /// A file is not what the manifest or the listing says.
     #[error(
-        "{file} is not the file that the manifest or the source names: fetch the model again or lock it anew"
+        "{file} is not the file that the manifest or the source names: fetch the model again or lock it again"
     )]
     Mismatch {
         /// The file.
@@ -179,7 +179,7 @@ fn unlocked(require_locked: bool) -> Result<(), HubError> {
 }
 
 impl FetchOptions {
-    /// Fetches into `cache_dir` what `manifest` says, from the real places, in silence.
+    /// Options to fetch into `cache_dir` by `manifest`, from the real servers, without progress output.
     pub fn new(cache_dir: PathBuf, manifest: Manifest) -> Self {
         Self {
             cache_dir,

@@ -143,7 +143,7 @@ impl Bar {
 
     fn log(&self, done: u64) {
         let percent = percent(done, self.0.total) / STEP_PERCENT * STEP_PERCENT;
-        // Whoever raises the mark logs it, so that each step is logged once.
+        // Only the thread that raises the percentage logs it, so that each step is logged once.
         if self.0.logged.fetch_max(percent, Ordering::Relaxed) < percent {
             emit(match self.0.stage {
                 Stage::Download => Event::ModelDownload { percent },

@@ -22,7 +22,7 @@ const FAILED: KeyError = KeyError::Unavailable(KeyService::Kms);
 type Digest = [u8; 32];
 type DekResult = Result<Arc<Dek>, KeyError>;
 
-/// Unwrapped DEKs. They are wiped when the cache and the last request that uses them let go.
+/// Unwrapped DEKs. They are wiped when the cache and the last request have dropped them.
 pub(super) struct DekCache {
     shared: Arc<Shared>,
     _sweeper: AbortOnDropHandle<()>,
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_who_goes_away_fails_nobody() {
+    async fn a_caller_that_goes_away_fails_no_other() {
         let fixture = Fixture::new();
         let leader = fixture.get(1, Ok(()));
         assert!(tokio::time::timeout(Duration::from_millis(500), leader).await.is_err());

@@ -31,8 +31,8 @@ pub struct KmsConfig {
 
 /// Whose STS, IAM and KMS are called.
 ///
-/// The override exists only with the `sandbox` feature, which production images lack: whoever could set it could
-/// have the attestation token sent to a server of his own.
+/// The override exists only with the `sandbox` feature, which production images lack: an operator who could set it could
+/// have the attestation token sent to a server of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Endpoint {
     /// Google's.
@@ -54,11 +54,11 @@ pub struct Timeouts {
     pub exchange_attempt: Duration,
     /// One call of KMS.
     pub kms_attempt: Duration,
-    /// One call of the launcher's socket, which attests anew.
+    /// One call of the launcher's socket, each of which makes a new attestation.
     pub launcher: Duration,
     /// The pause before the first retry; it doubles with each.
     pub backoff: Duration,
-    /// For how long a failed exchange is the answer to whoever asks next, so that STS is not hammered.
+    /// How long the error of a failed exchange is returned without another attempt, so that STS is not flooded.
     pub pause_after_failure: Duration,
 }
 
@@ -78,7 +78,7 @@ pub struct CacheLimits {
     /// How many keys are unwrapped at the same time; one more is refused as overload.
     pub in_flight: usize,
     /// How many calls of KMS requests may cause in a minute; one more is refused as overload. All replicas share the
-    /// project's quota, and anybody can make up wrapped keys.
+    /// project's quota, and anyone can make up wrapped keys.
     pub calls_per_minute: u32,
     /// How many of these may come at once, after a restart for example.
     pub calls_at_once: u32,

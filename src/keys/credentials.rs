@@ -1,4 +1,5 @@
-//! When an access token is fetched: on demand, by one caller for all, ahead of its expiry, and never in a storm.
+//! When an access token is fetched: on demand, once for all waiting callers (single-flight), ahead of its expiry, and with a
+//! pause after a failure.
 //!
 //! There is no state that a failure could leave behind but a short pause: the next call after it tries again, so
 //! the server heals by itself when the launcher, STS or IAM does.
@@ -33,7 +34,7 @@ struct Shared {
     fetch: Fetch,
     pause_after_failure: Duration,
     state: Mutex<State>,
-    /// Held during an exchange: one is made for all who wait.
+    /// Held during an exchange, which all waiting callers share (single-flight).
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -55,13 +56,13 @@ enum Lookup {
     Fresh(HeaderValue),
     /// Still good, but it is time for the next one.
     Aging(HeaderValue),
-    /// There is none, and asking now would only be hammering.
+    /// There is none, and the pause after a failure is not over.
     Paused(KeyError),
     None,
 }
 
 impl Credentials {
-    /// After a failure, `fetch` is left alone for `pause_after_failure`, and whoever asks gets the same error.
+    /// After a failure, `fetch` is not called for `pause_after_failure`: callers get the same error.
     pub(super) fn new(fetch: Fetch, pause_after_failure: Duration) -> Self {
         Self(Arc::new(Shared { fetch, pause_after_failure, state: Mutex::default(), turn: Arc::default() }))
     }
@@ -69,7 +70,7 @@ impl Credentials {
     /// The value of an `authorization` header that is valid now.
     ///
     /// # Errors
-    /// [`KeyError`] if none is to be had.
+    /// [`KeyError`] if there is none.
     pub(super) async fn bearer(&self) -> Result<HeaderValue, KeyError> {
         match self.0.lookup() {
             Lookup::Fresh(header) => return Ok(header),
@@ -81,7 +82,7 @@ impl Credentials {
             Lookup::None => {}
         }
         let _turn = self.0.turn.lock().await;
-        // Whoever had the turn before may have brought one, or have failed just now.
+        // The caller that held the lock before may have fetched one, or have just failed.
         match self.0.lookup() {
             Lookup::Fresh(header) | Lookup::Aging(header) => Ok(header),
             Lookup::Paused(error) => Err(error),
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_who_wait_share_one_exchange() {
+    async fn waiting_callers_share_one_exchange() {
         let source = Source::default();
         let credentials = source.credentials();
         for bearer in join_all((0..50).map(|_| credentials.bearer())).await {
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_stops_waiting_leaves_the_turn_to_the_next() {
+    async fn a_caller_that_stops_waiting_leaves_the_turn_to_the_next() {
         let credentials = Source::default().credentials();
         assert!(tokio::time::timeout(Duration::from_millis(500), credentials.bearer()).await.is_err());
         assert_eq!(credentials.bearer().await.unwrap(), "t2");
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_token_is_replaced_ahead_of_its_expiry_and_nobody_waits() {
+    async fn a_token_is_replaced_ahead_of_its_expiry_without_waiting() {
         let credentials = Source::default().credentials();
         credentials.bearer().await.unwrap();
         sleep(3600 - 240).await;

@@ -138,7 +138,7 @@ impl From<AttestationError> for KeyError {
     }
 }
 
-/// What a KMS call can end with, for whoever called: the server's unwrapping or the client's wrapping.
+/// Why a KMS call failed, for both callers: the server's unwrapping and the client's wrapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// About the request: KMS did not make this ciphertext.

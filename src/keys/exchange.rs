@@ -1,7 +1,7 @@
 //! The token exchange: attestation token → federated token (STS) → access token (IAM, when impersonating).
 //!
 //! This is what `google-cloud-auth` calls an `external_account` credential, in our own words. Its own is not
-//! used, because it ends for good at the first permanent error (an expired token file is one), has no timeout on
+//! used, because it stops for good at the first permanent error (an expired token file is one), has no timeout on
 //! the STS call, cannot take the subject token from the launcher's socket and impersonate at a place of our
 //! choice at the same time, and reports a refusal as text only. Wrapping it mends the first two at the price of a
 //! background task that has to be killed and revived; these two calls are less than the wrapping would be.
@@ -66,8 +66,7 @@ impl TokenExchange {
     /// [`KeyError::Setup`] if there are no CA certificates. Nothing is called yet.
     pub(super) fn new(config: &KmsConfig) -> Result<Self, KeyError> {
         let timeouts = config.timeouts;
-        // Proxies come from the environment and redirects from whoever answers; the attestation token follows
-        // neither of them.
+        // The attestation token must not follow a proxy from the environment, or a redirect.
         let http = reqwest::Client::builder()
             .timeout(timeouts.exchange_attempt)
             .redirect(reqwest::redirect::Policy::none())

@@ -1,11 +1,11 @@
 //! Retries: one policy for STS, IAM and KMS.
 //!
 //! Google's clients retry too, but not what is needed here: not 429, not a timed-out attempt, not an answer with
-//! a wrong checksum. Every call that goes through here may be repeated without harm.
+//! a wrong checksum. Every call that goes through here is idempotent.
 
 use std::time::Duration;
 
-/// How many attempts are made of one call.
+/// Attempts per call, the first included.
 const ATTEMPTS: u32 = 4;
 
 /// The longest pause between two attempts.
@@ -28,7 +28,7 @@ impl<E> Failure<E> {
     }
 }
 
-/// Makes `attempt` until it succeeds, fails for good, or has failed often enough.
+/// Calls `attempt` until it succeeds, fails permanently, or [`ATTEMPTS`] have been made.
 pub(super) async fn retry<T, E, F>(first_delay: Duration, mut attempt: impl FnMut() -> F) -> Result<T, E>
 where
     F: Future<Output = Result<T, Failure<E>>>,

@@ -24,7 +24,7 @@ use crate::telemetry::{Event, emit};
 /// No KMS ciphertext: what is sent to see whether KMS would decrypt one.
 const PROBE: &[u8] = b"codeseal probe";
 
-/// Between two log lines about disabled versions: anybody who holds such a key can send it as often as they like.
+/// The least time between two log lines about disabled versions: anyone who holds such a key can send it at any rate.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Unwraps DEKs through Cloud KMS.
@@ -159,7 +159,7 @@ impl Service {
         })
     }
 
-    /// Remembers how a probe went; only a change is worth a line in the log.
+    /// Remembers how a probe went; only a change is logged.
     fn record(&self, error: Option<KeyError>) {
         let now = match error {
             None => Status::Ok,

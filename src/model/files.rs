@@ -1,4 +1,4 @@
-//! Where a model's files are read from: a directory, one GGUF file, the binary itself, or nowhere.
+//! A model's files: in a directory, one GGUF file, embedded in the binary, or random weights.
 //!
 //! Only files of the model's [`Layout`] can be opened, and the digest is over all of them: what is loaded is what the
 //! digest covers. Each file is opened once, so that a file that is put in its place later is not read.
@@ -29,7 +29,7 @@ use super::layout::{CONFIG, FileName, Layout, LayoutError, SINGLE, TOKENIZER, We
 
 /// How much of a file is hashed at a time.
 const CHUNK_BYTES: usize = 1 << 20;
-/// What is hashed first: it changes when the meaning of the digest does.
+/// The domain separator of the digest: it changes when the definition of the digest does.
 const DIGEST_LABEL: &[u8] = b"codeseal weights v2";
 
 /// The files of one model: configuration, tokenizer and weights.
@@ -262,7 +262,7 @@ impl ModelFiles {
         Ok(all.finalize().into())
     }
 
-    /// The SHA-256 of a file: of what was read of it if all was, else it is read now.
+    /// The SHA-256 of a file. It is read now unless it was read from end to end before.
     ///
     /// # Errors
     /// It cannot be read, or has changed since it was.
@@ -279,7 +279,7 @@ impl ModelFiles {
     /// Notes the SHA-256 of all bytes of a file, which have just been read.
     ///
     /// # Errors
-    /// They were others before.
+    /// They differ from those that were read before.
     pub(super) fn record(&self, name: &FileName, hash: [u8; 32]) -> Result<(), FilesError> {
         let mut hashes = self.shared.hashes.lock().unwrap_or_else(PoisonError::into_inner);
         match hashes.insert(name.clone(), hash) {
@@ -307,7 +307,7 @@ impl ModelFiles {
         &self.shared.meter
     }
 
-    /// How far the weights are read, by whatever thread reads them.
+    /// How far the weights are read, on any thread.
     pub fn progress(&self) -> LoadProgress {
         self.shared.meter.progress()
     }

@@ -34,7 +34,7 @@ pub struct NotAModelFile;
 /// Which part of a set a file is, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Part<'a> {
-    /// What stands before the numbers.
+    /// The name before the part's number.
     stem: &'a str,
     /// From 1 on.
     number: u32,
@@ -228,7 +228,7 @@ impl Layout {
         &self.weights
     }
 
-    /// The same for the same model, whatever a GGUF file is called.
+    /// The file's role: the same for the same model, independent of the name of a GGUF file.
     pub(crate) fn role(&self, name: &FileName) -> String {
         match (name.is_gguf(), name.gguf_part()) {
             (false, _) => name.0.clone(),

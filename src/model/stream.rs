@@ -17,10 +17,10 @@ use super::files::{Meter, MeterPart, ReadSeek};
 /// Buffers for each file that is read, and as many more: one is filled, one hashed, one packed, and others wait.
 const BUFFERS: usize = 3;
 
-/// Bytes of a file that lie together.
+/// Consecutive bytes of a file.
 pub(super) struct Part<T> {
     pub(super) length: usize,
-    /// What they are; none for what is only hashed.
+    /// The caller's description of them; none for bytes that are only hashed.
     pub(super) what: Option<T>,
 }
 
@@ -30,12 +30,12 @@ pub(super) struct Job<'a, T> {
     pub(super) parts: Vec<Part<T>>,
 }
 
-/// What has gone wrong.
+/// Why reading stopped.
 #[derive(Debug)]
 pub(super) enum StreamError<E> {
     /// The file with this number cannot be read.
     Read(usize, io::Error),
-    /// What was read was not taken.
+    /// `consume` failed.
     Consume(E),
 }
 
@@ -48,7 +48,7 @@ struct Chunk<'a, T> {
     meter: &'a Meter,
 }
 
-/// What the thread that hashes is told.
+/// A message to the thread that hashes.
 enum ToHash<'a, T> {
     Bytes(Arc<Chunk<'a, T>>),
     /// The file with this number ends here.
@@ -110,7 +110,7 @@ pub(super) fn stream<T: Send + Sync, E>(
             spawned.map_err(|error| StreamError::Read(0, error))?;
         }
         drop((full, finished));
-        // Whatever ends this loop early drops `ready`, and the threads end with their next part.
+        // If this loop ends early it drops `ready`, and the threads end with their next part.
         for chunk in ready {
             let chunk: Arc<Chunk<'_, T>> =
                 chunk.map_err(|(number, error)| StreamError::Read(number, error))?;

@@ -18,16 +18,16 @@ pub const FIM_MIDDLE: TokenId = TokenId(68);
 pub const FIM_SUFFIX: TokenId = TokenId(69);
 /// `<|file_separator|>`: another file begins.
 pub const FILE_SEPARATOR: TokenId = TokenId(70);
-/// `<start_of_turn>`: someone begins to speak.
+/// `<start_of_turn>`: the beginning of a message.
 pub const START_OF_TURN: TokenId = TokenId(106);
-/// `<end_of_turn>`: someone has spoken.
+/// `<end_of_turn>`: the end of a message.
 pub const END_OF_TURN: TokenId = TokenId(107);
 
 /// The tokens that end an answer, whatever the template: all control tokens, none of which is ever part of a text.
 ///
 /// The model card lists the four infilling markers beside `<eos>`: without them a 2B model that has closed the gap
 /// goes on with the next file of its training data. `<end_of_turn>` ends an answer of the instruction-tuned models, and
-/// `<start_of_turn>` begins what somebody else says.
+/// `<start_of_turn>` would begin the next message.
 pub fn stop_ids() -> &'static [TokenId] {
     &[PAD, EOS, BOS, UNK, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FILE_SEPARATOR, START_OF_TURN, END_OF_TURN]
 }

@@ -1,8 +1,8 @@
 //! `POST /attestation`: what a client asks for, what comes back, and how the server's identity goes into a token.
 //!
 //! The server appends three nonces of its own to the client's, so a token speaks for one process with one build and
-//! one set of weights. A client must find exactly its own nonces and these three: one more, and somebody asked an
-//! honest server for a token that looks like another's.
+//! one set of weights. A client must find exactly its own nonces and these three: with one more, an attacker could
+//! have an honest server make a token that looks like another server's.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,8 +16,8 @@ use sha2::{Digest as _, Sha256};
 /// The path of the endpoint.
 pub const ATTESTATION_PATH: &str = "/attestation";
 
-/// What every audience begins with. A token for another audience, Google's STS above all, would let whoever asked
-/// for it act as the workload.
+/// What every audience begins with. A token for another audience, Google's STS above all, would let the
+/// client that asked for it act as the workload.
 pub const AUDIENCE_PREFIX: &str = "codeseal:";
 
 /// The launcher takes six nonces; three are the server's.
@@ -26,7 +26,7 @@ pub const MAX_CLIENT_NONCES: usize = 3;
 /// The header that names the server a sealed request is meant for.
 pub const SERVER_HEADER: &str = "x-codeseal-server";
 
-/// Longer than any audience and any nonces together.
+/// The largest request body, in bytes: more than the longest audience and nonces.
 pub const MAX_ATTESTATION_REQUEST_BYTES: usize = 4096;
 
 const DOMAIN: &[u8] = b"codeseal attestation v1";

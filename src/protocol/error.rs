@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Something about an envelope is wrong.
 ///
 /// It carries no detail on purpose: bad base64, a forged token, a foreign key and a bad padding must look
-/// the same to whoever sent them, or the server becomes a decryption oracle.
+/// the same to the sender, or the server becomes a decryption oracle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the envelope was rejected: check the key, the encoding and the path that it was sealed for")]
 pub struct Rejected;
@@ -14,7 +14,7 @@ pub struct Rejected;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
-    /// The launcher's token has expired and no fresh one is to be had.
+    /// The launcher's token has expired, and there is no fresh one.
     AttestationExpired,
     /// The launcher makes no token to order now.
     AttestationUnavailable,

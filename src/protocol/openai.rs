@@ -69,13 +69,13 @@ pub struct ChatRequest {
 /// One message of a conversation.
 #[derive(Debug)]
 pub struct Message {
-    /// Who says it.
+    /// Its role.
     pub role: Role,
-    /// What is said.
+    /// Its content.
     pub content: Secret<String>,
 }
 
-/// Who says a message.
+/// The role of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -98,10 +98,9 @@ pub struct Options {
     pub top_p: Option<f64>,
     /// Sampling among the most likely tokens.
     pub top_k: Option<usize>,
-    /// Sampling among the tokens that are at least so likely, relative to the likeliest.
+    /// Sampling among the tokens of at least this probability relative to the most likely one (`min_p`).
     pub min_p: Option<f64>,
-    /// Makes tokens that the text has already less likely; 1 (the default) leaves them as they are, and for code
-    /// that is best.
+    /// Divides the logits of tokens that occurred before; 1 (the default, and best for code) disables it.
     pub repetition_penalty: Option<f64>,
     /// Makes sampling repeatable.
     pub seed: Option<u64>,
@@ -113,7 +112,7 @@ pub struct Options {
     pub include_usage: bool,
     /// How many answers; 1 unless asked for more. The seed of each is one more than that of the one before.
     pub n: Option<usize>,
-    /// Whether the answer says how likely its tokens were.
+    /// Whether the answer has log probabilities.
     pub logprobs: Option<LogprobsOption>,
     /// How many alternatives come with each token.
     pub top_logprobs: Option<usize>,
@@ -158,7 +157,7 @@ pub struct CompletionChoice<T, L = IgnoredAny> {
     pub index: usize,
     /// The generated text, or its next piece.
     pub text: T,
-    /// How likely its tokens were, if that was asked for.
+    /// Log probabilities of its tokens, if requested.
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<L>,
     /// Set at the end.
@@ -189,7 +188,7 @@ pub struct ChatChoice<T, L = IgnoredAny> {
     pub index: usize,
     /// What the model says.
     pub message: ChatText<T>,
-    /// How likely its tokens were, if that was asked for.
+    /// Log probabilities of its tokens, if requested.
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<L>,
     /// Set at the end.

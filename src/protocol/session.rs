@@ -14,8 +14,8 @@ pub const SESSION_HEADER: &str = "x-codeseal-session";
 pub struct SessionTag([u8; 16]);
 
 impl SessionTag {
-    /// That of a session under a wrapped DEK: the beginning of its SHA-256. Whoever sees the request sees the wrapped
-    /// DEK, too, so it tells nobody anything.
+    /// That of a session under a wrapped DEK: the beginning of its SHA-256. It reveals nothing: the request has the
+    /// wrapped DEK in the clear.
     pub fn of(wrapped: &WrappedDek) -> Self {
         let digest: [u8; 32] = Sha256::digest(wrapped.as_bytes()).into();
         let mut tag = [0; 16];

@@ -25,7 +25,8 @@ const PORT: u16 = 8012;
 const OLLAMA_PORT: u16 = 11434;
 /// How long a request may take, in seconds, unless told otherwise.
 const DEFAULT_TIMEOUT_SECS: u64 = 60;
-/// Streams of so few tokens are asked for whole: a sealed stream lasts 32 frames on the line, a whole answer does not.
+/// For up to this many new tokens a whole answer is requested in place of a stream: a sealed stream lasts 32 frames, a whole
+/// answer does not.
 const DEFAULT_WHOLE_BELOW: usize = 64;
 
 /// Keys that follow each other faster are a paste, not typing.
@@ -138,7 +139,7 @@ pub struct ProxyArgs {
     tool: ToolArgs,
 }
 
-/// Where files come from that go with a prompt.
+/// Where the files come from that are sent as context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ContextSource {
     /// None but those that the editor sends.
@@ -183,7 +184,7 @@ pub struct ProxyConfig {
     pub allowed_origins: Vec<HeaderValue>,
     /// Whether other accounts may use it.
     pub any_user: bool,
-    /// What each request must bring.
+    /// The token that each request must have.
     pub token: Option<AccessToken>,
     /// Where holes begin.
     pub layout: HoleStart,
@@ -205,15 +206,15 @@ pub struct ProxyConfig {
     pub verdict_log: Option<PathBuf>,
     /// Whether a server may only run what it ran when it was verified first.
     pub pin_first: bool,
-    /// What each new session is tried with.
+    /// The golden request, which each new session must answer.
     pub golden: Golden,
-    /// How often things are done in the background.
+    /// Intervals of the background work.
     pub timing: Timing,
     /// The service manager's socket, if there is one.
     pub notify: Option<OsString>,
 }
 
-/// What is left to choose of a proxy whose server is started with it.
+/// The settings of a proxy whose server is started with it (`--demo`).
 #[cfg(all(feature = "server", feature = "sandbox"))]
 #[derive(Debug)]
 pub struct DemoListen {

@@ -66,7 +66,7 @@ pub(super) enum Failure {
     #[error("the path has another method")]
     MethodNotAllowed,
     /// The answer is forged, spliced or cut.
-    #[error("the answer is not authentic: {0}; it was thrown away")]
+    #[error("the answer is not authentic: {0}; it was discarded")]
     NotAuthentic(String),
     /// The model does not complete code.
     #[error("the model cannot be used: {0}")]

@@ -22,7 +22,7 @@ const MAX_BYTES: usize = 4096;
 const CONTROL_TEXTS: [&str; 8] =
     ["<|fim_", "<|file_separator|>", "<|file_sep|>", "<fim_", "<eos>", "<bos>", "<start_of_turn>", "<unused"];
 
-/// What is asked.
+/// The golden request.
 #[derive(Clone, Debug)]
 pub struct Golden {
     prefix: String,

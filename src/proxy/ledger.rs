@@ -1,4 +1,4 @@
-//! What the proxy has done, in numbers and closed sets of names: nothing of any text.
+//! Counters of the proxy's work, the last request of each client and the last error: no text.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,6 @@
 //! `codeseal proxy`: a completion server on loopback that every editor can use, and that seals what they send.
 //!
-//! Editors talk to it in the words that they know; from here on all is sealed for an attested workload.
+//! It speaks the APIs that editors use, and seals every request for an attested workload.
 //!
 //! Allowed modules: client, keys, protocol, secret, telemetry, write_timeout.
 //! Forbidden: codeseal_kernels, fernet, google_cloud_*.

@@ -175,7 +175,7 @@ struct WireText {
 }
 
 impl Request {
-    /// Writes what `task` asks for in the words of a server with `features`.
+    /// The body of a request for `task`, with the members that a server with `features` takes.
     ///
     /// # Errors
     /// [`ClientError::Internal`] if there is nothing to send.

@@ -36,7 +36,7 @@ struct Log {
     last: String,
 }
 
-/// What came of verifying a server.
+/// The result of verifying a server.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Noted<'a> {
     /// It is what the policy says.

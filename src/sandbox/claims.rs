@@ -1,6 +1,6 @@
 //! Claims of attestation tokens as real ones look, for the launcher to put into its own.
 //!
-//! The launcher sets `iss`, `aud`, `iat`, `nbf` and `exp` anew in each token.
+//! The launcher sets `iss`, `aud`, `iat`, `nbf` and `exp` in each token.
 
 use serde_json::Value;
 

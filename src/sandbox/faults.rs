@@ -57,7 +57,7 @@ pub enum Fault {
     KmsCorruptCrc,
     /// The key is disabled.
     KmsKeyDisabled,
-    /// Nobody may use the key.
+    /// No caller may use the key (403).
     KmsPermissionDenied,
 }
 

@@ -37,7 +37,7 @@ pub struct Launcher {
 pub enum Build {
     /// That of the codelab's VM image: `GET` gives the file's bytes or 404, and every error of `POST` is a 400.
     Preview,
-    /// A current one: `GET` attests anew, and errors of the attestation service are a 500.
+    /// A current one: `GET` makes a new attestation, and errors of the attestation service are a 500.
     #[default]
     Current,
 }
@@ -241,7 +241,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Stops or resumes the background refresh, and lets it start its wait anew.
+    /// Stops or resumes the background refresh, whose wait starts again.
     fn hold(&self, held: bool) {
         self.lock().held = held;
         self.changed.notify_one();
@@ -253,16 +253,16 @@ impl Inner {
 }
 
 /// Keeps the token file fresh; after a failure the next attempt is a sixtieth of the token's life away, then twice
-/// that, and so on up to its whole life, each time half as much more or less by chance.
+/// that, and so on up to its whole life (exponential backoff), times a random factor from 0.5 to 1.5.
 async fn refresh(inner: Arc<Inner>) {
     let mut failures = 0u32;
     loop {
         let lifetime = inner.lock().lifetime;
         let wait = if failures == 0 {
-            lifetime.mul_f64(0.7 + 0.2 * chance())
+            lifetime.mul_f64(0.7 + 0.2 * random_fraction())
         } else {
             let backoff = (lifetime / 60).saturating_mul(1 << (failures - 1).min(6)).min(lifetime);
-            backoff.mul_f64(0.5 + chance())
+            backoff.mul_f64(0.5 + random_fraction())
         };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -284,7 +284,7 @@ async fn refresh(inner: Arc<Inner>) {
 }
 
 /// A number from 0 to 1; one half if the OS random number generator failed.
-fn chance() -> f64 {
+fn random_fraction() -> f64 {
     let mut byte = [128];
     match getrandom::fill(&mut byte) {
         Ok(()) => f64::from(byte[0]) / 255.0,

@@ -75,7 +75,7 @@ pub struct SandboxConfig {
     pub launcher: Build,
 }
 
-/// Why a sandbox cannot be had.
+/// Why a sandbox cannot start, or cannot do what was requested.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// The port is taken, or not ours to take.

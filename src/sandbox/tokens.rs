@@ -15,14 +15,14 @@ use tokio::time::Instant;
 use super::status::{Code, Status};
 use crate::secret::Secret;
 
-/// More tokens than this are not kept: the oldest expired ones go first, then nobody gets a new one.
+/// The most tokens that are kept. Expired ones are removed first; when all are valid, no new one is given.
 const MAX_TOKENS: usize = 10_000;
 
-/// Who asks.
+/// Who a token belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Principal {
-    /// Nobody in particular: a request without credentials, as Google's sample client sends it.
+    /// A request without credentials, as Google's sample client sends it.
     Anonymous,
     /// An employee, with [`super::Sandbox::employee_token`].
     Employee,

@@ -28,7 +28,7 @@ pub struct ServerConfig {
     pub admin_listen: SocketAddr,
     /// Where the model comes from.
     pub model: ModelOrigin,
-    /// What its weights are turned into while they load.
+    /// Quantization at load time.
     pub quantize: Quantize,
     /// Where keys come from.
     pub kms: KmsConfig,
@@ -36,9 +36,9 @@ pub struct ServerConfig {
     pub profile: Profile,
     /// What to do without a valid attestation token.
     pub on_token_expiry: OnTokenExpiry,
-    /// How the frames of a stream leave.
+    /// Traffic shaping.
     pub shaping: Shaping,
-    /// How much the engine takes on.
+    /// Limits of the engine.
     pub engine: EngineConfig,
     /// Bounds on requests.
     pub limits: RequestLimits,
@@ -60,7 +60,7 @@ pub enum ModelOrigin {
         /// Where downloads are kept.
         cache: PathBuf,
     },
-    /// At hand already.
+    /// In place: nothing is fetched.
     Files {
         /// What it is called in answers.
         name: String,
@@ -110,10 +110,10 @@ pub enum ServerConfigError {
     /// A model has to be downloaded, and there is no directory for it.
     #[error(transparent)]
     NoModelCache(#[from] NoModelCache),
-    /// A production server must know what it stands on.
+    /// A production server needs a profile to check itself against.
     #[error("name the kind of machine with --profile: shielded-preview, sev, tdx or tdx-h100")]
     NoProfile,
-    /// The service account is none.
+    /// The service account's name is malformed.
     #[error(transparent)]
     ServiceAccount(#[from] InvalidName),
     /// The sandbox proves nothing, so a production server must not accept it.
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_production_server_must_know_what_it_stands_on() {
+    fn a_production_server_needs_a_profile() {
         assert_eq!(resolve(&[]).unwrap_err(), ServerConfigError::NoProfile);
         assert_eq!(resolve(&["--profile", "tdx"]).unwrap().profile, Profile::Tdx);
         assert_eq!(resolve(&["--profile", "sandbox"]).unwrap_err(), ServerConfigError::SandboxMismatch);

@@ -1,4 +1,4 @@
-//! The one error that the server answers with: a code, and a message that is safe to show to anybody.
+//! The one error type that the server answers with: a code, and a message that holds no secret.
 
 use std::borrow::Cow;
 

@@ -20,15 +20,15 @@ pub(crate) struct Observation {
     endpoint: Endpoint,
     started: Instant,
     usage: Usage,
-    /// How many of the prompt's tokens were cached, as soon as the model works on the first answer: the others find
-    /// what that one has read.
+    /// How many of the prompt's tokens were in the prefix cache when the first answer was admitted. The others find the whole
+    /// prompt there.
     cached: Option<usize>,
     outcome: RequestOutcome,
     authenticated: bool,
     _in_flight: InFlight,
 }
 
-/// When one answer of a request was handed to the model, and when the model last said something.
+/// When one answer of a request was submitted to the engine, and when its last token came.
 #[derive(Debug)]
 pub(crate) struct Pace {
     submitted: Instant,
@@ -36,7 +36,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// The model is about to be given it.
+    /// To be called just before the answer is submitted.
     pub(crate) fn start() -> Self {
         Self { submitted: Instant::now(), last_token: None }
     }
@@ -57,7 +57,7 @@ impl Observation {
         }
     }
 
-    /// The request's envelope was opened, for the first time: its end is worth a line in the log.
+    /// The request's envelope was opened, for the first time: its end is logged.
     pub(crate) fn authenticated(&mut self) {
         self.authenticated = true;
     }
@@ -67,7 +67,7 @@ impl Observation {
         self.started + self.app.limits.request_timeout
     }
 
-    /// The prompt has so many tokens.
+    /// Records the prompt's length, in tokens.
     pub(crate) fn prompt(&mut self, tokens: usize) {
         self.usage = Usage::new(tokens, self.usage.completion_tokens);
     }

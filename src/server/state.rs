@@ -32,7 +32,7 @@ pub(crate) struct App {
     pub(crate) shaping: Shaping,
     pub(crate) pace: Arc<Pace>,
     pub(crate) unauthenticated: Unauthenticated,
-    /// As many as the engine takes: beyond it every request would be refused there.
+    /// As many permits as the engine takes requests, running and waiting.
     slots: Arc<Semaphore>,
     /// Admitted requests whose answer is not finished.
     unanswered: TaskTracker,
@@ -135,11 +135,11 @@ impl App {
         self.unanswered.wait().await;
     }
 
-    /// Whether a load balancer should send requests.
+    /// Readiness: whether a load balancer should send requests.
     ///
     /// # Errors
     /// The reason why not: starting, draining, no attestation token, no key service. No request has a say in it: all of
-    /// these are found out by the server's own looks and probes (`server::watch`).
+    /// these are found by the server's own probes (`server::life::watch`).
     pub(crate) fn readiness(&self) -> Result<(), ErrorCode> {
         let loaded = self.loaded()?;
         if loaded.engine.is_stopped() {
@@ -160,7 +160,7 @@ impl App {
         }
     }
 
-    /// Has the key service prove that it works. The outcome is what its status says from then on.
+    /// Probes the key service, which sets its status.
     pub(crate) async fn probe_keys(&self) {
         let Some(loaded) = self.loaded.get() else { return };
         if let Err(error) = loaded.keys.probe().await {

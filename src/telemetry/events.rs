@@ -15,7 +15,7 @@ pub(super) const TARGET: &str = "codeseal";
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// The launcher's token has expired, or cannot be had.
+    /// The launcher's token has expired, or cannot be read.
     AttestationLost {
         /// A name out of a closed set, see `AttestationError::as_str`.
         reason: &'static str,
@@ -63,7 +63,7 @@ pub enum Event {
     },
     /// The model failed in the middle of a request.
     GenerationFailed,
-    /// What the process did to keep its memory to itself.
+    /// Which hardening steps worked: no core dump, no debugger, no swap.
     Hardened(Hardening),
     /// Keys cannot be unwrapped; those in the cache still work.
     KeysLost {
@@ -85,12 +85,12 @@ pub enum Event {
         /// As `config.json` calls it, out of a closed set: see `Assumption::as_str`.
         member: &'static str,
     },
-    /// So much of the model has been fetched.
+    /// Progress of fetching the model.
     ModelDownload {
         /// In steps of ten.
         percent: u64,
     },
-    /// So much of the weights is in memory; written every second while the model is loaded and warmed up.
+    /// Progress of loading the weights, written every second while the model is loaded and warmed up.
     ModelLoad {
         /// Of their bytes, each of which is read, hashed and packed.
         percent: u64,
@@ -99,13 +99,13 @@ pub enum Event {
     ModelLoaded {
         /// How long fetching, loading and warming up took, in milliseconds.
         milliseconds: u64,
-        /// What that was spent on.
+        /// How long the parts took.
         #[serde(flatten)]
         phases: StartPhases,
     },
     /// The model runs although the manifest does not pin every byte of it.
     ModelNotLocked,
-    /// What computes the model's answers.
+    /// The device, kernels and weight types that the model runs with.
     ModelRuns {
         /// `cpu`, or `cuda` and the name of the device.
         device: Box<str>,
@@ -116,7 +116,7 @@ pub enum Event {
         /// The implementation: `kernels` or `candle`.
         backend: &'static str,
     },
-    /// So much of the model has been held against the manifest.
+    /// Progress of verifying the model against the manifest.
     ModelVerify {
         /// In steps of ten.
         percent: u64,
@@ -142,7 +142,7 @@ pub enum Event {
         /// A name out of a closed set: the code that editors are given.
         reason: &'static str,
     },
-    /// An authenticated request has ended. How many tokens it had is not said: padding hides just that from whoever reads this.
+    /// An authenticated request has ended. Its number of tokens is not logged: padding hides it from the operator, who reads the log.
     RequestFinished {
         /// What it was for.
         endpoint: Endpoint,
@@ -151,7 +151,7 @@ pub enum Event {
         /// From the first byte of the body to the last of the answer, in milliseconds.
         milliseconds: u64,
     },
-    /// Requests that no key vouched for; they have no `request_finished` of their own. The metrics tell them apart.
+    /// Unauthenticated requests, which have no `request_finished` of their own. The metrics count each kind.
     RequestsUnauthenticated {
         /// How many ended since the last such event.
         requests: u64,
@@ -166,7 +166,7 @@ pub enum Event {
 }
 
 /// The parts of a start, in milliseconds. `tokenizer_ms` passes beside `weights_ms`, and `read_ms`, `hash_ms` and `repack_ms`
-/// pass beside each other within it: they are what the threads worked that did nothing else.
+/// pass beside each other within it: each is the time that its threads were busy.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct StartPhases {
     /// Finding the files, and fetching those that are missing.

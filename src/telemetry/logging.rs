@@ -1,4 +1,4 @@
-//! The log: one line per event on stdout, and nothing from anybody but this program.
+//! The log: one line per event on stdout, and no lines of libraries.
 //!
 //! Libraries log too, and at TRACE some of them log what they send and receive: a DEK in a KMS answer, a prompt in
 //! a body. So only events with this program's own target pass, whatever the level, and `RUST_LOG` is not read.

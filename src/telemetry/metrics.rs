@@ -47,16 +47,16 @@ pub struct Metrics {
     log_lines_dropped: Counter,
 }
 
-/// What the model thread counts; read when metrics are asked for.
+/// Counters and gauges of the engine, read when metrics are scraped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineReadings {
-    /// Sequences that the model works on.
+    /// Running sequences.
     pub running: u64,
-    /// Sequences that wait for the model.
+    /// Waiting sequences.
     pub waiting: u64,
-    /// Blocks of keys and values in use.
+    /// KV blocks in use.
     pub kv_blocks_used: u64,
-    /// Blocks of keys and values that there are.
+    /// KV blocks in the pool.
     pub kv_blocks: u64,
     /// Steps that the model has taken.
     pub steps: u64,
@@ -64,9 +64,9 @@ pub struct EngineReadings {
     pub prefix_queries: u64,
     /// Those of them that were found.
     pub prefix_hits: u64,
-    /// Tokens that were guessed.
+    /// Draft tokens (speculative decoding).
     pub draft_tokens: u64,
-    /// Those of them that were right.
+    /// Accepted draft tokens.
     pub accepted_tokens: u64,
 }
 
@@ -131,14 +131,14 @@ impl Metrics {
         registry.register("requests", "Requests that ended, by how", m.requests.clone());
         registry.register(
             "request_seconds",
-            "Seconds from reading a request to the end of its answer",
+            "Seconds from the receipt of a request to the end of its answer",
             m.request_seconds.clone(),
         );
         registry.register("requests_in_flight", "Requests between arrival and answer", m.in_flight.clone());
         m.engine.register(&mut registry);
         registry.register(
             "request_queue_time_seconds",
-            "Seconds that a sequence waited for the model",
+            "Seconds that a sequence waited in the queue",
             m.queue_time.clone(),
         );
         registry.register(
@@ -172,7 +172,7 @@ impl Metrics {
         m.model.register(&mut registry);
         registry.register(
             "log_lines_dropped",
-            "Lines of the log that nothing took in time",
+            "Log lines that were dropped because nothing read them in time",
             m.log_lines_dropped.clone(),
         );
         metrics.registry = registry;
@@ -212,7 +212,7 @@ impl Metrics {
         self.generation_tokens.inc_by(generated as u64);
     }
 
-    /// A key was had, or not, after `elapsed`.
+    /// Unwrapping a key has ended, with or without success, after `elapsed`.
     pub fn key(&self, elapsed: Duration) {
         self.key_seconds.observe(elapsed.as_secs_f64());
     }
@@ -254,15 +254,19 @@ impl EngineMetrics {
         registry.register("num_requests_waiting", "Sequences that wait for the model", self.waiting.clone());
         registry.register(
             "kv_cache_usage_perc",
-            "The share of the blocks of keys and values that is in use, from 0 to 1",
+            "Share of the KV blocks that is in use, from 0 to 1",
             self.kv_usage.clone(),
         );
         for (name, help, counter) in [
             ("engine_steps", "Steps that the model has taken, for all sequences together", &self.steps),
             ("prefix_cache_queries", "Tokens of prompts looked up in the prefix cache", &self.prefix_queries),
             ("prefix_cache_hits", "Tokens of prompts found in the prefix cache", &self.prefix_hits),
-            ("spec_decode_num_draft_tokens", "Tokens guessed from the text so far", &self.draft_tokens),
-            ("spec_decode_num_accepted_tokens", "Guessed tokens that were right", &self.accepted_tokens),
+            (
+                "spec_decode_num_draft_tokens",
+                "Draft tokens of speculative decoding (prompt lookup)",
+                &self.draft_tokens,
+            ),
+            ("spec_decode_num_accepted_tokens", "Draft tokens that were accepted", &self.accepted_tokens),
         ] {
             registry.register(name, help, counter.clone());
         }

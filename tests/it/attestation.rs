@@ -1,4 +1,4 @@
-//! `POST /attestation`: what a client gets, what nobody gets, and what strangers may cost.
+//! `POST /attestation`: evidence for clients, requests that are refused, and the limits on unauthenticated callers.
 
 use codeseal::attestation::Claims;
 use codeseal::protocol::{Evidence, MAX_ATTESTATION_REQUEST_BYTES};
@@ -22,7 +22,7 @@ fn claims(answer: &Answer) -> (Evidence, Claims) {
     (evidence, claims)
 }
 
-/// Calls of the launcher that were granted, the socket's and nobody else's.
+/// Granted calls of the launcher's socket.
 fn calls(world: &World) -> u64 {
     world.sandbox.ledger().counts().launcher.granted
 }
@@ -95,7 +95,7 @@ async fn a_body_is_small_or_refused() {
 }
 
 #[tokio::test]
-async fn one_call_of_the_launcher_answers_all_who_ask_the_same() {
+async fn one_call_of_the_launcher_answers_all_equal_requests() {
     let world = World::start().await;
     let server = world.server().await;
     let before = calls(&world);
@@ -162,7 +162,7 @@ async fn a_request_for_another_server_costs_no_key_and_no_answer() {
     assert_eq!(employee.open(sealed.id, &answer).0, 200);
 }
 
-/// Whoever is on the way can take the header off, but not what is sealed.
+/// An attacker on the network can remove the header, but not what is sealed.
 #[tokio::test]
 async fn a_sealed_request_for_another_server_is_refused_under_the_seal() {
     let world = World::start().await;
@@ -194,13 +194,13 @@ async fn a_directory_that_only_root_can_enter_says_what_to_do() {
     let flags = world.flags();
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     let remains = if is_root {
-        // Anybody else must get as far as the directory, and be able to run the program.
+        // Other users must be able to enter the directory, and to run the program.
         set_mode(&outer, 0o755);
         set_mode(&launcher, 0o744);
         let program = outer.join("codeseal-server");
         std::fs::copy(env!("CARGO_BIN_EXE_codeseal-server"), &program).unwrap();
         set_mode(&program, 0o755);
-        Process::run_as_nobody(&program, &flags, &outer).await
+        Process::run_unprivileged(&program, &flags, &outer).await
     } else {
         // The owner without the right to enter is in the same place.
         set_mode(&launcher, 0o644);

@@ -304,7 +304,7 @@ async fn a_byte_now_and_then_runs_into_the_time_limit() {
 }
 
 #[tokio::test]
-async fn trickling_clients_keep_nobody_from_a_place() {
+async fn trickling_clients_take_no_slot_from_others() {
     let world = World::start().await;
     let mut config = world.config();
     (config.engine.max_running, config.engine.max_waiting) = (1, 0);

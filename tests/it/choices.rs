@@ -104,10 +104,10 @@ async fn tokens_come_with_how_likely_they_were() {
     for (index, token) in tokens.iter().enumerate() {
         assert_eq!(list("text_offset")[index], offset);
         offset += token.chars().count();
-        let (chosen, likeliest) = (&list("token_logprobs")[index], &list("top_logprobs")[index]);
+        let (chosen, alternatives) = (&list("token_logprobs")[index], &list("top_logprobs")[index]);
         assert!(chosen.as_f64().unwrap() <= 0.0);
-        assert_eq!(&likeliest[*token], chosen, "greedy takes the likeliest");
-        assert!(likeliest.as_object().unwrap().len() <= 2);
+        assert_eq!(&alternatives[*token], chosen, "greedy takes the most likely token");
+        assert!(alternatives.as_object().unwrap().len() <= 2);
     }
 }
 
@@ -124,15 +124,15 @@ async fn a_message_has_its_tokens_in_bytes_as_well() {
     let mut bytes = Vec::new();
     for token in choice["logprobs"]["content"].as_array().unwrap() {
         bytes.extend(token["bytes"].as_array().unwrap().iter().map(|byte| byte.as_u64().unwrap() as u8));
-        let likeliest: Vec<f64> = token["top_logprobs"]
+        let alternatives: Vec<f64> = token["top_logprobs"]
             .as_array()
             .unwrap()
             .iter()
             .map(|one| one["logprob"].as_f64().unwrap())
             .collect();
-        assert_eq!(likeliest.len(), 3);
-        assert!(likeliest.is_sorted_by(|a, b| a >= b));
-        assert_eq!(token["logprob"], likeliest[0]);
+        assert_eq!(alternatives.len(), 3);
+        assert!(alternatives.is_sorted_by(|a, b| a >= b));
+        assert_eq!(token["logprob"], alternatives[0]);
     }
     assert_eq!(choice["message"]["content"], String::from_utf8_lossy(&bytes).as_ref());
 }

@@ -97,8 +97,8 @@ fn fails(output: &Output, code: i32, word: &str) {
     assert!(!stderr.contains("canary"), "{stderr}");
 }
 
-/// An address that nobody listens on.
-async fn nobody() -> String {
+/// A URL at which no server listens.
+async fn closed_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
@@ -178,7 +178,7 @@ async fn a_file_of_more_tokens_than_the_context_is_completed_all_the_same() {
     let file = desk.write("dense.py", &dense);
     let output = desk.run(&["--max-tokens", "4", "--fim", &format!("{file}:200:1")]).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    // The same without the seal's client, who does not let the server cut anything.
+    // Without the client, whose requests let the server cut the text, it is refused.
     let body = json!({ "prompt": dense, "suffix": "", "max_tokens": 4 });
     let employee = desk.world.employee().await;
     let (status, _) = desk.server.ask(&employee, "/v1/completions", body).await;
@@ -205,7 +205,7 @@ async fn what_is_shown_of_the_wire_holds_no_plaintext() {
 #[tokio::test]
 async fn flags_win_over_the_environment_and_that_over_the_file() {
     let desk = Desk::new().await;
-    let (right, wrong) = (desk.server_url(), nobody().await);
+    let (right, wrong) = (desk.server_url(), closed_port().await);
     let (key, kms) = (desk.world.sandbox.kms_key(), desk.world.sandbox.endpoint());
     let config = |server: &str| {
         let text = format!(
@@ -286,16 +286,16 @@ async fn wrong_usage_is_2() {
 }
 
 #[tokio::test]
-async fn who_cannot_be_reached_is_3() {
+async fn an_unreachable_server_is_3() {
     let desk = Desk::new().await;
-    let nobody = nobody().await;
-    fails(&desk.run(&["--server", &nobody, PROMPT]).await, 3, "cannot reach the server");
+    let closed = closed_port().await;
+    fails(&desk.run(&["--server", &closed, PROMPT]).await, 3, "cannot reach the server");
     // Bound, never accepted from: the connection is made, and then there is silence.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("http://{}", silent.local_addr().unwrap());
     let output = desk.run(&["--server", &silent, "--timeout-secs", "1", PROMPT]).await;
     fails(&output, 3, "no answer within 1 s");
-    fails(&desk.run(&["--sandbox-endpoint", &nobody, PROMPT]).await, 3, "cannot wrap the session's key");
+    fails(&desk.run(&["--sandbox-endpoint", &closed, PROMPT]).await, 3, "cannot wrap the session's key");
 }
 
 #[tokio::test]

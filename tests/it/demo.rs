@@ -1,4 +1,4 @@
-//! `codeseal demo` as somebody runs it who has just cloned the repository.
+//! `codeseal demo` as it runs after a fresh clone.
 
 use std::process::Stdio;
 

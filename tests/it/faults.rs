@@ -76,7 +76,7 @@ async fn recovers_from(trouble: Trouble, status: u16, code: &str) {
     assert_eq!((refused.status, refused.code().as_str()), (status, code), "{trouble:?}");
     assert_eq!(refused.retry_after.is_some_and(|seconds| seconds > 0), status == 503, "{trouble:?}");
     assert_eq!(server.get("/livez").await.status, 200, "{trouble:?}");
-    // The key of a running session is cached: its requests need nobody else.
+    // The key of a running session is cached: its requests need no other service.
     server.complete(&cached, "def meanwhile():").await;
 
     trouble.end(&world);

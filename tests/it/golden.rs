@@ -136,7 +136,7 @@ async fn a_token_that_stops_is_not_shown() {
     tokio::task::spawn_blocking(|| engine.shutdown()).await.unwrap().unwrap();
 }
 
-/// Prompts that are long, that repeat themselves, that begin alike: where steps, guesses and the cache could go wrong.
+/// Prompts that are long, that repeat themselves, that begin alike: where steps, draft tokens and the cache could go wrong.
 fn difficult() -> Vec<Vec<u32>> {
     let code: Vec<u32> = goldens().iter().flat_map(|golden| golden.prompt[1..].to_vec()).collect();
     let long: Vec<u32> = [2].into_iter().chain(code.iter().copied().cycle().take(330)).collect();
@@ -168,7 +168,7 @@ async fn all(handle: &Handle, sampling: Sampling, together: bool) -> Vec<Vec<u32
 }
 
 #[tokio::test]
-async fn steps_guesses_cache_and_company_change_no_token() {
+async fn chunks_drafts_cache_and_batch_change_no_token() {
     for backend in BACKENDS {
         nothing_changes_a_token(backend).await;
     }
@@ -182,14 +182,14 @@ async fn nothing_changes_a_token(backend: BackendChoice) {
         backend,
         ..EngineConfig::new(1, 16)
     };
-    // A seed whose texts repeat themselves, so that some guesses are right.
+    // A seed whose texts repeat themselves, so that some draft tokens are accepted.
     let hot = Sampling { temperature: 0.8, top_p: Some(0.95), seed: 1, ..Sampling::GREEDY };
     let (handle, _engine) = engine_with(plain);
     for sampling in [Sampling::GREEDY, hot] {
         let expected = all(&handle, sampling, false).await;
         for (name, together, config) in [
             ("in pieces", false, EngineConfig { step_tokens: 7, ..plain }),
-            ("guessed", false, EngineConfig { draft_tokens: 7, ..plain }),
+            ("drafted", false, EngineConfig { draft_tokens: 7, ..plain }),
             ("cached", false, EngineConfig { prefix_cache: true, ..plain }),
             ("together", true, EngineConfig { max_running: 16, ..plain }),
             ("all at once", true, EngineConfig { step_tokens: 40, backend, ..EngineConfig::new(16, 16) }),
@@ -237,7 +237,7 @@ async fn likelihoods_come_with_the_tokens_when_they_are_asked_for() {
         let Event::Token(token) = event.unwrap() else { continue };
         let logprobs = token.logprobs.unwrap();
         assert_eq!(logprobs.top.len(), 3);
-        assert_eq!(logprobs.top[0], (token.id, logprobs.chosen), "greedy takes the likeliest");
+        assert_eq!(logprobs.top[0], (token.id, logprobs.chosen), "greedy takes the most likely token");
         assert!(logprobs.top.is_sorted_by(|a, b| a.1 >= b.1) && logprobs.chosen <= 0.0);
         seen += 1;
     }

@@ -383,7 +383,7 @@ impl Process {
     }
 
     /// Runs a copy of the program to its end as a user who has no rights; only root can.
-    pub(crate) async fn run_as_nobody(program: &Path, flags: &[String], home: &Path) -> Remains {
+    pub(crate) async fn run_unprivileged(program: &Path, flags: &[String], home: &Path) -> Remains {
         let mut command = Command::from(clean(program));
         command.args(flags).current_dir(home).uid(65532).gid(65532).stdin(Stdio::null());
         let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;

@@ -197,7 +197,7 @@ async fn a_source_that_is_not_there_is_not_found() {
 async fn a_server_that_is_gone_is_an_error_that_names_no_address() {
     let world = World::start().await;
     let mut options = world.options("version = 1");
-    // Port 9 of loopback: nobody listens there.
+    // Port 9 of loopback: no server listens there.
     options.endpoints.hugging_face = "http://127.0.0.1:9".to_owned();
     options.endpoints.cloud_storage = "http://127.0.0.1:9".to_owned();
     for source in [HF, GS] {

@@ -29,36 +29,33 @@ fn hits(metrics: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn whether_another_has_asked_the_same_cannot_be_told_from_the_time_it_takes() {
+async fn times_do_not_tell_whether_another_client_sent_the_same_prompt() {
     let world = World::start().await;
     let server = world.server().await;
     let victim = world.employee().await;
     let secret = prompt(0);
     time(&server, &victim, &secret).await;
 
-    let (mut guesses, mut others, mut own) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut same, mut others, mut own) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 1..=PAIRS {
-        // A spy has a key of his own for each try: what he asked before, he would find in his own cache.
+        // The attacker has a new key for each try: otherwise their own earlier requests would be in their cache.
         let spy = world.employee().await;
         time(&server, &spy, "x").await;
         let before = hits(&server.metrics().await);
         let other = prompt(pair);
-        // In turn, so that whatever drifts does not favour one of them.
+        // In turn, so that drift of the machine does not favour one of them.
         if pair % 2 == 0 {
-            guesses.push(time(&server, &spy, &secret).await);
+            same.push(time(&server, &spy, &secret).await);
             others.push(time(&server, &spy, &other).await);
         } else {
             others.push(time(&server, &spy, &other).await);
-            guesses.push(time(&server, &spy, &secret).await);
+            same.push(time(&server, &spy, &secret).await);
         }
         assert_eq!(hits(&server.metrics().await), before, "a block was shared");
         own.push(time(&server, &victim, &secret).await);
     }
-    let [guess, other, own] = [guesses, others, own].map(median);
-    assert!(
-        guess > other.mul_f64(0.75),
-        "{guess:?} for what another has asked, {other:?} for what nobody has"
-    );
+    let [same, other, own] = [same, others, own].map(median);
+    assert!(same > other.mul_f64(0.75), "{same:?} for the prompt of another client, {other:?} for a new one");
     assert!(own < other.mul_f64(0.75), "the test sees no hits: {own:?} and {other:?}");
 }
 

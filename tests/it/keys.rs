@@ -429,7 +429,7 @@ async fn only_the_versions_that_are_disabled_give_no_key() {
 }
 
 #[tokio::test]
-async fn keys_that_somebody_made_up_do_not_spend_the_quota() {
+async fn made_up_keys_do_not_spend_the_quota() {
     let bench = Bench::new(DIRECT).await;
     let cache = CacheLimits { calls_per_minute: 1, calls_at_once: 5, ..CacheLimits::default() };
     let keys = Keys::connect(KmsConfig { cache, ..kms_config(&bench.sandbox, DIRECT) }).await.unwrap();
@@ -482,10 +482,10 @@ async fn what_is_no_dek_of_this_key_is_rejected_and_kms_is_asked_once() {
 }
 
 #[tokio::test]
-async fn connecting_needs_nobody_and_heals_when_they_come() {
-    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = nobody.local_addr().unwrap();
-    drop(nobody);
+async fn connecting_needs_no_service_and_recovers_when_they_start() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = closed.local_addr().unwrap();
+    drop(closed);
     let dir = tempfile::tempdir().unwrap();
     let key = codeseal::sandbox::DEFAULT_KMS_KEY;
     let keys = Keys::connect(KmsConfig {
@@ -531,7 +531,7 @@ async fn a_probe_finds_out_what_requests_would_meet() {
 }
 
 #[tokio::test]
-async fn a_caller_who_leaves_does_not_cost_the_others_their_key() {
+async fn a_caller_that_leaves_does_not_cost_the_others_their_key() {
     let bench = Bench::new(DIRECT).await;
     let (_, wrapped) = bench.wrap().await;
     let keys = Arc::new(bench.keys);
@@ -570,7 +570,7 @@ async fn wrapping_is_retried_and_checked() {
     assert_eq!(unknown.wrap(&dek).await.unwrap_err(), WrapError::KeyUnusable);
 }
 
-/// Has KMS wrap something that is no DEK, as a client of somebody else's might.
+/// Has KMS wrap something that is no DEK, as another program's client might.
 async fn encrypt_raw(sandbox: &Sandbox, text: &str) -> WrappedDek {
     use base64::Engine as _;
     let url = format!("{}/v1/{}:encrypt", sandbox.endpoint(), sandbox.kms_key());

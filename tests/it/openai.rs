@@ -200,8 +200,8 @@ async fn a_prompt_that_grows_by_a_few_tokens_is_read_from_there() {
         let more = answer(&server, &employee, &ask(middle)).await;
         // The last token of the line so far may become another one with what follows it.
         assert!(cached(&more) + 4 >= read, "{} of {read}", cached(&more));
-        let anew = answer(&server, &employee, &with(ask(middle), &json!({ "seed": 1 }))).await;
-        assert_eq!(more["choices"], anew["choices"]);
+        let again = answer(&server, &employee, &with(ask(middle), &json!({ "seed": 1 }))).await;
+        assert_eq!(more["choices"], again["choices"]);
     }
 }
 

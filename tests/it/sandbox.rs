@@ -69,7 +69,7 @@ impl World {
         self.send(token.into_iter().fold(request, Request::bearer)).await
     }
 
-    /// The ciphertext of `plaintext`, which anybody may ask for.
+    /// The ciphertext of `plaintext`, which every caller may request.
     async fn encrypt(&self, plaintext: &str) -> String {
         let answer = self.kms("encrypt", None, json!({"plaintext": BASE64_STANDARD.encode(plaintext)})).await;
         answer.ok()["ciphertext"].as_str().unwrap().to_owned()

@@ -1,4 +1,4 @@
-//! `scripts/sign.sh`: what it signs is verified by another implementation, and what was changed by nobody.
+//! `scripts/sign.sh`: another implementation verifies its signatures, and refuses changed ones.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -14,7 +14,7 @@ use crate::harness::clean;
 
 const DIGEST: &str = "sha256:fa126b4bf1014fb4c1b6786039e483eca21d51ed960083dc8439c1d8539559ae";
 
-/// Somebody who signs images, with a key of her own.
+/// A signer of images, with a key of its own.
 struct Signer(TempDir);
 
 impl Signer {

@@ -199,7 +199,7 @@ async fn until_complete(employee: &Employee, id: RequestId, response: &mut reqwe
     }
 }
 
-/// With room for one request: what is counted is who is admitted, not how long anything takes.
+/// With a slot for one request: the test checks which requests are admitted, not how long anything takes.
 #[tokio::test]
 async fn a_stream_holds_its_slot_until_its_text_is_complete() {
     let world = World::start().await;

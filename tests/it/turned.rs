@@ -10,7 +10,7 @@ use crate::harness::{Employee, PATHS, Server, World};
 const GENERATE: &str = "/generate";
 const PROMPT: &str = "def fibonacci(n):";
 
-/// A token that somebody on the network has, and where it was meant to go.
+/// A token that was recorded on the network, and the path that it was sealed for.
 struct Recorded {
     what: &'static str,
     token: String,

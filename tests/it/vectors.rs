@@ -115,7 +115,7 @@ struct PathVectors {
     padded: Vec<PaddedCall>,
 }
 
-/// What a call of so many bytes is padded to.
+/// The size that a call of this many bytes is padded to.
 #[derive(Deserialize)]
 struct Bucket {
     length: usize,

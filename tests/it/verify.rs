@@ -297,7 +297,7 @@ async fn a_pki_token_whose_payload_was_changed_is_refused() {
 async fn a_replayed_nonce_and_an_identity_that_is_not_bound_are_refused() {
     let desk = Desk::new().await;
     desk.policy("tdx", "");
-    // A token that was made for somebody's question yesterday.
+    // A token that was made yesterday for another client's nonces.
     let replay = but(claims::tdx, |claims| claims["eat_nonce"][0] = json!("the-nonce-of-another-question"));
     desk.refuses_forged(replay, Untrusted::Nonce).await;
     // An honest server asked for a token that has a foreign identity's nonces among the client's own.
@@ -432,7 +432,7 @@ async fn what_else_a_policy_can_pin_is_refused_by_its_own_code() {
 #[tokio::test]
 async fn what_is_missing_or_cannot_be_reached_is_no_verdict() {
     let desk = Desk::new().await;
-    let nobody = {
+    let closed = {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         format!("http://{}", listener.local_addr().unwrap())
     };
@@ -440,8 +440,8 @@ async fn what_is_missing_or_cannot_be_reached_is_no_verdict() {
     assert_eq!(desk.run(&server.url(""), &["verify"]).await.status.code(), Some(2), "there is no policy");
     assert_eq!(desk.run(&server.url(""), &["complete", "--verify", "x"]).await.status.code(), Some(2));
     desk.policy("shielded-preview", "");
-    assert_eq!(desk.run(&nobody, &["verify"]).await.status.code(), Some(3));
-    desk.policy("shielded-preview", &format!("jwks = '{nobody}/jwks'"));
+    assert_eq!(desk.run(&closed, &["verify"]).await.status.code(), Some(3));
+    desk.policy("shielded-preview", &format!("jwks = '{closed}/jwks'"));
     let output = desk.run(&server.url(""), &["verify"]).await;
     assert_eq!(output.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&output.stderr).contains("keys that verify attestation"));
@@ -474,7 +474,7 @@ async fn a_verified_completion_is_the_same_completion() {
 }
 
 mod session {
-    //! A session is held with one verified server, and begins anew with another.
+    //! A session is bound to one verified server. With another server a new session begins.
 
     use codeseal::client::{Client, ClientError, CompletionOptions, Policy, Prompt, Verifier, Wire};
     use codeseal::keys::{Endpoint, WrapConfig};
@@ -506,8 +506,8 @@ mod session {
 
     async fn complete(client: &Client) -> Result<(), ClientError> {
         let options = CompletionOptions { max_tokens: Some(4), ..CompletionOptions::default() };
-        let mut nobody = |_: Wire<'_>| {};
-        client.complete(&prompt(), &options, &mut nobody).await.map(|_| ())
+        let mut ignore = |_: Wire<'_>| {};
+        client.complete(&prompt(), &options, &mut ignore).await.map(|_| ())
     }
 
     /// A server where another one was before.
@@ -522,7 +522,7 @@ mod session {
     }
 
     #[tokio::test]
-    async fn a_verdict_is_good_for_the_session_and_another_server_is_verified_anew() {
+    async fn a_verdict_is_good_for_the_session_and_another_server_is_verified_again() {
         let desk = Desk::new().await;
         desk.policy("shielded-preview", "");
         let server = desk.world.server().await;

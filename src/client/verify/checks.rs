@@ -1,4 +1,4 @@
-//! Holds a verified token against the policy, question by question.
+//! Checks the claims of a verified token against the policy, one finding for each part.
 
 use super::policy::Policy;
 use super::report::{Finding, Found, IMAGE_DIGEST};
@@ -6,8 +6,7 @@ use super::untrusted::Untrusted;
 use crate::attestation::Claims;
 use crate::protocol::{Digest, Identity};
 
-/// Everything that the policy asks about the claims. All questions are asked: the first that is not answered right is
-/// the reason, and the rest is for whoever reads the report.
+/// Checks the claims against all parts of the policy. The first mismatch is the reason; the report lists all.
 pub(super) fn hold_against(
     policy: &Policy,
     claims: &Claims,

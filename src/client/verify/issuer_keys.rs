@@ -1,4 +1,4 @@
-//! The issuer's public keys: from its address, anew for each verification, or from a file.
+//! The issuer's public keys: fetched from its address for each verification, or read from a file.
 
 use std::path::Path;
 use std::time::Duration;

@@ -58,7 +58,7 @@ impl Verifier {
             nonces: vec![nonce()?],
             token_type: self.policy.token_type(),
         };
-        let evidence = self.ask(transport, &request, session).await?;
+        let evidence = self.request_evidence(transport, &request, session).await?;
         let saved = Saved {
             keys: self.keys(&evidence.token).await?,
             token: evidence.token.clone(),
@@ -71,7 +71,7 @@ impl Verifier {
         Ok(verdict(&self.policy, evidence, verified, saved))
     }
 
-    async fn ask(
+    async fn request_evidence(
         &self,
         transport: &Transport,
         request: &AttestationRequest,

@@ -58,7 +58,7 @@ pub fn recheck(record: &Value) -> Result<String, RecheckError> {
         return Err(RecheckError::Differs("token_sha256"));
     }
     let version = part(record, "/server/version")?;
-    let policy = asked(record, &saved)?;
+    let policy = recorded_policy(record, &saved)?;
     let evidence = Evidence { token: saved.token.clone(), version, identity };
     let verified = saved.verified();
     let key = saved.keys.name();
@@ -74,7 +74,7 @@ pub fn recheck(record: &Value) -> Result<String, RecheckError> {
 }
 
 /// The policy that asks for exactly what the record says was proven.
-fn asked(record: &Value, saved: &Saved) -> Result<Policy, RecheckError> {
+fn recorded_policy(record: &Value, saved: &Saved) -> Result<Policy, RecheckError> {
     let proven =
         |what: &str| -> Option<String> { Some(record.get("proven")?.get(what)?.as_str()?.to_owned()) };
     let texts = |what: &str| proven(what).into_iter().collect::<Vec<_>>();

@@ -34,7 +34,7 @@ pub enum Found {
     NotAsked(Option<String>),
 }
 
-/// What came of a verification.
+/// The result of a verification.
 #[derive(Clone, Debug)]
 pub struct Verdict {
     pub(super) findings: Vec<Finding>,
@@ -122,12 +122,12 @@ impl Verdict {
             ],
             Profile::Sev | Profile::Tdx => vec![
                 "GPU: nothing attests to one, and what crosses the bus to it is in clear".to_owned(),
-                "somebody with a probe on the memory bus".to_owned(),
+                "that there is no probe on the memory bus".to_owned(),
             ],
             Profile::TdxH100 => vec![
                 "that the attested GPU is the one in this VM: the claims do not bind one to the other"
                     .to_owned(),
-                "somebody with a probe on the memory bus or between CPU and GPU".to_owned(),
+                "that there is no probe on the memory bus or between CPU and GPU".to_owned(),
             ],
         };
         open.push(

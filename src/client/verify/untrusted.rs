@@ -27,24 +27,24 @@ pub enum Untrusted {
     /// The certificates do not lead to the pinned root.
     #[error("the attestation token's certificates do not lead to the pinned root: do not trust this server")]
     Chain = 14,
-    /// Somebody else made it.
+    /// Another issuer made it.
     #[error("the attestation token comes from another issuer: compare `issuer` in the policy")]
     Issuer = 15,
-    /// It was made for somebody else.
-    #[error("the attestation token was made for another audience: it may have been made for somebody else")]
+    /// It was made for another audience.
+    #[error("the attestation token was made for another audience: another service may have asked for it")]
     Audience = 16,
-    /// It is over.
+    /// It has expired.
     #[error("the attestation token has expired: it may be a replay, or this machine's clock is off")]
     Expired = 17,
-    /// It has not begun.
+    /// It is not valid yet.
     #[error("the attestation token is not valid yet: check this machine's clock")]
     NotYetValid = 18,
-    /// It does not answer this question.
+    /// It lacks the client's nonce or the server's identity.
     #[error(
         "the attestation token does not repeat our nonce and bind the server's identity: it may be a replay"
     )]
     Nonce = 19,
-    /// Somebody can log in to the VM.
+    /// A debug image: the operator can log in to the VM.
     #[error("the server runs on a debug image: its operator can read everything")]
     DebugImage = 20,
     /// The VM has not booted securely.
@@ -53,7 +53,7 @@ pub enum Untrusted {
     /// The operator has changed arguments or environment.
     #[error("the operator has changed the server's arguments or environment")]
     Overridden = 22,
-    /// The hardware or the operating system is another one.
+    /// The hardware or the operating system is not the profile's.
     #[error(
         "the server's hardware or operating system is not the profile's: compare `profile` in the policy"
     )]
@@ -79,7 +79,7 @@ pub enum Untrusted {
     /// The VM acts as another account.
     #[error("the server's service accounts are not in the policy")]
     ServiceAccount = 30,
-    /// The VM is somebody else's.
+    /// The VM is in another project.
     #[error("the server's project is not in the policy")]
     Project = 31,
     /// Another executable runs.

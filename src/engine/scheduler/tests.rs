@@ -14,25 +14,25 @@ const LIMITS: SchedulerConfig =
     SchedulerConfig { step_tokens: 40, draft_tokens: 7, prefix_cache: true, keep_generated: true };
 const STOP: TokenId = TokenId(99);
 
-/// What is asked for, and what came of it.
+/// A request, and the tokens that it got.
 #[derive(Debug)]
-struct Job {
+struct TestRequest {
     request: GenerationRequest,
     prompt: Vec<TokenId>,
-    /// Whether the answers repeat themselves, so that guesses are right.
+    /// Whether the output repeats itself, so that draft tokens are accepted.
     repeats: bool,
     made: Vec<TokenId>,
 }
 
 /// A scheduler, and what its model has written into each block.
 struct World {
-    scheduler: Scheduler<Job>,
+    scheduler: Scheduler<TestRequest>,
     memory: HashMap<BlockId, [Option<TokenId>; BLOCK_TOKENS]>,
     /// How many tokens each slice of each step read.
     steps: Vec<Vec<usize>>,
 }
 
-/// The token after `text`, for everyone to agree on: mostly a walk through a few tokens, sometimes the end.
+/// The token after `text`, the same in any batch: mostly one of a few tokens, sometimes the stop token.
 fn rule(text: &[TokenId], repeats: bool) -> TokenId {
     let last = text.last().map_or(0, |token| token.0);
     let sum = text.iter().fold(7u32, |sum, token| sum.wrapping_mul(31).wrapping_add(token.0));
@@ -44,8 +44,8 @@ fn rule(text: &[TokenId], repeats: bool) -> TokenId {
     }
 }
 
-/// What a request must come to.
-fn expected(job: &Job) -> (Vec<TokenId>, Finish) {
+/// The expected output of a request.
+fn expected(job: &TestRequest) -> (Vec<TokenId>, Finish) {
     let mut text = job.prompt.clone();
     while text.len() < job.prompt.len() + job.request.max_new_tokens {
         let token = rule(&text, job.repeats);
@@ -57,7 +57,7 @@ fn expected(job: &Job) -> (Vec<TokenId>, Finish) {
     (text.split_off(job.prompt.len()), Finish::Length)
 }
 
-fn job(prompt: &[u32], max_new_tokens: usize, namespace: Namespace) -> Job {
+fn job(prompt: &[u32], max_new_tokens: usize, namespace: Namespace) -> TestRequest {
     let prompt: Vec<_> = prompt.iter().copied().map(TokenId).collect();
     let request = GenerationRequest {
         prompt: prompt.clone(),
@@ -68,7 +68,7 @@ fn job(prompt: &[u32], max_new_tokens: usize, namespace: Namespace) -> Job {
         namespace,
         deadline: Instant::now() + Duration::from_secs(60),
     };
-    Job { request, prompt, repeats: false, made: Vec::new() }
+    TestRequest { request, prompt, repeats: false, made: Vec::new() }
 }
 
 fn namespace() -> Namespace {
@@ -84,12 +84,12 @@ impl World {
         }
     }
 
-    fn admit(&mut self, job: Job) -> Result<(), Job> {
+    fn admit(&mut self, job: TestRequest) -> Result<(), TestRequest> {
         self.scheduler.admit(job, |job| &mut job.request).map(|_| ())
     }
 
-    /// One step. Returns whom it ended.
-    fn step(&mut self) -> Vec<(Job, Finish)> {
+    /// One step. Returns the requests that it ended.
+    fn step(&mut self) -> Vec<(TestRequest, Finish)> {
         self.scheduler.plan();
         for block in self.scheduler.take_uncleared() {
             self.memory.remove(&block);
@@ -133,8 +133,8 @@ impl World {
         })
     }
 
-    /// Steps until nobody is left.
-    fn finish(&mut self) -> Vec<(Job, Finish)> {
+    /// Steps until all requests have ended.
+    fn finish(&mut self) -> Vec<(TestRequest, Finish)> {
         let mut ended = Vec::new();
         while self.scheduler.running() > 0 {
             ended.extend(self.step());
@@ -145,7 +145,7 @@ impl World {
 }
 
 #[test]
-fn who_generates_goes_on_while_prompts_are_read_in_the_order_of_their_coming() {
+fn decoding_continues_while_prompts_are_read_in_order_of_arrival() {
     let mut world = World::new(LIMITS, 100);
     assert!(world.admit(job(&[1], 4, namespace())).is_ok());
     world.step();
@@ -166,7 +166,7 @@ fn a_step_of_one_token_still_ends() {
 }
 
 #[test]
-fn whoever_does_not_fit_now_comes_back_as_he_was_and_fits_later() {
+fn a_request_that_does_not_fit_is_returned_unchanged_and_fits_later() {
     let mut world = World::new(LIMITS, 4);
     assert!(world.admit(job(&[1; 60], 30, namespace())).is_ok());
     let refused = world.admit(job(&[2; 60], 30, namespace())).expect_err("one block is left");
@@ -204,7 +204,7 @@ fn what_was_read_is_not_read_again_in_the_same_namespace_only() {
 #[test]
 fn what_was_generated_is_found_by_the_prompt_that_goes_on_from_it() {
     let (mut world, mine) = (World::new(LIMITS, 100), namespace());
-    assert!(world.admit(Job { repeats: true, ..job(&[1, 2, 3], 70, mine) }).is_ok());
+    assert!(world.admit(TestRequest { repeats: true, ..job(&[1, 2, 3], 70, mine) }).is_ok());
     let (first, _) = world.finish().remove(0);
     let text: Vec<u32> = first.prompt.iter().chain(&first.made).map(|token| token.0).collect();
     assert_eq!(text.len(), 73);
@@ -216,7 +216,7 @@ fn what_was_generated_is_found_by_the_prompt_that_goes_on_from_it() {
 fn where_what_was_generated_is_not_kept_only_prompts_are_found() {
     let (mut world, mine) =
         (World::new(SchedulerConfig { keep_generated: false, ..LIMITS }, 100), namespace());
-    assert!(world.admit(Job { repeats: true, ..job(&[3; 40], 70, mine) }).is_ok());
+    assert!(world.admit(TestRequest { repeats: true, ..job(&[3; 40], 70, mine) }).is_ok());
     let (first, _) = world.finish().remove(0);
     let text: Vec<u32> = first.prompt.iter().chain(&first.made).map(|token| token.0).collect();
     for hits in [40, 40 + 109] {
@@ -227,15 +227,19 @@ fn where_what_was_generated_is_not_kept_only_prompts_are_found() {
 }
 
 #[test]
-fn guesses_that_are_right_save_steps() {
+fn accepted_draft_tokens_save_steps() {
     let steps = |draft_tokens| {
         let mut world = World::new(SchedulerConfig { draft_tokens, ..LIMITS }, 100);
-        assert!(world.admit(Job { repeats: true, ..job(&[1, 2, 3], 200, namespace()) }).is_ok());
+        assert!(world.admit(TestRequest { repeats: true, ..job(&[1, 2, 3], 200, namespace()) }).is_ok());
         let (job, finish) = world.finish().remove(0);
         assert_eq!((job.made.clone(), finish), expected(&job));
         let Counters { drafted, accepted, .. } = world.scheduler.counters();
         assert!(accepted <= drafted && (drafted > 0) == (draft_tokens > 0));
-        assert_eq!(200 - world.steps.len() as u64, accepted.min(199), "each right guess saves a step");
+        assert_eq!(
+            200 - world.steps.len() as u64,
+            accepted.min(199),
+            "each accepted draft token saves a step"
+        );
         world.steps.len()
     };
     assert_eq!(steps(0), 200);
@@ -254,7 +258,7 @@ fn nothing_to_generate_is_read_all_the_same() {
 }
 
 #[test]
-fn who_is_ended_between_steps_gives_his_blocks_back() {
+fn a_request_that_is_ended_between_steps_releases_its_blocks() {
     let mut world = World::new(LIMITS, 8);
     for _ in 0..2 {
         assert!(world.admit(job(&[1; 60], 60, namespace())).is_ok());
@@ -287,9 +291,9 @@ fn a_text_that_goes_on_from_a_cancelled_one_finds_what_was_read_of_it() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever else goes on, each gets what the rule gives for his text; and in the end nothing is held.
+    /// In any batch, each request gets what the rule gives for its text; and in the end no block is held.
     #[test]
-    fn everyone_gets_what_he_would_get_alone(
+    fn each_request_gets_the_same_tokens_as_alone(
         requests in prop::collection::vec(
             (prop::collection::vec(0u32..4, 1..100), 0usize..40, 0usize..3, any::<bool>(), 0usize..12), 1..12,
         ),
@@ -300,7 +304,7 @@ proptest! {
         let mut world = World::new(SchedulerConfig { step_tokens, draft_tokens, prefix_cache, keep_generated }, blocks);
         let mut ended = Vec::new();
         for (prompt, max_new_tokens, whose, repeats, steps) in &requests {
-            let mut next = Job { repeats: *repeats, ..job(prompt, *max_new_tokens, namespaces[*whose]) };
+            let mut next = TestRequest { repeats: *repeats, ..job(prompt, *max_new_tokens, namespaces[*whose]) };
             while let Err(refused) = world.admit(next) {
                 prop_assert!(world.scheduler.running() > 0, "an empty engine has room");
                 ended.extend(world.step());

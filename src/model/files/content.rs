@@ -1,4 +1,4 @@
-//! What the first bytes of a file tell: whether it is what its name says, or what was put there instead.
+//! Checks by the first bytes of a file whether it is what its name says, or for example a web page or a Git LFS pointer.
 
 use std::io;
 
@@ -35,7 +35,7 @@ pub enum FileProblem {
     /// It is larger than any can rightly be.
     #[error("is larger than {0} bytes, which is more than such a file has: download it again")]
     TooLarge(u64),
-    /// It stands for a file that Git LFS has.
+    /// It is the pointer to a file in Git LFS.
     #[error("is a Git LFS pointer, not the file itself: run `git lfs pull` in the model's repository")]
     LfsPointer,
     /// It is HTML or XML.

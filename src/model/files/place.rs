@@ -1,4 +1,4 @@
-//! Which model a path names: a directory, or one GGUF file; and what is there instead where there is none.
+//! Finds the model that a path names, a directory or one GGUF file, or says what is there in its place.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -63,7 +63,7 @@ pub enum PlaceProblem {
          convert these with `save_pretrained(..., safe_serialization=True)` of transformers"
     )]
     OtherWeights(String),
-    /// Only what was trained on top is there.
+    /// Only a LoRA adapter is there.
     #[error(
         "this is a LoRA adapter ({0}) without its model: merge it with `merge_and_unload()` of peft, and save the result"
     )]

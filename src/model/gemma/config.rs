@@ -207,7 +207,7 @@ fn check_end(ids: Option<&OneOrMany>) -> Result<(), ModelError> {
 }
 
 impl Raw {
-    /// Refuses what would load and then answer in gibberish.
+    /// Refuses configurations that would load and then generate meaningless text.
     fn check_kind(&self) -> Result<(), ModelError> {
         for (member, value) in
             [("hidden_act", &self.hidden_act), ("hidden_activation", &self.hidden_activation)]

@@ -12,7 +12,7 @@ use super::forward::kv_shape;
 use super::weights::Weights;
 use crate::machine::{Available, Bound};
 
-/// What the process takes besides, in bytes: tokenizer, threads, buffers.
+/// Other memory of the process, in bytes: tokenizer, threads, buffers.
 const PROCESS: u64 = 64 << 20;
 
 /// The memory of a model, in bytes.

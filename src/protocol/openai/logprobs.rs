@@ -1,4 +1,4 @@
-//! How likely each token of an answer was, in the two forms that OpenAI's API has for it.
+//! Log probabilities of the tokens of an answer, in the two forms of OpenAI's API.
 //!
 //! Written by the server only, and not to be printed. Texts are borrowed from the vocabulary, so that no copy has to be wiped.
 
@@ -26,7 +26,7 @@ pub struct CompletionLogprobs<'a> {
     pub tokens: Vec<&'a str>,
     /// The natural logarithm of each token's probability.
     pub token_logprobs: Vec<f32>,
-    /// The likeliest tokens in its place, as many as were asked for, each under a name of its own.
+    /// The most likely tokens in its place (alternatives), as many as requested, each under a name of its own.
     pub top_logprobs: Vec<BTreeMap<Cow<'a, str>, f32>>,
     /// Where in the answer's text each token begins, in characters.
     pub text_offset: Vec<usize>,
@@ -39,17 +39,17 @@ pub struct ChatLogprobs<'a> {
     pub content: Vec<ChatToken<'a>>,
 }
 
-/// A token and the likeliest ones in its place.
+/// A token and its alternatives.
 #[derive(Serialize)]
 pub struct ChatToken<'a> {
     /// The token itself.
     #[serde(flatten)]
     pub token: TokenLogprob<'a>,
-    /// In order, the likeliest first.
+    /// Alternatives, the most likely first.
     pub top_logprobs: Vec<TokenLogprob<'a>>,
 }
 
-/// A token and how likely it was.
+/// A token and its log probability.
 #[derive(Serialize)]
 pub struct TokenLogprob<'a> {
     /// What it adds to the text; of an alternative what it stands for, or `bytes:\xe2\x82` where that is no text.

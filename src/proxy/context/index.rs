@@ -34,7 +34,7 @@ const MIN_LINE_BYTES: usize = 8;
 /// A longer mean length of lines is that of data, or of generated code.
 const MAX_MEAN_LINE_BYTES: usize = 200;
 
-/// What is known of a repository.
+/// The files of a repository, and their lines.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     files: HashMap<String, Entry>,

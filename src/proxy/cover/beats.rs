@@ -87,7 +87,7 @@ impl<T: Waits> Beats<T> {
         state.end = Some(Instant::now() + state.idle);
     }
 
-    /// An editor is used that needs no request now: a rhythm goes on.
+    /// Keeps a rhythm going: an editor is in use, but needs no request now.
     pub(super) fn touch(&self) {
         let mut state = self.lock();
         state.end = state.end.map(|_| Instant::now() + state.idle);
@@ -137,7 +137,7 @@ impl<T: Waits> Beats<T> {
     }
 }
 
-/// Without randomness nothing can be sealed either.
+/// 0 if the OS random number generator failed: then nothing can be sealed either.
 fn random() -> u64 {
     getrandom::u64().unwrap_or_default()
 }
@@ -173,11 +173,11 @@ mod tests {
         }
     }
 
-    type Left = Arc<Mutex<Vec<(Instant, Option<usize>)>>>;
+    type Departures = Arc<Mutex<Vec<(Instant, Option<usize>)>>>;
 
     struct Desk {
         beats: Arc<Beats<Key>>,
-        left: Left,
+        left: Departures,
         has_room: Arc<AtomicBool>,
         last: Cell<Option<Arc<AtomicBool>>>,
         _running: AbortOnDropHandle<()>,
@@ -185,7 +185,7 @@ mod tests {
 
     impl Desk {
         fn new() -> Self {
-            let (beats, left) = (Arc::new(Beats::new(RHYTHM)), Left::default());
+            let (beats, left) = (Arc::new(Beats::new(RHYTHM)), Departures::default());
             let has_room = Arc::new(AtomicBool::new(true));
             let (shared, seen, room) = (Arc::clone(&beats), Arc::clone(&left), Arc::clone(&has_room));
             let running = tokio::spawn(async move {

@@ -1,7 +1,7 @@
 //! Cover traffic: while the user types, sealed requests leave at a fixed rhythm, whatever editors send in between.
 //!
 //! An editor's request waits for the next beat, so that the times of requests show no keystrokes; one that a newer key replaces before
-//! never leaves. A beat without a request sends an empty one, which the network cannot tell from others: it goes to the same path, falls
+//! never leaves. A beat without a request sends an empty one, which a network observer cannot tell from others: it goes to the same path, falls
 //! into the same bucket, and its answer has as many frames. A request that has left is never cancelled: its stream is read to
 //! the last frame, even if its editor has left.
 
@@ -47,12 +47,12 @@ pub(super) struct Cover {
     failures: AtomicUsize,
 }
 
-/// What the network sees of a request and its answer: the same of all of them, as far as possible.
+/// What the network sees of a request and its answer: as far as possible the same for all.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     /// The path of the last request.
     path: &'static str,
-    /// What the number of frames follows from: the most tokens of any request so far.
+    /// The number of tokens that the number of frames is derived from: the most of any request so far.
     tokens: usize,
 }
 
@@ -192,7 +192,7 @@ impl Cover {
         open: OwnedSemaphorePermit,
     ) {
         let sent = server.link.stream_to_the_end(&warm.held, request.path, &request.body, open);
-        // What comes of a stream that has begun does not matter: it is read in the background.
+        // The result of a stream that has begun does not matter: it is read in the background.
         match tokio::time::timeout(HEAD_TIMEOUT, sent).await {
             Ok(Err(error)) if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES => {
                 server.report(warm, &error);

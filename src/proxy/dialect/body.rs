@@ -22,9 +22,9 @@ pub(super) struct Body {
     pub(super) input_extra: List<Extra>,
     pub(super) system: Option<Secret<String>>,
     /// Ollama's own place for what others have at the top.
-    pub(super) options: Option<Knobs>,
+    pub(super) options: Option<SamplingOptions>,
     #[serde(flatten)]
-    pub(super) knobs: Knobs,
+    pub(super) sampling: SamplingOptions,
     pub(super) stream: Flag,
     pub(super) stream_options: Option<StreamOptions>,
     pub(super) echo: Flag,
@@ -33,10 +33,10 @@ pub(super) struct Body {
     pub(super) response_fields: List<String>,
 }
 
-/// How to generate.
+/// Sampling options, by all names that clients use.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Knobs {
+pub(super) struct SamplingOptions {
     max_tokens: Number,
     max_completion_tokens: Number,
     n_predict: Number,
@@ -54,14 +54,14 @@ pub(super) struct Knobs {
     stop: Texts,
 }
 
-/// Tabby's halves of a file.
+/// The text before and after the cursor, as Tabby sends them.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Segments {
     pub(super) prefix: Option<Secret<String>>,
     pub(super) suffix: Option<Secret<String>>,
     pub(super) filepath: Option<Secret<String>>,
-    /// Other pieces of the repository, in Tabby's words.
+    /// Snippets of other files (Tabby).
     pub(super) declarations: List<Snippet>,
     pub(super) relevant_snippets_from_changed_files: List<Snippet>,
     pub(super) relevant_snippets_from_recently_opened_files: List<Snippet>,
@@ -108,7 +108,7 @@ pub(super) struct Part {
     pub(super) text: Option<Secret<String>>,
 }
 
-/// What is wanted of a stream.
+/// Options of a stream.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct StreamOptions {
@@ -128,34 +128,37 @@ impl Body {
 
     /// How the answer is to be generated: the members at the top, then those in `options`.
     pub(super) fn options(&mut self) -> Options {
-        let mut top = std::mem::take(&mut self.knobs);
+        let mut top = std::mem::take(&mut self.sampling);
         let mut inner = self.options.take().unwrap_or_default();
-        let first = |pick: fn(&Knobs) -> Number| pick(&top).0.or(pick(&inner).0).map(Some).map(Number);
-        let number = |pick: fn(&Knobs) -> Number| first(pick).unwrap_or_default();
-        let max_tokens = first(|knobs| knobs.max_completion_tokens)
-            .or_else(|| first(|knobs| knobs.max_tokens))
-            .or_else(|| first(|knobs| knobs.n_predict))
-            .or_else(|| first(|knobs| knobs.num_predict))
+        let first =
+            |pick: fn(&SamplingOptions) -> Number| pick(&top).0.or(pick(&inner).0).map(Some).map(Number);
+        let number = |pick: fn(&SamplingOptions) -> Number| first(pick).unwrap_or_default();
+        let max_tokens = first(|sampling| sampling.max_completion_tokens)
+            .or_else(|| first(|sampling| sampling.max_tokens))
+            .or_else(|| first(|sampling| sampling.n_predict))
+            .or_else(|| first(|sampling| sampling.num_predict))
             .unwrap_or_default();
-        let penalty = first(|knobs| knobs.repetition_penalty)
-            .or_else(|| first(|knobs| knobs.repeat_penalty))
+        let penalty = first(|sampling| sampling.repetition_penalty)
+            .or_else(|| first(|sampling| sampling.repeat_penalty))
             .unwrap_or_default();
-        let seed = first(|knobs| knobs.seed).or_else(|| first(|knobs| knobs.random_seed)).unwrap_or_default();
+        let seed = first(|sampling| sampling.seed)
+            .or_else(|| first(|sampling| sampling.random_seed))
+            .unwrap_or_default();
         let waits = [self.t_max_prompt_ms, self.t_max_predict_ms];
         // llama.vim's warm calls bound the time to 1 ms: that is for what is predicted, and they predict nothing.
         let reads_only = max_tokens.count() == Some(0);
         let deadline = self.t_max_predict_ms.count().filter(|&ms| ms > 0 && !reads_only);
         Options {
             max_tokens: max_tokens.count(),
-            temperature: number(|knobs| knobs.temperature).0,
+            temperature: number(|sampling| sampling.temperature).0,
             // Several clients write 0 for "off".
-            top_p: number(|knobs| knobs.top_p).0.filter(|&p| p > 0.0),
-            top_k: number(|knobs| knobs.top_k).count().filter(|&k| k > 0),
-            min_p: number(|knobs| knobs.min_p).0.filter(|&p| p > 0.0),
+            top_p: number(|sampling| sampling.top_p).0.filter(|&p| p > 0.0),
+            top_k: number(|sampling| sampling.top_k).count().filter(|&k| k > 0),
+            min_p: number(|sampling| sampling.min_p).0.filter(|&p| p > 0.0),
             repetition_penalty: penalty.0.filter(|&penalty| penalty > 0.0),
             seed: seed.seed(),
-            n: number(|knobs| knobs.n).count().filter(|&n| n > 0),
-            logprobs: number(|knobs| knobs.logprobs).count().map(|n| n as u64),
+            n: number(|sampling| sampling.n).count().filter(|&n| n > 0),
+            logprobs: number(|sampling| sampling.logprobs).count().map(|n| n as u64),
             deadline_ms: deadline.map(|_| waits.iter().filter_map(|wait| wait.count()).sum::<usize>() as u64),
             pad_tokens: None,
             stop: {

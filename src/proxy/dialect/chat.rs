@@ -42,7 +42,7 @@ fn turns(messages: Vec<Message>) -> Result<Vec<Turn>, BadBody> {
         let role = match message.role.0.as_deref() {
             Some("assistant") => Role::Assistant,
             Some("system" | "developer") => Role::System,
-            // What a tool says is told to the model as the user's words: it knows no other role.
+            // The model has no role for tools: their messages become the user's.
             _ => Role::User,
         };
         let content = text(message.content)?;

@@ -1,4 +1,4 @@
-//! What editors send, in all its forms, read into one kind of request.
+//! Parses the APIs that editors use (OpenAI, llama.cpp, Ollama, Mistral, Tabby) into one kind of request.
 //!
 //! Pure.
 
@@ -20,7 +20,7 @@ pub(super) use self::stops::StopMatcher;
 /// A request of an editor, parsed from any of the dialects.
 #[derive(Debug)]
 pub(super) struct EditorRequest {
-    /// What is asked for.
+    /// What to generate.
     pub(super) task: Task,
     /// How it is generated.
     pub(super) options: Options,
@@ -28,7 +28,7 @@ pub(super) struct EditorRequest {
     pub(super) reply: ReplyForm,
 }
 
-/// What is asked for.
+/// What to generate.
 #[derive(Debug)]
 pub(super) enum Task {
     /// A conversation to answer.
@@ -70,9 +70,9 @@ pub(super) struct ContextFile {
 /// One message of a conversation.
 #[derive(Debug)]
 pub(super) struct Turn {
-    /// Who says it.
+    /// Its role.
     pub(super) role: Role,
-    /// What is said.
+    /// Its text.
     pub(super) content: Secret<String>,
 }
 

@@ -1,4 +1,4 @@
-//! `/v1/completions` in OpenAI's, Tabby's and llama.cpp's words, and `/v1/fim/completions`.
+//! `/v1/completions` in OpenAI's, Tabby's and llama.cpp's form, and `/v1/fim/completions`.
 
 use super::body::{Body, Segments, Snippet};
 use super::lax::List;

@@ -106,8 +106,8 @@ impl Entry {
         let shared = first.len().min(before.len());
         let same_start = shared > 0 && head(before, shared) == head(first, shared);
         let told_apart = after.trim().len() >= TELLING_BYTES / 4 || self.length < TELLING_BYTES;
-        let goes_on = last.trim().len() >= TELLING_BYTES / 4 && before.contains(last.as_str());
-        !same && same_suffix && (goes_on || same_start && near && told_apart)
+        let is_continued = last.trim().len() >= TELLING_BYTES / 4 && before.contains(last.as_str());
+        !same && same_suffix && (is_continued || same_start && near && told_apart)
     }
 }
 

@@ -64,7 +64,7 @@ impl Windows {
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (start, kept) = find(&mut windows, client, text.expose());
         let sent = text.expose().get(start..).unwrap_or_default();
-        let kept = kept.filter(|kept| kept.goes_on(sent, hole.suffix.expose()));
+        let kept = kept.filter(|kept| kept.is_continued(sent, hole.suffix.expose()));
         let at = match layout {
             HoleStart::Cursor => sent.len(),
             HoleStart::Line => line_start(sent, 0),
@@ -83,7 +83,7 @@ impl Windows {
 
 impl KeptHole {
     /// Whether the hole may begin there in `sent`, too.
-    fn goes_on(&self, sent: &str, suffix: &str) -> bool {
+    fn is_continued(&self, sent: &str, suffix: &str) -> bool {
         let Some((prefix, middle)) = sent.split_at_checked(self.at) else { return false };
         let is_short = middle.len() <= MAX_MIDDLE_BYTES && middle.matches('\n').count() <= MAX_MIDDLE_LINES;
         is_short && digest(prefix, suffix) == self.around
@@ -104,9 +104,10 @@ fn find(windows: &mut VecDeque<Window>, client: ClientId, text: &str) -> (usize,
     if let Some(window) = known.and_then(|index| windows.remove(index)) {
         return (text.find(window.anchor.expose().as_str()).unwrap_or(0), window.hole);
     }
-    let goes_on = |window: &Window| window.client == client && text.contains(window.near.expose().as_str());
-    let goes_on = |window: &Window| text.len() > SMALL_BYTES && goes_on(window);
-    let moved = windows.iter().position(goes_on).and_then(|index| windows.remove(index)).is_some();
+    let is_continued =
+        |window: &Window| window.client == client && text.contains(window.near.expose().as_str());
+    let is_continued = |window: &Window| text.len() > SMALL_BYTES && is_continued(window);
+    let moved = windows.iter().position(is_continued).and_then(|index| windows.remove(index)).is_some();
     let start = match (moved, text.len() > MAX_PREFIX_BYTES) {
         // A third is given up, so that the window can stay for a while.
         (true, false) => line_after(text, text.len() / 3),

@@ -21,7 +21,7 @@ use crate::telemetry::{Event, emit};
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) link: Link,
-    /// Where it is, for people.
+    /// Its address, to be displayed.
     pub(crate) address: String,
     pub(crate) pins: Pins,
     state: watch::Sender<State>,
@@ -34,7 +34,7 @@ pub(crate) struct Upstream {
     terms: Terms,
 }
 
-/// What all servers are held to.
+/// The settings for all servers.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) timing: Timing,
@@ -79,13 +79,13 @@ impl Upstream {
         warm.renewal(&self.terms.timing)
     }
 
-    /// Waits for a state that is as `wanted`.
-    pub(crate) async fn until(&self, wanted: impl FnMut(&State) -> bool) {
-        self.state.subscribe().wait_for(wanted).await.ok();
+    /// Waits for a state for which `condition` is true.
+    pub(crate) async fn until(&self, condition: impl FnMut(&State) -> bool) {
+        self.state.subscribe().wait_for(condition).await.ok();
     }
 
-    /// Tells what a request that used `warm` failed with. If it means that the next one would fail as well, no
-    /// further request is sent until the background has found a remedy.
+    /// Reports the error of a request that used `warm`. If the next request would fail as well, none is sent until the
+    /// background has a session again.
     pub(crate) fn report(&self, warm: &Arc<Warm>, error: &ClientError) {
         let failure = Failure::of(error);
         if !matches!(failure, Failure::NotConnected(_) | Failure::NotVerified(_)) {

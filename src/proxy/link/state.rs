@@ -8,7 +8,7 @@ use crate::proxy::error::Failure;
 use crate::proxy::keystrokes::Predictions;
 use crate::proxy::server_api::Features;
 
-/// How often things are done in the background.
+/// Intervals of the background work.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// How long a DEK is used.
@@ -54,19 +54,19 @@ pub(crate) enum State {
 pub(crate) struct Warm {
     pub(crate) held: Arc<Held>,
     pub(crate) features: Features,
-    /// The model's name: what the server calls it, as far as that is a name.
+    /// The model's name as the server sends it, without characters that do not belong in a name.
     pub(crate) model: String,
     /// What was predicted under this DEK.
     pub(crate) predictions: Predictions,
     /// When the DEK was wrapped, in seconds since 1970.
     pub(crate) since: u64,
-    /// When the verdict is none any more, in seconds since 1970.
+    /// When the verdict expires, in seconds since 1970.
     pub(crate) expires: u64,
 }
 
 /// The longest name of a model that is passed on, in characters.
 const MAX_MODEL_CHARS: usize = 64;
-/// How long before its token expires a verdict is no longer one: a request must arrive yet.
+/// How long before its token expires a verdict is no longer used: a request takes time to arrive.
 const MARGIN_SECS: u64 = 30;
 
 impl Warm {

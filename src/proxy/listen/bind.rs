@@ -1,4 +1,4 @@
-//! The sockets: loopback of both families, a Unix socket, and who has a port that is taken.
+//! Binds the sockets, on loopback of both families and a Unix socket, and finds the process that has a port already.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

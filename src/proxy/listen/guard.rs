@@ -1,4 +1,4 @@
-//! Which requests may pass, by their headers alone.
+//! Which requests are allowed, by their headers alone: Host, Origin and token.
 //!
 //! A page of another origin can post to loopback, and with a name of its own that leads there it would even be of the
 //! same origin.
@@ -12,12 +12,12 @@ use super::peer::Peer;
 use super::token::AccessToken;
 use crate::proxy::error::Failure;
 
-/// What a request must be like.
+/// The rules that each request must pass.
 #[derive(Debug)]
 pub(crate) struct Guard {
     /// Origins of web pages that may use the proxy.
     pub(crate) allowed_origins: Vec<HeaderValue>,
-    /// What each request must bring, if anything.
+    /// The token that each request must have, if there is one.
     pub(crate) token: Option<AccessToken>,
 }
 

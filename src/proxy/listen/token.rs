@@ -61,7 +61,7 @@ impl AccessToken {
     /// The token in a file, which is made with a random one if it is not there.
     ///
     /// # Errors
-    /// [`TokenError`], also if anybody but its owner may read the file.
+    /// [`TokenError`], also if others than its owner may read the file.
     pub fn of_file(path: &Path) -> Result<Self, TokenError> {
         let file = |error: std::io::Error| TokenError::File(error.kind());
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {

@@ -41,7 +41,7 @@ use crate::secret::Secret;
 
 /// The largest body, in bytes.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
-/// How much of a larger one is read and thrown away: a client that is still sending would not see the refusal.
+/// How much of a larger one is read and discarded: a client that is still sending would not see the refusal.
 const MAX_REFUSED_BYTES: usize = 16 * MAX_BODY_BYTES;
 /// How long a body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// What all requests share.
+/// The state that all requests share.
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) fleet: Fleet,
@@ -73,7 +73,7 @@ pub(super) struct Core {
     pub(super) started: u64,
 }
 
-/// What an endpoint needs to know of its request.
+/// The headers of a request, and its connection.
 pub(super) struct Call {
     pub(super) headers: HeaderMap,
     /// The status page, as the client can reach it.
@@ -102,7 +102,7 @@ impl Core {
         let pass = self.guard.check(&peer, &parts.uri, &call.headers, is_preflight);
         let (origin, mut response) = match pass {
             Err(failure) => {
-                // A wrong key is a setting of an editor. Foreign pages and accounts are none, and leave no trace.
+                // A wrong token is an editor's wrong setting, and is counted. Foreign pages and accounts are not.
                 if failure == Failure::Unauthorized
                     && !is_preflight
                     && let Some(endpoint) = route.endpoint()
@@ -154,7 +154,7 @@ impl Core {
                         return Err(failure);
                     }
                 };
-                // From here on the connection is not one that does nothing.
+                // From here on the connection counts as busy.
                 let _busy = call.activity.begin();
                 complete::answer(self, endpoint, &body, call, ticket).await
             }

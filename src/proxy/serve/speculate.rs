@@ -1,4 +1,4 @@
-//! After an accept, the completion that may be accepted next is asked for before the editor asks for it.
+//! After an accepted completion, the next one is requested before the editor requests it.
 //!
 //! Only while no editor's request runs, and the next one ends it: it takes no request's place here.
 
@@ -16,7 +16,7 @@ use crate::proxy::link::{Upstream, Warm};
 use crate::proxy::server_api::Request;
 use crate::secret::Secret;
 
-/// The request that is made ahead, if that is wanted.
+/// The request that is made ahead, if enabled.
 #[derive(Debug)]
 pub(in crate::proxy) struct Speculation {
     enabled: bool,
@@ -25,11 +25,11 @@ pub(in crate::proxy) struct Speculation {
     running: Mutex<Option<DropGuard>>,
 }
 
-/// A request of an editor; while there is one, nothing is asked for ahead.
+/// A request of an editor. While there is one, no request is made ahead.
 #[derive(Debug)]
 pub(super) struct Running<'a>(&'a AtomicUsize);
 
-/// What is asked for ahead, and where its answer is kept.
+/// The request to make ahead, and where its answer is kept.
 pub(super) struct Next {
     pub(super) server: Arc<Upstream>,
     pub(super) warm: Arc<Warm>,
@@ -43,7 +43,7 @@ impl Speculation {
         Self { enabled, requests: AtomicUsize::new(0), running: Mutex::default() }
     }
 
-    /// Ends what is asked for ahead: an editor asks for something.
+    /// Cancels the request ahead: an editor sends one.
     pub(super) fn interrupt(&self) -> Running<'_> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         // Dropping the guard cancels.
@@ -51,7 +51,7 @@ impl Speculation {
         Running(&self.requests)
     }
 
-    /// Asks for `next` in the background, if the request that is being answered is the only one.
+    /// Sends `next` in the background, if no other request of an editor runs.
     pub(super) fn start(&self, next: Next, ledger: &Arc<Ledger>, timeout: Duration) {
         if !self.enabled || self.requests.load(Ordering::Relaxed) > 1 {
             return;

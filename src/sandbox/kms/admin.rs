@@ -1,6 +1,6 @@
 //! The administration of key versions over REST: create, read, list, enable, disable, destroy, restore, make primary.
 //!
-//! Who calls without a token is the administrator of the sandbox's project. Employees and workloads may not administrate.
+//! A caller without a token is the administrator of the sandbox's project. Employees and workloads may not administrate.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};

@@ -164,13 +164,13 @@ async fn perform<T>(
             Operation::Encrypt => &mut counts.encrypt,
             Operation::Decrypt => &mut counts.decrypt,
         };
-        // Whoever has a token that is not known is nobody.
+        // An unknown token counts as anonymous.
         tallies.entry(principal.unwrap_or(Principal::Anonymous)).or_default().add(outcome);
     });
     result
 }
 
-/// Who may do what, and the faults that come before any work.
+/// Checks permissions, and applies the faults that come before any work.
 fn admit(principal: &Result<Principal, Status>, operation: Operation, struck: Struck) -> Result<(), Status> {
     if let Some(status) = struck.status {
         return Err(Status::of_http(status));

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use crate::protocol::ErrorCode;
 
-/// A client that has sent too much is listened to for this long, so that it gets to read its answer instead of a
-/// reset connection.
+/// How long the rest of a body that is too large is read and dropped: closing the connection at once would reset it before
+/// the client has read the answer.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Reads all of `request`'s body: at most `limit` bytes, within `timeout` in all, however slowly they trickle.

@@ -53,7 +53,7 @@ pub(crate) async fn open(
     let (key, replay) = (Arc::clone(&dek), Arc::clone(&app.replay));
     let opened = blocking::run(short, move || {
         let plaintext = envelope.open(&key)?;
-        // After the envelope was authenticated: anything else would let strangers fill the replay set.
+        // After the envelope was authenticated: otherwise unauthenticated clients could fill the replay set.
         let remembered = replay.remember(&envelope.token, unix_time())?;
         Ok::<_, ApiError>((plaintext, remembered))
     });

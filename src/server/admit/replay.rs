@@ -70,7 +70,7 @@ impl ReplayGuard {
         Arc::new(Self { seen: Mutex::default(), window_secs, capacity })
     }
 
-    /// Remembers `token`, which must have been authenticated: anything else would let strangers fill the set. `now` is
+    /// Remembers `token`, which must have been authenticated: otherwise unauthenticated clients could fill the set. `now` is
     /// the server's time in seconds since 1970.
     ///
     /// # Errors

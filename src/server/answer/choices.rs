@@ -34,20 +34,21 @@ const ANSWER_BYTES: usize = 512;
 const TOKEN_BYTES: usize = 12;
 /// One token with its log probability in JSON, in bytes.
 const LOGPROB_BYTES: usize = 96;
-/// No answer is filled up to more than this: a request for many tokens must not cost much memory.
+/// The largest size that an answer is padded to, in bytes: a request for many tokens must not cost much memory.
 const MAX_FILLED_BYTES: usize = 256 * 1024;
 
 impl Prepared {
-    /// How many tokens the answers may have, all together, or as many as the shape of the answer is to be of.
+    /// The number of tokens that the size and the frames of the answer are derived from: those of all answers together, or
+    /// `pad_tokens` if that is more.
     pub(crate) fn shaped_tokens(&self) -> usize {
         let tokens = self.parameters.max_new_tokens.saturating_mul(self.parameters.choices);
         tokens.max(self.parameters.pad_tokens)
     }
 
-    /// What a whole answer is filled up to, in bytes: it follows from the request alone. A longer answer is possible, because a
-    /// token may be any number of characters.
+    /// The size that a whole answer is padded to, in bytes, derived from the request alone. A longer answer is possible, because
+    /// a token may be any number of characters.
     pub(crate) fn answer_bytes(&self) -> usize {
-        let logprobs = self.parameters.logprobs.map_or(0, |likeliest| LOGPROB_BYTES * (1 + likeliest));
+        let logprobs = self.parameters.logprobs.map_or(0, |alternatives| LOGPROB_BYTES * (1 + alternatives));
         // Quotation marks and line ends are two bytes in JSON.
         let lead = self.lead.as_ref().map_or(0, |lead| lead.expose().len().saturating_mul(2));
         let answers = lead.saturating_mul(self.parameters.choices);
@@ -59,7 +60,7 @@ impl Prepared {
 /// A whole answer.
 pub(crate) struct FinishedChoice {
     pub(crate) text: Secret<String>,
-    /// How likely its tokens were, if that was asked for.
+    /// Its tokens with their log probabilities, if requested.
     pub(crate) scored: Option<Vec<ScoredToken>>,
     pub(crate) finish: FinishReason,
 }
@@ -67,9 +68,9 @@ pub(crate) struct FinishedChoice {
 /// The answers that are being generated.
 pub(crate) struct Choices {
     template: Template,
-    /// Those that have been handed to the model, in order; none in the place of one that has ended.
+    /// Those that have been submitted to the engine, in order; none in the place of one that has ended.
     answers: Vec<Option<RunningChoice>>,
-    /// Whose turn it is to be asked first.
+    /// Which answer is polled first next time (round robin).
     turn: usize,
     /// Whether the first one has a token.
     prompt_read: bool,
@@ -89,7 +90,7 @@ struct Template {
 }
 
 impl Choices {
-    /// Hands `prepared` to the model.
+    /// Submits `prepared` to the engine.
     ///
     /// # Errors
     /// The prompt is too long, or the queue is full.
@@ -111,7 +112,7 @@ impl Choices {
             pad_tokens: _,
         } = parameters;
         let deadline = observation.deadline();
-        // The shorter of the two; if it is the request's own, what there is by then is the answer.
+        // The earlier deadline. If it is the request's own, the answer ends with the text so far.
         let own = time_limit.map(|limit| observation.after(limit)).filter(|own| *own < deadline);
         prompt::fit(prompt.len(), max_new_tokens, loaded.engine.context_length())?;
         observation.prompt(prompt.len());
@@ -168,7 +169,7 @@ impl Choices {
 
     /// Takes the answer that has just ended away.
     ///
-    /// Returns how likely its tokens were, if that was asked for.
+    /// Returns its tokens with their log probabilities, if requested.
     pub(crate) fn take(&mut self, index: usize) -> Option<Vec<ScoredToken>> {
         let answer = self.answers.get_mut(index).and_then(Option::take)?;
         self.template.request.logprobs.map(|_| answer.into_scored())
@@ -216,8 +217,8 @@ impl Choices {
         Ok(choices.into_iter().flatten().collect())
     }
 
-    /// Hands the other answers to the model as soon as it has read the prompt. Those that it has no room for wait until
-    /// one of ours has ended.
+    /// Submits the other answers once the first has a token. Those that do not fit the queue wait until one of this request
+    /// has ended.
     fn start_others(&mut self) -> Result<(), ApiError> {
         while self.prompt_read && self.answers.len() < self.template.count {
             match self.template.answer(self.answers.len()) {
@@ -231,7 +232,7 @@ impl Choices {
 }
 
 impl Template {
-    /// Hands the answer number `index` to the model.
+    /// Submits the answer number `index` to the engine.
     fn answer(&self, index: usize) -> Result<RunningChoice, SubmitError> {
         let mut request = self.request.clone();
         request.sampling.seed = request.sampling.seed.wrapping_add(index as u64);

@@ -1,4 +1,4 @@
-//! One answer, from token ids to text as it is made.
+//! One answer: token ids to text, token by token.
 
 use std::task::{Context, Poll, ready};
 
@@ -17,9 +17,9 @@ use crate::tokenizer::{Decoder, TokenId};
 pub(crate) struct RunningChoice {
     generation: Generation,
     pace: Pace,
-    /// Gone once the model has ended.
+    /// None once the engine has ended it.
     decoder: Option<Decoder>,
-    /// Gone once the answer has ended.
+    /// None once the answer has ended.
     matcher: Option<StopMatcher>,
     lead: Option<Secret<String>>,
     /// How many characters have been decoded, the lead included.
@@ -28,13 +28,13 @@ pub(crate) struct RunningChoice {
     shown: usize,
     /// Whether the deadline is an ordinary end.
     deadline_ends: bool,
-    /// How likely the tokens were, if that was asked for.
+    /// The tokens with their log probabilities, if requested.
     scored: Vec<ScoredToken>,
     /// Set when the last text has been given out.
     finish: Option<FinishReason>,
 }
 
-/// A token of an answer and how likely it was.
+/// A token of an answer and its log probability.
 pub(crate) struct ScoredToken {
     pub(crate) id: TokenId,
     pub(crate) logprobs: Box<Logprobs>,
@@ -44,17 +44,17 @@ pub(crate) struct ScoredToken {
     pub(crate) text: Secret<String>,
 }
 
-/// What an answer goes on with.
+/// The next event of an answer.
 #[derive(Debug)]
 pub(crate) enum ChoiceEvent {
-    /// One token's worth of text; empty while it may yet turn out to belong to a stop text.
+    /// The text of one token; empty while it may be the beginning of a stop text.
     Text(Secret<String>),
     /// The end.
     End(FinishReason),
 }
 
 impl RunningChoice {
-    /// Hands `request` to the model; the answer begins with `lead`. With `deadline_ends`, an answer that the deadline cuts
+    /// Submits `request` to the engine; the answer begins with `lead`. With `deadline_ends`, an answer that the deadline cuts
     /// is like one that has reached its length.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl RunningChoice {
         })
     }
 
-    /// The next step. Must not be asked again after [`ChoiceEvent::End`].
+    /// The next event. Must not be called again after [`ChoiceEvent::End`].
     ///
     /// # Errors
     /// The model failed, or the deadline has passed.
@@ -117,8 +117,7 @@ impl RunningChoice {
         })
     }
 
-    /// How likely the tokens of the answer were, if that was asked for: those that have added to it, joined the answer
-    /// without its lead.
+    /// The tokens of the answer with their log probabilities, if requested. Their texts joined are the answer without its lead.
     pub(crate) fn into_scored(mut self) -> Vec<ScoredToken> {
         clip(&mut self.scored, self.shown);
         self.scored

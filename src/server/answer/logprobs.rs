@@ -1,4 +1,4 @@
-//! How likely the tokens of an answer were, as both forms of OpenAI's API write it.
+//! Log probabilities, in both forms of OpenAI's API.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -46,10 +46,10 @@ fn bytes<'a>(token: &ScoredToken, tokenizer: &'a Tokenizer) -> &'a [u8] {
     }
 }
 
-/// Each of `likeliest` under a name of its own. Of several that read the same one has the text: one that is text in the
-/// vocabulary before one that is a byte there, and the likelier before others.
-fn by_name<'a>(likeliest: &[(TokenId, f32)], tokenizer: &'a Tokenizer) -> BTreeMap<Cow<'a, str>, f32> {
-    let (single, texts): (Vec<_>, Vec<_>) = likeliest.iter().partition(|(id, _)| tokenizer.is_byte(*id));
+/// The alternatives by name, where no two have the same. Of several with the same text only one is named by it: a text token
+/// before a byte token, and the most likely first. The others are named by their bytes, or by their id.
+fn by_name<'a>(alternatives: &[(TokenId, f32)], tokenizer: &'a Tokenizer) -> BTreeMap<Cow<'a, str>, f32> {
+    let (single, texts): (Vec<_>, Vec<_>) = alternatives.iter().partition(|(id, _)| tokenizer.is_byte(*id));
     let mut named = BTreeMap::new();
     for (id, logprob) in texts.into_iter().chain(single) {
         let names = [name(id, tokenizer), Cow::Owned(escaped(tokenizer.bytes(id)))];
@@ -103,8 +103,8 @@ mod tests {
         let [letter] = tokenizer.encode("a").unwrap()[..] else { panic!("one letter is one token") };
         let ids =
             [byte(0xe2), byte(0x82), byte(b'a'), letter, TokenId(0), TokenId(1), TokenId(107), TokenId(3)];
-        let likeliest: Vec<_> = ids.iter().zip(1i16..).map(|(&id, rank)| (id, -f32::from(rank))).collect();
-        let named = by_name(&likeliest, &tokenizer);
+        let alternatives: Vec<_> = ids.iter().zip(1i16..).map(|(&id, rank)| (id, -f32::from(rank))).collect();
+        let named = by_name(&alternatives, &tokenizer);
         assert_eq!(named.len(), ids.len());
         let expected = [
             ("bytes:\\xe2", -1.0),

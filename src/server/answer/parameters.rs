@@ -1,4 +1,4 @@
-//! The options of a request, checked: what is out of range is refused rather than bent.
+//! The options of a request, checked: values out of range are refused, not clamped.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(crate) struct Parameters {
     pub(crate) max_new_tokens: usize,
     /// How many answers; the seed of each is one more than that of the one before.
     pub(crate) choices: usize,
-    /// How many of the likeliest tokens come with each token; none means no probabilities at all.
+    /// Number of alternatives with each token (`top_logprobs`); none for no log probabilities.
     pub(crate) logprobs: Option<usize>,
     pub(crate) sampling: Sampling,
     pub(crate) stops: Stops,
@@ -23,7 +23,7 @@ pub(crate) struct Parameters {
     pub(crate) include_usage: bool,
     /// After how long, from the receipt of the request on, the answers end as they are.
     pub(crate) time_limit: Option<Duration>,
-    /// What the shape of the answer follows from if it is more than the tokens that it may have.
+    /// Number of tokens that the size and the frames of the answer are derived from, if more than it may have.
     pub(crate) pad_tokens: usize,
 }
 
@@ -86,7 +86,7 @@ impl Parameters {
     }
 }
 
-/// How many alternatives are asked for with each token, if probabilities are.
+/// The number of alternatives with each token; none if no log probabilities are requested.
 fn alternatives(options: &Options) -> Result<Option<usize>, ApiError> {
     let count = match options.logprobs {
         None | Some(LogprobsOption::Flag(false)) if options.top_logprobs.unwrap_or(0) > 0 => {

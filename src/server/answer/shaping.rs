@@ -61,7 +61,7 @@ pub(crate) struct Facts {
     pub(crate) arrived: Instant,
     /// How long its body is, in bytes: the network shows that.
     pub(crate) bytes: usize,
-    /// How many tokens its answers may have, all together, or what it says instead.
+    /// Maximum of new tokens of all answers together, or `pad_tokens` if that is more.
     pub(crate) tokens: usize,
 }
 
@@ -151,14 +151,15 @@ impl Pacer {
         Ok(Some(schedule.release(Instant::now(), random()?)))
     }
 
-    /// Counts the frame that leaves next. Returns whether it may be the last one; a server that drains is `hurried`.
-    pub(crate) fn count(&mut self, hurried: bool) -> bool {
+    /// Counts the frame that leaves next. Returns whether it may be the last one. A server that drains ends a
+    /// stream after a multiple of [`FEWEST_FRAMES`].
+    pub(crate) fn count(&mut self, draining: bool) -> bool {
         self.sent += 1;
         let Some(Schedule { frames, .. }) = self.schedule else { return true };
-        self.sent.is_multiple_of(if hurried { FEWEST_FRAMES } else { frames })
+        self.sent.is_multiple_of(if draining { FEWEST_FRAMES } else { frames })
     }
 
-    /// Takes in that the text is complete with the frame that was counted last.
+    /// Records that the text was complete with the frame that was counted last.
     pub(crate) fn text_ended(&mut self) {
         if let (Some(pace), Some(Schedule { class, .. })) = (self.pace.take(), &self.schedule) {
             pace.observe(*class, self.sent, Instant::now());
@@ -245,10 +246,10 @@ mod tests {
         (arrived, Schedule::new(SLOT, Facts { arrived, bytes, tokens }, class, class))
     }
 
-    fn ends(shaping: Shaping, tokens: usize, hurried: bool) -> Vec<u64> {
+    fn ends(shaping: Shaping, tokens: usize, draining: bool) -> Vec<u64> {
         let facts = Facts { arrived: Instant::now(), bytes: 0, tokens };
         let mut pacer = Pacer::new(shaping, facts, &Arc::new(Pace::new()));
-        (1..=256).filter(|_| pacer.count(hurried)).collect()
+        (1..=256).filter(|_| pacer.count(draining)).collect()
     }
 
     #[test]

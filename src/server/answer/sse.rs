@@ -32,15 +32,15 @@ pub(crate) struct EventStream {
     key: PathKey,
     writer: FrameWriter,
     pacer: Pacer,
-    /// Text that is in no event yet, by answer.
+    /// Text that is in no event yet, per answer.
     texts: Vec<(usize, Vec<Secret<String>>)>,
-    /// Of which answers something has been said.
+    /// Which answers have had an event.
     opened: Vec<usize>,
-    /// Events about ends, which follow all text.
+    /// The last events of answers, which follow all text.
     ends: Vec<Box<RawValue>>,
     /// Events that did not fit the frames so far.
     events: Vec<Box<RawValue>>,
-    /// The answers have ended: what there is is the rest.
+    /// The answers have ended: no further events are added.
     ended: bool,
     finished: bool,
     observation: Observation,
@@ -154,7 +154,7 @@ impl EventStream {
         }
     }
 
-    /// Takes in what an answer goes on with.
+    /// Handles an event of an answer.
     fn take<D: Dialect>(
         &mut self,
         event: Result<Option<(usize, ChoiceEvent)>, ApiError>,
@@ -186,7 +186,7 @@ impl EventStream {
                     self.observation.succeeded();
                 }
             }
-            // What ended last has said so.
+            // The last answer to end has had its event.
             Ok(None) => self.ended = true,
             Err(error) => {
                 self.ended = true;

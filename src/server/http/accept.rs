@@ -68,7 +68,7 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        // Frames are small and each is worth sending at once; without it they are merely late.
+        // TCP_NODELAY: frames are small, and must not wait for acknowledgements. Without it they are only late.
         stream.set_nodelay(true).ok();
         let exchange = Arc::new(Handover::default());
         let socket = Socket::new(stream, Arc::clone(&exchange));

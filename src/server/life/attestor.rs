@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn no_token_is_made_that_somebody_else_would_take() {
+    fn no_token_is_made_that_another_service_would_accept() {
         let nonce = "0123456789";
         assert!(check(&request("codeseal:primus", &[nonce])).is_ok());
         for audience in [
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_who_wait_for_a_launcher_that_hangs_are_answered_within_the_one_bound() {
+    async fn requests_that_wait_for_a_launcher_that_hangs_are_answered_within_one_timeout() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("launcher");
         // It takes connections and never answers.

@@ -19,7 +19,7 @@ pub enum ServeError {
         /// What it must name.
         source: AttestationError,
     },
-    /// The token at the start is none.
+    /// The token at the start is malformed.
     #[error(transparent)]
     AttestationMalformed(#[from] Malformed),
     /// An address cannot be listened on.
@@ -57,7 +57,7 @@ pub enum ServeError {
     /// The executable or the model cannot be read once more.
     #[error("cannot hash the executable and the model: {0}")]
     Identity(#[source] std::io::Error),
-    /// This machine is not what it should be.
+    /// This machine does not fit the profile.
     #[error(transparent)]
     Profile(#[from] ProfileMismatch),
     /// The attestation token has expired, and the policy is to exit.

@@ -1,4 +1,4 @@
-//! Before a port is opened: is this machine what it should be?
+//! Checks this machine's attestation token against the profile, before a port is opened.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use crate::attestation::{AttestationError, Claims, LauncherSocket, Profile, Toke
 use crate::keys::KmsConfig;
 use crate::telemetry::{self, Event};
 
-/// How long a token that is on its way is waited for.
+/// How long to wait for a token that may still be written.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The pause between two looks.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Where the launcher's token comes from.
@@ -39,7 +39,7 @@ pub(crate) async fn check(tokens: &TokenSource, profile: Profile) -> Result<(), 
             Err(error) => return Err(error.into()),
         }
     };
-    // Not verified: it is the launcher's own, and who could forge it could as well patch this line.
+    // Not verified: it is this machine's own launcher's, and an attacker who can forge it can also change this program.
     profile.check(&Claims::peek(token.expose())?)?;
     telemetry::emit(Event::AttestationVerified);
     Ok(())
@@ -61,7 +61,7 @@ pub(crate) fn named(error: ServeError, kms: &KmsConfig) -> ServeError {
     }
 }
 
-/// An exit means a reboot of the VM, so what may heal is waited for.
+/// Whether the error may be temporary: then the check waits, because an exit means a reboot of the VM.
 fn is_transient(error: AttestationError) -> bool {
     matches!(
         error,

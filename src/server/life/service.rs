@@ -25,10 +25,10 @@ use crate::telemetry::{self, Event};
 const LAST_WRITES: Duration = Duration::from_secs(1);
 /// An operator's request is short: a connection of the admin listener that idles must not keep others out for long.
 const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the model thread is waited for.
+/// How long to wait for the model thread at the end.
 const LAST_STEP: Duration = Duration::from_secs(1);
 
-/// A server on its two listeners. Dropping it cuts everything off; [`Service::shutdown`] is the gentle way.
+/// A server on its two listeners. Dropping it cuts all connections; [`Service::shutdown`] drains first.
 #[derive(Debug)]
 pub struct Service {
     app: Arc<App>,

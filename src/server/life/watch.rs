@@ -1,4 +1,4 @@
-//! Looks after what a running server depends on: the attestation token, the key service, the model thread.
+//! Watches what a running server depends on: the attestation token, the key service, the model thread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::attestation::{AttestationError, OnTokenExpiry, TokenSource};
 use crate::server::state::App;
 use crate::telemetry::{self, Event};
 
-/// For how long a server that has just started is not ended by a launcher that fails.
+/// For how long after its start a failing launcher does not end the server.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Looks every `interval`. Returns only if the server cannot go on.
+/// Checks every `interval`. Returns only if the server cannot go on.
 pub(crate) async fn watch(
     app: Arc<App>,
     tokens: TokenSource,
@@ -51,7 +51,7 @@ pub(crate) async fn watch(
     }
 }
 
-/// Returns when the model thread is gone. An engine that is still being loaded is looked at with the next tick.
+/// Returns when the model thread has ended. Before the engine is loaded it never returns: the next tick checks again.
 async fn engine_stopped(app: &App) -> ServeError {
     match app.engine() {
         None => std::future::pending().await,

@@ -1,4 +1,4 @@
-//! The body of a request, as anybody on the network can send it.
+//! The body of a request, as anyone on the network can send it.
 #![no_main]
 
 use codeseal::protocol::{Envelope, ErrorCode};

@@ -1,4 +1,4 @@
-//! Somebody between client and server who can do everything but open the seal.
+//! An attacker between client and server (man in the middle), who can do anything but open the seal.
 
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,7 +22,7 @@ use crate::harness::http;
 pub(super) enum Tamper {
     /// The first request is turned away, without reaching the server.
     BusyOnce,
-    /// The request is refused because the clocks are so many seconds apart: the server's is the other one.
+    /// The request is refused because the clocks differ by this many seconds.
     ClockSkew(i64),
     /// The connection ends in the middle of the answer.
     CutConnection,

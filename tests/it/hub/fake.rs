@@ -27,15 +27,15 @@ pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) enum Fault {
     /// Names a server at this port for the next page of a listing.
     ForeignPage(u16),
-    /// Sends so many bytes of a body and then nothing, once.
+    /// Sends this many bytes of a body and then nothing, once.
     HangOnceAfter(usize),
     /// Ignores `Range`.
     NoRanges,
     /// Answers each request for content with this status and a page.
     Page(u16),
-    /// Ends each body after so many bytes as if that were all.
+    /// Ends each body after this many bytes, as if it were complete.
     Short(usize),
-    /// Sends whoever wants content to the server at this port, as the Hub does with large files.
+    /// Redirects requests for content to the server at this port, as the Hub does with large files.
     Redirect(u16),
     /// Sends other bytes than it lists.
     Swap,

@@ -15,9 +15,9 @@ use crate::harness::http;
 pub(crate) enum Passes {
     /// Everything.
     All,
-    /// So many frames of a stream, and then the connection breaks. Whole answers pass.
+    /// This many frames of a stream, and then the connection breaks. Whole answers pass.
     Cut(usize),
-    /// So many frames of a stream, and then nothing more. Whole answers do not pass.
+    /// This many frames of a stream, and then nothing more. Whole answers do not pass.
     Hold(usize),
 }
 

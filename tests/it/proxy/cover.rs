@@ -1,4 +1,4 @@
-//! `--cover`: what the network sees of requests while somebody types, and while they do not.
+//! `--cover`: what the network sees of requests while the user types, and while they do not.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -177,7 +177,7 @@ fn infill(prefix: &str, tokens: usize) -> Value {
 const FAST: Rhythm = Rhythm { interval: Duration::from_millis(100), idle: Duration::from_millis(1500) };
 
 #[tokio::test]
-async fn empty_requests_look_like_those_of_editors_and_end_when_nobody_types() {
+async fn empty_requests_look_like_those_of_editors_and_end_when_typing_ends() {
     let desk = Desk::new(FAST, |_| ()).await;
     assert_eq!(desk.empty_requests().await, 0);
     // The first decides how many frames there are; a call that only reads, and one for a few tokens in one piece, have as many.

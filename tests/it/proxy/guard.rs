@@ -104,7 +104,7 @@ async fn the_unix_socket_is_for_this_account() {
     assert!(!path.exists());
 }
 
-/// Only root can become somebody else.
+/// Needs root, which can change to another user.
 #[tokio::test]
 async fn another_account_is_refused() {
     if !rustix::process::geteuid().is_root() {

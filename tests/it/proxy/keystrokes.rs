@@ -42,7 +42,7 @@ async fn a_key_costs_tens_of_tokens_with_a_hole_above_the_cursor() {
     assert!(cursor > 3 * line, "a hole at the cursor has the suffix read for each key: {cursor}");
 }
 
-/// As clients do that send the last so many characters, whatever stands there.
+/// As clients that send a fixed number of characters before the cursor.
 #[tokio::test]
 async fn a_window_that_moves_with_each_key_is_read_twice_and_no_more() {
     let last = |before: &str| before.get(before.len() - 2500..).unwrap().to_owned();

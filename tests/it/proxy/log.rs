@@ -14,7 +14,7 @@ async fn run(arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(text).unwrap())
 }
 
-/// The line with its own hash made right again, as who forges it would.
+/// The line with its own hash recomputed, as an attacker would.
 fn resealed(line: &str) -> String {
     let (body, _) = line.trim_end().rsplit_once(",\"hash\":\"").unwrap();
     let hash: String = Sha256::digest(body.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -51,7 +51,7 @@ async fn saved_tokens_are_verified_again_offline_and_a_flipped_byte_is_found() {
         assert!(text.contains("of the log of verdicts is not what was written"), "{text}");
     }
 
-    // Whoever can write the file can make the hashes right, and cannot make the token say something else.
+    // An attacker who can write the file can recompute the hashes, but cannot change what the token says.
     let line = String::from_utf8(written).unwrap().lines().next().unwrap().to_owned();
     let weights = "\"weights\":\"sha256:";
     for (old, new, why) in [

@@ -133,7 +133,7 @@ async fn a_request_that_hangs_ends_with_its_caller_or_with_the_sandbox() {
     world.until(|counts| counts.faults == 1).await;
     leaver.abort();
     assert!(leaver.await.unwrap_err().is_cancelled());
-    // Nothing was decided for the one who left, and the next one hangs anew.
+    // The call of the client that left was not counted, and the next one hangs again.
     let stayer = hang(address.clone(), body);
     world.until(|counts| counts.faults == 2).await;
     assert_eq!(world.sandbox.ledger().counts().sts.total(), 0);

@@ -1,4 +1,4 @@
-//! From the attestation token to the plaintext, and everyone who does not get there.
+//! From the attestation token to the plaintext, and the callers that are refused on the way.
 
 use std::time::Duration;
 

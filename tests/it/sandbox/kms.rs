@@ -1,4 +1,4 @@
-//! Cloud KMS: who may do what, what a ciphertext is bound to, checksums, and both wire forms.
+//! Cloud KMS: permissions, what a ciphertext is bound to, checksums, REST and gRPC.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -77,7 +77,7 @@ async fn grpc(
 }
 
 #[tokio::test]
-async fn whoever_may_encrypt_may_not_decrypt_and_the_other_way_round() {
+async fn encrypters_may_not_decrypt_and_decrypters_may_not_encrypt() {
     let world = World::new().await;
     let ciphertext = world.encrypt("dek").await;
     let denied = (403, "PERMISSION_DENIED".to_owned());

@@ -40,7 +40,7 @@ async fn the_token_is_refreshed_before_it_expires_by_replacing_the_file() {
     let world = World::with(|config| config.token_lifetime = Duration::from_secs(2)).await;
     let file = world.sandbox.token_file().to_owned();
     let (before, inode) = (world.token(), std::fs::metadata(&file).unwrap().ino());
-    // Whoever reads at any time finds a whole token.
+    // A reader finds a whole token at any time.
     let reader = tokio::task::spawn_blocking({
         let before = before.clone();
         move || {
@@ -77,7 +77,7 @@ async fn the_file_can_be_expired_missing_or_junk_until_it_is_refreshed() {
 }
 
 #[tokio::test]
-async fn get_attests_anew_and_a_preview_gives_the_file() {
+async fn get_makes_a_new_attestation_and_a_preview_gives_the_file() {
     let world = World::new().await;
     world.sandbox.launcher().expire().unwrap();
     let answer = ask(&world, Request::get("/v1/token")).await;

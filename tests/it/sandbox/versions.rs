@@ -146,7 +146,7 @@ async fn requests_that_make_no_sense_or_come_from_others_are_refused() {
     assert_eq!(world.set_state(2, "DISABLED").await.error(), missing);
     for (method, path) in [
         (Method::GET, "/cryptoKeyVersions/2"),
-        (Method::GET, "-of-somebody-else"),
+        (Method::GET, "-of-another-project"),
         (Method::PATCH, ""),
         (Method::POST, "/cryptoKeyVersions/1:burn"),
         (Method::POST, "/cryptoKeyVersions/x:destroy"),

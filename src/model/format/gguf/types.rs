@@ -78,7 +78,7 @@ pub(super) fn name(number: u32) -> String {
 /// Which download has types that are read, in place of one with the type `number`.
 pub(super) fn instead(number: u32) -> &'static str {
     match number {
-        // Four bits, in an order for one kind of processor.
+        // Four bits, reordered for one kind of CPU.
         31..=33 => "Q4_0 or Q4_K_M",
         36..=38 => "IQ4_NL or Q4_K_M",
         39 | 40 => "Q4_K_M or IQ4_XS",

@@ -32,7 +32,7 @@ struct Batch {
     /// Cosines and sines of each row, `[rows, 1, head_dim / 2]`.
     angles: [Tensor; 2],
     /// The rows that get logits.
-    wanted: Vec<u32>,
+    logit_rows: Vec<u32>,
 }
 
 /// A slice's part of a [`Batch`].
@@ -76,11 +76,11 @@ impl Network {
             let mut delta = layer.output.forward(&attended, layer.output_bias.as_ref())?;
             if number + 1 == self.weights.layers.len() {
                 // Nothing reads the other rows of the last layer.
-                if batch.wanted.is_empty() {
+                if batch.logit_rows.is_empty() {
                     return Ok(Vec::new());
                 }
-                let wanted = Tensor::new(batch.wanted.as_slice(), self.place.device())?;
-                [stream, delta] = [stream.index_select(&wanted, 0)?, delta.index_select(&wanted, 0)?];
+                let logit_rows = Tensor::new(batch.logit_rows.as_slice(), self.place.device())?;
+                [stream, delta] = [stream.index_select(&logit_rows, 0)?, delta.index_select(&logit_rows, 0)?];
             }
             stream = (stream + delta)?;
             let normed = self.norm(&stream, &layer.feed_forward_norm)?;
@@ -92,12 +92,12 @@ impl Network {
 
     fn batch(&self, cache: &Cache, slices: &[Slice<'_>]) -> Result<Batch> {
         let device = self.place.device();
-        let (mut positions, mut wanted, mut sequences) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut positions, mut logit_rows, mut sequences) = (Vec::new(), Vec::new(), Vec::new());
         for slice in slices {
             let (first, count) = (positions.len(), slice.tokens.len());
             positions.extend((slice.position..slice.position + count).map(|position| position as u32));
             let kept = slice.num_logits.min(count);
-            wanted.extend((first + count - kept..first + count).map(|row| row as u32));
+            logit_rows.extend((first + count - kept..first + count).map(|row| row as u32));
             let length = (slice.position + count).next_multiple_of(CHUNK);
             let masked = |row| {
                 let seen = slice.position + row + 1;
@@ -113,7 +113,7 @@ impl Network {
         let positions = Tensor::new(positions.as_slice(), device)?;
         let rows = |table: &Tensor| table.index_select(&positions, 0)?.unsqueeze(1);
         let [cosines, sines] = &self.angles;
-        Ok(Batch { sequences, angles: [rows(cosines)?, rows(sines)?], wanted })
+        Ok(Batch { sequences, angles: [rows(cosines)?, rows(sines)?], logit_rows })
     }
 
     /// `[rows, num_heads * head_dim]`: what each row's queries find in its sequence, to which the rows' keys and values are

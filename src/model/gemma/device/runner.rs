@@ -17,7 +17,7 @@ use super::super::batch::Slice;
 use super::forward::{Activations, Input, Network, Room};
 use super::input::{StepLayout, StepWords};
 
-/// What errors name.
+/// The name of a step in errors.
 const STEP: &str = "step";
 /// The batch sizes that decode steps are recorded for; smaller batches are padded with rows that are not in use.
 const BATCHES: [usize; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64];
