@@ -41,7 +41,8 @@ fn an_excerpt_has_the_bytes_of_its_tensors_and_no_others() {
     for (path, _) in models(dir.path()) {
         let mut checkpoint = Checkpoint::open(&ModelFiles::at(&path)).unwrap();
         let mut excerpt = checkpoint.first_layers(2).unwrap();
-        assert_eq!(excerpt.config().num_layers, 2);
+        let all = checkpoint.config().num_layers;
+        assert_eq!(excerpt.config().num_layers, all.min(2));
         assert_eq!(excerpt.bytes(), checkpoint.first_layers_bytes(2));
         let mut whole = read(&mut checkpoint);
         whole.retain(|(parameter, _), _| {
@@ -51,7 +52,6 @@ fn an_excerpt_has_the_bytes_of_its_tensors_and_no_others() {
         assert!(first == whole, "{}", path.display());
         assert!(read(&mut excerpt) == first, "it can be read again");
         // Fewer layers than are asked for.
-        let all = checkpoint.config().num_layers;
         assert_eq!(checkpoint.first_layers(all + 7).unwrap().config().num_layers, all);
     }
 }
