@@ -30,12 +30,12 @@ pub(crate) struct Observation {
 
 /// When one answer of a request was submitted to the engine, and when its last token came.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct ChoiceTimes {
     submitted: Instant,
     last_token: Option<Instant>,
 }
 
-impl Pace {
+impl ChoiceTimes {
     /// To be called just before the answer is submitted.
     pub(crate) fn start() -> Self {
         Self { submitted: Instant::now(), last_token: None }
@@ -78,15 +78,15 @@ impl Observation {
     }
 
     /// The model works on one of the answers, and found `cached` tokens of the prompt.
-    pub(crate) fn admitted(&mut self, pace: &Pace, cached: usize) {
+    pub(crate) fn admitted(&mut self, times: &ChoiceTimes, cached: usize) {
         self.cached.get_or_insert(cached);
-        self.app.metrics.queued(pace.submitted.elapsed());
+        self.app.metrics.queued(times.submitted.elapsed());
     }
 
     /// One more token of one of the answers was generated.
-    pub(crate) fn token(&mut self, pace: &mut Pace) {
+    pub(crate) fn token(&mut self, times: &mut ChoiceTimes) {
         let now = Instant::now();
-        match (pace.last_token.replace(now), self.usage.completion_tokens) {
+        match (times.last_token.replace(now), self.usage.completion_tokens) {
             (Some(last), _) => self.app.metrics.next_token(now - last),
             (None, 0) => self.app.metrics.first_token(now - self.started),
             // The first token of a further answer: the client has had one already.

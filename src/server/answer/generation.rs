@@ -10,13 +10,13 @@ use crate::protocol::ErrorCode;
 use crate::protocol::openai::FinishReason;
 use crate::secret::Secret;
 use crate::server::error::ApiError;
-use crate::server::observation::{Observation, Pace};
+use crate::server::observation::{ChoiceTimes, Observation};
 use crate::tokenizer::{Decoder, TokenId};
 
 /// An answer that is being generated. Dropping it stops the model's work on it.
 pub(crate) struct RunningChoice {
     generation: Generation,
-    pace: Pace,
+    times: ChoiceTimes,
     /// None once the engine has ended it.
     decoder: Option<Decoder>,
     /// None once the answer has ended.
@@ -67,10 +67,10 @@ impl RunningChoice {
         matcher: StopMatcher,
         deadline_ends: bool,
     ) -> Result<Self, SubmitError> {
-        let pace = Pace::start();
+        let times = ChoiceTimes::start();
         Ok(Self {
             generation: engine.submit(request)?,
-            pace,
+            times,
             decoder: Some(decoder),
             matcher: Some(matcher),
             decoded: lead.as_ref().map_or(0, |lead| lead.expose().chars().count()),
@@ -99,12 +99,12 @@ impl RunningChoice {
         }
         let mut event = ready!(self.generation.poll_next(context));
         if let Some(Ok(Event::Started { cached })) = event {
-            observation.admitted(&self.pace, cached);
+            observation.admitted(&self.times, cached);
             event = ready!(self.generation.poll_next(context));
         }
         Poll::Ready(match event {
             Some(Ok(Event::Token(token))) => {
-                observation.token(&mut self.pace);
+                observation.token(&mut self.times);
                 self.take(token)
             }
             Some(Ok(Event::Finished(Finish::Stop))) => Ok(self.end(FinishReason::Stop)),
