@@ -294,7 +294,8 @@ pub(crate) fn tiny() -> PathBuf {
 
 /// A client that goes nowhere but to loopback.
 pub(crate) fn http() -> reqwest::Client {
-    reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap()
+    // No certificates: they are parsed for each client, and only TLS needs them.
+    reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(PATIENCE).build().unwrap()
 }
 
 /// Waits for a condition rather than for a time.
