@@ -1,4 +1,4 @@
-//! Whether a device computes what the processors do, and the same however it is asked: before anyone relies on it.
+//! Checks that a device computes what the CPU does, and the same in any batch and in chunks of any size.
 //!
 //! Small models in the shapes of the kernels, with random weights, go through the very steps that the engine takes.
 
@@ -25,12 +25,12 @@ pub struct Extent {
     pub inner: usize,
     /// Heads of the models: how many there are, and how many of them ask the same key.
     pub heads: &'static [(usize, usize)],
-    /// Prompts of so many tokens, read together.
+    /// The lengths of the prompts, in tokens, which are read together.
     pub prompts: &'static [usize],
 }
 
 impl Extent {
-    /// Pages' edges, several splits, and so many rows that the kernels for many have their turn.
+    /// Lengths at the edges of pages, several splits of attention, and enough rows for the kernels of large batches.
     pub const DEVICE: Self = Self {
         vocabulary: 32_768,
         width: 512,
@@ -98,16 +98,16 @@ impl Checks {
     }
 }
 
-/// How far a logit may be from the processors', in root mean squares of all: keys, values and activations are rounded to
+/// How far a logit may be from the CPU's, in root mean squares of all: keys, values and activations are rounded to
 /// eight bits on either side.
 const TOLERANCE: f32 = 0.08;
-/// Tokens that follow each prompt: so many that eight texts' together need the widest kernel there is.
+/// New tokens after each prompt: with eight texts enough rows for the widest kernel.
 const FOLLOW: usize = 5;
 
-/// Checks the device that `open` opens, anew for every model.
+/// Checks the device that `open` opens, once for every model.
 ///
 /// # Errors
-/// The device cannot be opened, or the processors' model cannot be made. What is wrong with the device's is in the result.
+/// The device cannot be opened, or the CPU's model cannot be made. What is wrong with the device's is in the result.
 pub fn check<D: Device + 'static>(
     open: impl Fn() -> Result<D, DeviceError>,
     extent: &Extent,
@@ -221,7 +221,7 @@ impl Rig {
         Ok(())
     }
 
-    /// All prompts at once, then what follows, against the processors'.
+    /// All prompts at once, then the tokens after them, against the CPU's logits.
     fn logits(&mut self, cpu: &Model) -> Found {
         let texts = 0..self.texts.len();
         let pieces: Vec<_> = texts.clone().map(|text| (text, 0..self.prompt(text), 1)).collect();
