@@ -187,9 +187,7 @@ impl Product for Eight<'_> {
 }
 
 /// Tokens for which both halves of bytes fit into registers at once.
-const fn together(wide: bool) -> usize {
-    if wide { 4 } else { 2 }
-}
+const TOGETHER: usize = 4;
 
 impl Product for Four<'_> {
     const PANELS: usize = 1;
@@ -213,7 +211,7 @@ impl Product for Four<'_> {
                     [&block.unit, &block.minimum_unit].map(|units| simd.load_f16(units));
                 for (pair, (weights, x)) in block.quants.iter().zip(x).enumerate() {
                     let mut whole = [[simd.zeros(); N]; 2];
-                    if N <= together(S::WIDE) {
+                    if N <= TOGETHER {
                         for (step, weights) in weights.iter().enumerate() {
                             let weights = simd.bytes(weights);
                             for n in 0..N {
