@@ -233,36 +233,6 @@ impl Simd for Avx2 {
         all
     }
 
-    /// As [`Self::dot_biased_block`].
-    #[inline(always)]
-    fn dot_nibbles_block<const N: usize>(
-        self,
-        high: bool,
-        a: &[Lane<[u8; 4]>; 8],
-        b: &[[[i8; 4]; N]; 8],
-    ) -> [Self::I; N] {
-        let mut all = [self.zeros(); N];
-        for half in 0..2 {
-            let mut sums = [self.zeros()[0]; N];
-            for (a, b) in a.iter().zip(b) {
-                // SAFETY: `self` proves that this machine has the features, and eight times four bytes are 32.
-                unsafe {
-                    let a = _mm256_loadu_si256(a.as_ptr().add(8 * half).cast());
-                    let a = if high { _mm256_srli_epi32::<4>(a) } else { a };
-                    let a = _mm256_and_si256(a, _mm256_set1_epi8(15));
-                    for (sum, b) in sums.iter_mut().zip(b) {
-                        let pairs = _mm256_maddubs_epi16(a, _mm256_set1_epi32(four(*b)));
-                        *sum = self.add_pairs(*sum, pairs);
-                    }
-                }
-            }
-            for (all, sum) in all.iter_mut().zip(sums) {
-                all[half] = sum;
-            }
-        }
-        all
-    }
-
     #[inline(always)]
     fn store(self, value: Self::V, to: &mut Lane<f32>) {
         let at = to.as_mut_ptr();
