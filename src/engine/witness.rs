@@ -18,9 +18,10 @@ pub(super) const LAYERS: usize = 2;
 /// 4 bits; candle rounds the inputs of quantized products to 8 bits (by up to 2^-8 of the largest of 32 or 256 numbers). With
 /// two layers such errors are estimated at 0.01 of the logits' root mean square, and the largest of a few million logits is
 /// five or six times as far off. What a wrong kernel computes has nothing to do with the right logits, so that some differ
-/// by more than their root mean square. `tests/device/witness.rs` prints the differences on the emulated device: up to 0.08
-/// for sound kernels, from 4 on for kernels that leave out their part.
-pub(super) const TOLERANCE: f32 = 0.15;
+/// by more than their root mean square. Measured: up to 0.08 for sound kernels on the emulated device (`tests/device/witness.rs`),
+/// 0.16 for those of the CPU and a narrow model of mixed types that is quantized again to q4k, and from 4 on for kernels that leave
+/// out their part. The bound is twice the largest of the sound ones.
+pub(super) const TOLERANCE: f32 = 0.3;
 
 /// Prompts that are read alone, in tokens.
 const PROMPTS: [usize; 3] = [700, 33, 1];

@@ -198,15 +198,20 @@ fn the_comparison_reads_the_tensors_of_the_first_layers_once_and_leaves_the_dige
 
 #[test]
 fn the_comparison_reads_part_of_gguf_files_too() {
-    // Two of three layers, and a model that has no more than is compared. A header is read in pieces of 8 KiB.
+    // Two of three layers; and a model with heads of 128 numbers, for which there are no kernels. A header is read in pieces of
+    // 8 KiB.
     let parts = ["split-00001-of-00003.gguf", "split-00002-of-00003.gguf", "split-00003-of-00003.gguf"];
-    for (names, compared) in [(&["types.gguf"][..], 0.8), (&parts[..], 1.0)] {
+    let of = |sound| [sound, BackendKind::Candle];
+    for (names, compared, backends) in
+        [(&["types.gguf"][..], 0.8, of(BackendKind::Kernels)), (&parts[..], 0.0, of(BackendKind::Candle))]
+    {
         let dir = tempfile::tempdir().unwrap();
         let sizes = names.iter().map(|name| fs::copy(vector(name), dir.path().join(name)).unwrap());
         let whole: u64 = sizes.sum();
         let most = whole + (whole as f64 * compared) as u64 + 8192 * names.len() as u64;
-        for (read, _) in starts(dir.path()) {
+        for ((read, backend), expected) in starts(dir.path()).into_iter().zip(backends) {
             assert!(read > whole && read <= most, "{read} of {whole}");
+            assert_eq!(backend, expected, "{names:?}");
         }
     }
 }

@@ -126,7 +126,7 @@ async fn the_kernels_of_the_cpu_are_checked_against_candle() {
     let lines: Vec<_> = text.lines().skip(1).collect();
     assert_eq!(lines.len(), 3, "{text}");
     for line in lines {
-        assert!(line.starts_with("ok      codeseal-tiny, ") && line.ends_with(", bound 0.15"), "{text}");
+        assert!(line.starts_with("ok      codeseal-tiny, ") && line.ends_with(", bound 0.3"), "{text}");
         assert!(line.contains(", largest difference 0.0"), "{text}");
     }
 }
