@@ -91,7 +91,7 @@ fn custom_token(launcher: &Inner, body: &[u8]) -> TokenReply {
     let kind = match options.token_type.as_str() {
         "OIDC" => TokenType::Oidc,
         "PKI" => TokenType::Pki,
-        _ => return bad_request("the sandbox makes tokens of token_type OIDC and PKI only"),
+        _ => return bad_request("only token_type OIDC and PKI are supported by the sandbox"),
     };
     if options.audience.len() > MAX_AUDIENCE_BYTES {
         return bad_request("rpc error: code = InvalidArgument desc = audience must be at most 512 bytes");
