@@ -81,7 +81,7 @@ impl TokenSource {
             Err(error) => *error,
         };
         let Some(socket) = &place.socket else { return Err(with_file) };
-        match place.from_socket(socket, in_file.as_ref().ok()).await {
+        match place.read_socket(socket, in_file.as_ref().ok()).await {
             Ok(answer) => Ok(answer),
             // These say more than a missing or an expired file does.
             Err(error @ (AttestationError::Expired | AttestationError::ClockOff)) => Err(error),
@@ -97,7 +97,7 @@ impl TokenSource {
 
 impl Inner {
     /// The token that is kept while it has some life left, or else a new one.
-    async fn from_socket(
+    async fn read_socket(
         &self,
         socket: &LauncherSocket,
         in_file: Option<&Secret<String>>,
