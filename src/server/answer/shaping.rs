@@ -185,7 +185,7 @@ impl Schedule {
     }
 
     /// A departure within the last slot of the time of its class, or of a multiple of that which has not begun. It does not wait as
-    /// long as slow answers took before: somebody waits for it.
+    /// long as slow answers took before: a client waits for it.
     fn release(&self, now: Instant, random: u64) -> Instant {
         let whole = times(self.slot, self.class);
         let past = now.saturating_duration_since(self.start) + self.slot;
