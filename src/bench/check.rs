@@ -129,11 +129,11 @@ pub fn check<D: Device + 'static>(
             match rig {
                 Err(error) => note("loads", Err(error)),
                 Ok(mut rig) => {
-                    note("logits are the processors'", rig.logits(&cpu));
+                    note("logits equal the CPU's", rig.logits(&cpu));
                     note("a prompt is the same in pieces", rig.pieces());
                     note("tokens together are the same as one by one", rig.batch());
                     note("a replayed step is the same as one that is launched", rig.replay());
-                    note("tokens are chosen as the processors choose them", rig.sampling());
+                    note("tokens are chosen as on the CPU", rig.sampling());
                 }
             }
         }

@@ -44,7 +44,7 @@ fn a_device_that_computes_wrong_fails_by_the_check_that_is_for_it() {
 
     // What it should have written is what was there before.
     let checks = checked(Traits { idle: Some("combine_bf16"), ..Traits::SOUND });
-    let wrong = checks.checks.iter().filter(|check| check.name.ends_with("the processors'"));
+    let wrong = checks.checks.iter().filter(|check| check.name.ends_with("the CPU's"));
     assert!(wrong.clone().count() == 6 && wrong.clone().all(|check| check.failure.is_some()));
     assert!(!checks.passed());
     let mut report = Vec::new();
@@ -102,7 +102,7 @@ fn a_kernel_that_disagrees_with_candle_or_fails_does_not_pass() {
 }
 
 #[test]
-fn the_benchmark_measures_a_device_as_it_does_the_processors() {
+fn the_benchmark_measures_a_device_as_it_does_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
     let shape = dir.path().join("shape.json");
     let config = json!({
