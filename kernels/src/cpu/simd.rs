@@ -77,14 +77,7 @@ pub(crate) trait Simd: Copy {
         a: &[Lane<[u8; 4]>; 8],
         b: &[[[i8; 4]; N]; 8],
     ) -> [Self::I; N] {
-        let mut sums = biases.map(|bias| self.start(bias));
-        for (a, b) in a.iter().zip(b) {
-            let a = self.bytes(a);
-            for (sum, b) in sums.iter_mut().zip(b) {
-                *sum = self.dot_biased(*sum, a, *b);
-            }
-        }
-        sums
+        dot_biased_rows(self, biases, a, b)
     }
 
     /// For each of `N` tokens the sum of eight steps of [`Self::dot_nibbles`] with the high or the low halves of `a`.
@@ -112,6 +105,24 @@ pub(crate) trait Simd: Copy {
     /// # Panics
     /// `from` ends before the last row does.
     fn transpose(self, from: &[u8], stride: usize, to: &mut [Lane<[u8; 4]>; 8]);
+}
+
+/// [`Simd::dot_biased_block`], all sixteen rows of a step at a time.
+#[inline(always)]
+pub(super) fn dot_biased_rows<S: Simd, const N: usize>(
+    simd: S,
+    biases: [i32; N],
+    a: &[Lane<[u8; 4]>; 8],
+    b: &[[[i8; 4]; N]; 8],
+) -> [S::I; N] {
+    let mut sums = biases.map(|bias| simd.start(bias));
+    for (a, b) in a.iter().zip(b) {
+        let a = simd.bytes(a);
+        for (sum, b) in sums.iter_mut().zip(b) {
+            *sum = simd.dot_biased(*sum, a, *b);
+        }
+    }
+    sums
 }
 
 /// Code that is compiled for every instruction set.

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::simd::{Lane, Simd};
+use super::super::simd::{Lane, Simd, dot_biased_rows};
 use super::{Avx2, four, transpose};
 
 impl Avx2 {
@@ -197,21 +197,15 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn dot_biased_block<const N: usize>(
         self,
-        _: [i32; N],
+        biases: [i32; N],
         a: &[Lane<[u8; 4]>; 8],
         b: &[[[i8; 4]; N]; 8],
     ) -> [Self::I; N] {
-        let mut all = [self.zeros(); N];
         // A decode step of few sequences waits for memory: it reads each line once.
         if N <= 4 {
-            for (a, b) in a.iter().zip(b) {
-                let a = self.bytes(a);
-                for (sum, b) in all.iter_mut().zip(b) {
-                    *sum = self.dot_biased(*sum, a, *b);
-                }
-            }
-            return all;
+            return dot_biased_rows(self, biases, a, b);
         }
+        let mut all = [self.zeros(); N];
         for half in 0..2 {
             let mut sums = [self.zeros()[0]; N];
             for (a, b) in a.iter().zip(b) {
