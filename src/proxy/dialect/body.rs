@@ -22,7 +22,7 @@ pub(super) struct Body {
     pub(super) input_extra: List<Extra>,
     pub(super) system: Option<Secret<String>>,
     /// Ollama's own place for what others have at the top.
-    pub(super) options: Option<SamplingOptions>,
+    pub(super) options: Option<OllamaOptions>,
     #[serde(flatten)]
     pub(super) sampling: SamplingOptions,
     pub(super) stream: Flag,
@@ -52,6 +52,16 @@ pub(super) struct SamplingOptions {
     n: Number,
     logprobs: Number,
     stop: Texts,
+}
+
+/// What Ollama's clients send in `options`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct OllamaOptions {
+    /// litellm sends the suffix here, where Ollama's API has none (`findings/litellm-ollama-suffix.sh`).
+    pub(super) suffix: Option<Secret<String>>,
+    #[serde(flatten)]
+    sampling: SamplingOptions,
 }
 
 /// The text before and after the cursor, as Tabby sends them.
@@ -129,7 +139,7 @@ impl Body {
     /// How the answer is to be generated: the members at the top, then those in `options`.
     pub(super) fn options(&mut self) -> Options {
         let mut top = std::mem::take(&mut self.sampling);
-        let mut inner = self.options.take().unwrap_or_default();
+        let mut inner = self.options.take().unwrap_or_default().sampling;
         let first =
             |pick: fn(&SamplingOptions) -> Number| pick(&top).0.or(pick(&inner).0).map(Some).map(Number);
         let number = |pick: fn(&SamplingOptions) -> Number| first(pick).unwrap_or_default();

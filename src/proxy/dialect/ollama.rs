@@ -6,6 +6,7 @@ use crate::secret::Secret;
 
 /// A prompt with or without a suffix, raw or not; without a prompt, a call that loads the model.
 pub(super) fn generate(mut body: Body) -> Result<EditorRequest, BadBody> {
+    body.suffix = body.suffix.or_else(|| body.options.as_mut()?.suffix.take());
     let options = body.options();
     let reply = body.reply(true);
     let system = body.system.take().filter(|system| !system.expose().is_empty());

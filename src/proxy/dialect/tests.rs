@@ -212,6 +212,9 @@ fn ollama_has_its_options_apart_and_loads_without_a_prompt() {
     assert_eq!(asked(Endpoint::OllamaChat, &json!({ "messages": [] })), "nothing");
     let with_system = json!({ "prompt": "x", "system": "s" });
     assert_eq!(asked(Endpoint::OllamaGenerate, &with_system), r#"text "s\n\nx""#);
+    let from_litellm = json!({ "prompt": "x", "options": { "suffix": "y", "num_predict": 9 } });
+    let hole = self::ask(Endpoint::OllamaGenerate, &from_litellm);
+    assert_eq!((summary(&hole).as_str(), hole.options.max_tokens), (r#"hole "x" "" "y""#, Some(9)));
 }
 
 #[test]
