@@ -99,9 +99,10 @@ impl Forward for Candle<'_> {
         self.1 = self.0.sequence(CONTEXTS[1] + STEPS).unwrap();
     }
 
-    fn step(&mut self, tokens: &[u32], _: usize) -> f32 {
+    fn step(&mut self, tokens: &[u32], position: usize) -> f32 {
         let tokens: Vec<_> = tokens.iter().copied().map(TokenId).collect();
-        self.1.forward(&tokens).unwrap()[0]
+        let logits = if position == 0 { self.1.forward(&tokens) } else { self.1.decode(tokens[0]) };
+        logits.unwrap()[0]
     }
 }
 

@@ -1,25 +1,34 @@
 //! A matrix of weights in each of its types, and products with it.
 
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 /// A matrix `[outputs, inputs]`.
 // With CUDA a quantized tensor is larger than a reference; there are few matrices.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum Matrix {
-    /// f32, bf16 or f16.
+    /// bf16 or f16.
     Dense(Tensor),
+    /// f32 on the CPU, in the form in which candle multiplies it with single rows as fast as it is read from memory.
+    F32(QTensor),
     /// Blocks of ggml's q8_0 or Q4_K.
     Quantized(QTensor),
 }
 
 impl Matrix {
-    /// `x Wᵀ + bias`: `[rows, inputs]` to `[rows, outputs]`, both f32.
+    /// `x Wᵀ + bias`: `[rows, inputs]` to `[rows, outputs]`, both f32, for rows of these kinds.
     ///
     /// # Errors
     /// The device failed.
-    pub(super) fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, kinds: &Kinds, bias: Option<&Tensor>) -> Result<Tensor> {
         let product = match self {
+            Self::F32(weight) => kinds.each(
+                x,
+                // gemm packs all weights at each product, whatever the number of rows, so that one copy more costs little.
+                |prompts| multiply(prompts, &weight.dequantize(prompts.device())?.t()?),
+                // A dot product for each weight row, row by row.
+                |decode| decode.contiguous()?.apply_op1_no_bwd(weight),
+            )?,
             // candle quantizes each row of `x` to 8 bits on the CPU and sums integers, row by row.
             Self::Quantized(weight) => x.contiguous()?.apply_op1_no_bwd(weight)?,
             Self::Dense(weight) if weight.dtype() == DType::F16 => {
@@ -45,7 +54,7 @@ impl Matrix {
     pub(super) fn rows(&self, numbers: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(rows) => rows.index_select(numbers, 0)?.to_dtype(DType::F32),
-            Self::Quantized(rows) => rows.embedding(numbers),
+            Self::F32(rows) | Self::Quantized(rows) => rows.embedding(numbers),
         }
     }
 
@@ -53,7 +62,7 @@ impl Matrix {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
-            Self::Quantized(weight) => weight.storage_size_in_bytes(),
+            Self::F32(weight) | Self::Quantized(weight) => weight.storage_size_in_bytes(),
         }
     }
 
@@ -61,8 +70,72 @@ impl Matrix {
     pub(super) fn weights_type(&self) -> &'static str {
         match self {
             Self::Dense(weight) => weight.dtype().as_str(),
+            Self::F32(_) => "f32",
             Self::Quantized(weight) if weight.dtype() == GgmlDType::Q4K => "q4k",
             Self::Quantized(_) => "q8_0",
+        }
+    }
+}
+
+/// The kinds of a step's rows. Products of f32 on the CPU have two orders of summation, one that is fast for many rows and
+/// one that is fast for a few: where a row stands in its request decides which one it takes, not what else is in the step.
+pub(super) enum Kinds {
+    /// All rows are of prompts.
+    Prompts,
+    /// All rows are behind prompts: generated, or draft tokens.
+    Decode,
+    /// Both.
+    Mixed {
+        /// The numbers of the rows of prompts.
+        prompts: Tensor,
+        /// Those of the other rows.
+        decode: Tensor,
+        /// For each row its place when both follow each other.
+        places: Tensor,
+    },
+}
+
+impl Kinds {
+    /// The kinds of rows, of which these are of prompts.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(super) fn new(of_prompt: &[bool], device: &Device) -> Result<Self> {
+        let numbers = |wanted: bool| {
+            let rows = (0u32..).zip(of_prompt).filter(move |&(_, &of_prompt)| of_prompt == wanted);
+            rows.map(|(number, _)| number).collect::<Vec<_>>()
+        };
+        let (prompts, decode) = (numbers(true), numbers(false));
+        if decode.is_empty() {
+            return Ok(Self::Prompts);
+        }
+        if prompts.is_empty() {
+            return Ok(Self::Decode);
+        }
+        let mut places = vec![0; of_prompt.len()];
+        for (place, number) in (0u32..).zip(prompts.iter().chain(&decode)) {
+            if let Some(to) = places.get_mut(*number as usize) {
+                *to = place;
+            }
+        }
+        let tensor = |numbers: Vec<u32>| Tensor::new(numbers.as_slice(), device);
+        Ok(Self::Mixed { prompts: tensor(prompts)?, decode: tensor(decode)?, places: tensor(places)? })
+    }
+
+    /// What `prompts` and `decode` make of their rows of `x`, in the order of `x`.
+    fn each(
+        &self,
+        x: &Tensor,
+        prompts: impl Fn(&Tensor) -> Result<Tensor>,
+        decode: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        match self {
+            Self::Prompts => prompts(x),
+            Self::Decode => decode(x),
+            Self::Mixed { prompts: first, decode: last, places } => {
+                let both = [prompts(&x.index_select(first, 0)?)?, decode(&x.index_select(last, 0)?)?];
+                Tensor::cat(&both, 0)?.index_select(places, 0)
+            }
         }
     }
 }

@@ -9,7 +9,8 @@
 //! | `place` | the device, and the types there |
 //!
 //! It shares no arithmetic with the kernels, so each can be checked by the other. On the CPU the result of a row is bitwise
-//! the same in any batch, with any prefix in the cache and in chunks of any size.
+//! the same in any batch, with any prefix in the cache and in chunks of any size; whether it is of a prompt may change its
+//! last bits ([`linear::Kinds`]).
 
 mod cache;
 mod linear;
@@ -91,9 +92,13 @@ impl CandleModel {
             Ok::<_, Infallible>(weights::bytes_of(place, format, rows, columns))
         };
         let Ok(weights) = Weights::allocate(checkpoint.config(), bytes);
+        let sizes: Vec<usize> = weights.matrices().copied().collect();
+        // On the CPU prompts are multiplied with a copy of a layer's matrix; the embedding, which is the last, is not copied.
+        let layers = sizes.split_last().map_or(&[][..], |(_, layers)| layers);
+        let copy = layers.iter().max().filter(|_| place.device().is_cpu());
         MemoryNeeds::of_candle(
             checkpoint.config(),
-            weights.matrices().sum(),
+            sizes.iter().chain(copy).sum(),
             Cache::block_bytes(checkpoint.config()),
         )
     }
@@ -174,16 +179,26 @@ impl CandleModel {
 }
 
 impl CandleSequence {
-    /// Appends `tokens` and returns the logits after the last of them, `[vocabulary]`.
+    /// Appends `tokens` of the prompt and returns the logits after the last of them, `[vocabulary]`.
     ///
     /// # Errors
     /// There are no tokens, one is outside the vocabulary, the context or the sequence's room is full, or the device failed.
     pub fn forward(&mut self, tokens: &[TokenId]) -> Result<Vec<f32>, ModelError> {
-        let length = self.length + tokens.len();
-        let slice =
-            Slice { tokens, position: self.length, blocks: &self.table, num_logits: 1, prompt: length };
+        self.append(tokens, self.length + tokens.len())
+    }
+
+    /// Appends a generated token and returns the logits after it, `[vocabulary]`.
+    ///
+    /// # Errors
+    /// As [`CandleSequence::forward`].
+    pub fn decode(&mut self, token: TokenId) -> Result<Vec<f32>, ModelError> {
+        self.append(&[token], self.length)
+    }
+
+    fn append(&mut self, tokens: &[TokenId], prompt: usize) -> Result<Vec<f32>, ModelError> {
+        let slice = Slice { tokens, position: self.length, blocks: &self.table, num_logits: 1, prompt };
         let logits = self.network.step(&mut self.cache, &[slice])?;
-        self.length = length;
+        self.length += tokens.len();
         Ok(logits)
     }
 }

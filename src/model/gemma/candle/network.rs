@@ -4,7 +4,7 @@
 use candle_core::{D, Result, Tensor};
 
 use super::cache::{Cache, Extent};
-use super::linear::{Matrix, multiply};
+use super::linear::{Kinds, Matrix, multiply};
 use super::place::Place;
 use crate::model::gemma::batch::Slice;
 use crate::model::gemma::config::Config;
@@ -31,8 +31,11 @@ struct Batch {
     sequences: Vec<Sequence>,
     /// Cosines and sines of each row, `[rows, 1, head_dim / 2]`.
     angles: [Tensor; 2],
+    kinds: Kinds,
     /// The rows that get logits.
     logit_rows: Vec<u32>,
+    /// Their kinds.
+    logit_kinds: Kinds,
 }
 
 /// A slice's part of a [`Batch`].
@@ -70,10 +73,11 @@ impl Network {
         let tokens = Tensor::new(tokens.as_slice(), self.place.device())?;
         let factor = f64::from((self.config.hidden_size as f32).sqrt());
         let mut stream = (self.weights.embedding.rows(&tokens)? * factor)?;
+        let mut kinds = &batch.kinds;
         for (number, layer) in self.weights.layers.iter().enumerate() {
             let normed = self.norm(&stream, &layer.input_norm)?;
             let attended = self.attention(cache, number, layer, &batch, &normed)?;
-            let mut delta = layer.output.forward(&attended, layer.output_bias.as_ref())?;
+            let mut delta = layer.output.forward(&attended, kinds, layer.output_bias.as_ref())?;
             if number + 1 == self.weights.layers.len() {
                 // Nothing reads the other rows of the last layer.
                 if batch.logit_rows.is_empty() {
@@ -81,21 +85,26 @@ impl Network {
                 }
                 let logit_rows = Tensor::new(batch.logit_rows.as_slice(), self.place.device())?;
                 [stream, delta] = [stream.index_select(&logit_rows, 0)?, delta.index_select(&logit_rows, 0)?];
+                kinds = &batch.logit_kinds;
             }
             stream = (stream + delta)?;
             let normed = self.norm(&stream, &layer.feed_forward_norm)?;
-            stream = (stream + self.feed_forward(layer, &normed)?)?;
+            stream = (stream + self.feed_forward(layer, kinds, &normed)?)?;
         }
         let normed = self.norm(&stream, &self.weights.norm)?;
-        self.weights.embedding.forward(&normed, None)?.flatten_all()?.to_vec1()
+        // Few rows get logits, so all of them take the way of decoding.
+        self.weights.embedding.forward(&normed, &Kinds::Decode, None)?.flatten_all()?.to_vec1()
     }
 
     fn batch(&self, cache: &Cache, slices: &[Slice<'_>]) -> Result<Batch> {
         let device = self.place.device();
-        let (mut positions, mut logit_rows, mut sequences) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut positions, mut of_prompt) = (Vec::new(), Vec::new());
+        let (mut logit_rows, mut sequences) = (Vec::new(), Vec::new());
         for slice in slices {
             let (first, count) = (positions.len(), slice.tokens.len());
             positions.extend((slice.position..slice.position + count).map(|position| position as u32));
+            of_prompt
+                .extend((slice.position..slice.position + count).map(|position| position < slice.prompt));
             let kept = slice.num_logits.min(count);
             logit_rows.extend((first + count - kept..first + count).map(|row| row as u32));
             let length = (slice.position + count).next_multiple_of(CHUNK);
@@ -113,7 +122,14 @@ impl Network {
         let positions = Tensor::new(positions.as_slice(), device)?;
         let rows = |table: &Tensor| table.index_select(&positions, 0)?.unsqueeze(1);
         let [cosines, sines] = &self.angles;
-        Ok(Batch { sequences, angles: [rows(cosines)?, rows(sines)?], logit_rows })
+        let kept = logit_rows.iter().map(|&row| of_prompt.get(row as usize).copied().unwrap_or(true));
+        Ok(Batch {
+            sequences,
+            angles: [rows(cosines)?, rows(sines)?],
+            kinds: Kinds::new(&of_prompt, device)?,
+            logit_kinds: Kinds::new(&kept.collect::<Vec<_>>(), device)?,
+            logit_rows,
+        })
     }
 
     /// `[rows, num_heads * head_dim]`: what each row's queries find in its sequence, to which the rows' keys and values are
@@ -127,7 +143,8 @@ impl Network {
         normed: &Tensor,
     ) -> Result<Tensor> {
         let Config { num_heads, num_kv_heads, head_dim, .. } = self.config;
-        let projected = layer.queries_keys_values.forward(normed, layer.queries_keys_values_bias.as_ref())?;
+        let bias = layer.queries_keys_values_bias.as_ref();
+        let projected = layer.queries_keys_values.forward(normed, &batch.kinds, bias)?;
         let heads = projected.reshape(((), num_heads + 2 * num_kv_heads, head_dim))?;
         let turned = rotate(&heads.narrow(1, 0, num_heads + num_kv_heads)?, &batch.angles)?;
         let queries = turned.narrow(1, 0, num_heads)?;
@@ -165,12 +182,12 @@ impl Network {
     }
 
     /// `down(gelu(gate(x)) * up(x))`.
-    fn feed_forward(&self, layer: &Layer, normed: &Tensor) -> Result<Tensor> {
-        let gate_up = layer.gate_up.forward(normed, None)?;
+    fn feed_forward(&self, layer: &Layer, kinds: &Kinds, normed: &Tensor) -> Result<Tensor> {
+        let gate_up = layer.gate_up.forward(normed, kinds, None)?;
         let inner = self.config.intermediate_size;
         // candle's `gelu` is the tanh approximation.
         let gate = gate_up.narrow(1, 0, inner)?.gelu()?;
-        layer.down.forward(&(gate * gate_up.narrow(1, inner, inner)?)?, None)
+        layer.down.forward(&(gate * gate_up.narrow(1, inner, inner)?)?, kinds, None)
     }
 
     /// `x / rms(x) * scale`. The 1 that Gemma adds to its scales is in them already.

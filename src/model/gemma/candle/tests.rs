@@ -2,6 +2,7 @@
 
 use codeseal_kernels::kv::{BLOCK_TOKENS, BlockId};
 
+use super::linear::Kinds;
 use super::{Cache, CandleModel, Place};
 use crate::model::gemma::{Model, Slice};
 use crate::model::{ModelFiles, Quantize};
@@ -86,6 +87,16 @@ fn a_batch_changes_no_bit() {
                 "{quantize:?}, {number}"
             );
         }
+        // Prompts and generated tokens in one step.
+        let mixed = [decode[3], slices[1], decode[0], slices[2]];
+        let found = model.step(&mut together, &mixed).unwrap();
+        let expected = [(&decoded, 3), (&prompts, 1), (&decoded, 0), (&prompts, 2)];
+        for ((logits, number), found) in expected.into_iter().zip(found.chunks(VOCABULARY)) {
+            assert!(
+                found == &logits[number * VOCABULARY..(number + 1) * VOCABULARY],
+                "{quantize:?}, {number}"
+            );
+        }
     }
 }
 
@@ -129,7 +140,8 @@ fn f16_weights_overflow_nowhere() {
     // Numbers that f16 does not have.
     let large = candle_core::Tensor::full(3e6f32, (3, 256), &candle_core::Device::Cpu).unwrap();
     let weight = candle_core::Tensor::full(half::f16::ONE, (100, 256), &candle_core::Device::Cpu).unwrap();
-    let product = super::Matrix::Dense(weight).forward(&large, None).unwrap().to_vec2::<f32>().unwrap();
+    let product = super::Matrix::Dense(weight).forward(&large, &Kinds::Decode, None).unwrap();
+    let product = product.to_vec2::<f32>().unwrap();
     assert!(product.iter().flatten().all(|number| *number == 256.0 * 3e6), "{product:?}");
 }
 

@@ -23,27 +23,29 @@ enum Staged {
     Done(Matrix),
 }
 
-/// In which blocks a matrix of `format` with rows of `columns` numbers is kept; none for dense ones. Rows that are not
-/// whole blocks are not quantized, or as q8_0 in place of q4k.
-fn blocks(format: Format, columns: usize) -> Option<GgmlDType> {
+/// In which blocks a matrix of `format` with rows of `columns` numbers is kept, which are single numbers for f32 on the CPU;
+/// none for dense ones. Rows that are not whole blocks are not quantized, or as q8_0 in place of q4k.
+fn blocks(place: &Place, format: Format, columns: usize) -> Option<GgmlDType> {
     let wanted = match format {
         Format::Q4K => [GgmlDType::Q4K, GgmlDType::Q8_0].as_slice(),
         Format::Q8_0 => &[GgmlDType::Q8_0],
         Format::F32 | Format::Bf16 => &[],
     };
-    wanted.iter().copied().find(|dtype| columns.is_multiple_of(dtype.block_size()))
+    let f32 = (place.device().is_cpu() && place.dense() == DType::F32).then_some(GgmlDType::F32);
+    wanted.iter().copied().find(|dtype| columns.is_multiple_of(dtype.block_size())).or(f32)
 }
 
 /// The size of a matrix in memory, in bytes. On the CPU candle arranges quantized weights for its kernels once more: q8_0
 /// in as many bytes, q4k with f32 scales and, for long prompts on CPUs with AMX, in 8 bits.
 pub(super) fn bytes_of(place: &Place, format: Format, rows: usize, columns: usize) -> usize {
     let count = rows * columns;
-    let Some(dtype) = blocks(format, columns) else {
+    let Some(dtype) = blocks(place, format, columns) else {
         return count * place.dense().size_in_bytes();
     };
     let stored = count / dtype.block_size() * dtype.type_size();
     match dtype {
         _ if !place.device().is_cpu() => stored,
+        GgmlDType::F32 => stored,
         // Of 256 weights of 16 rows: 64 bytes of scales and minima, and 4 or 8 bits a weight.
         GgmlDType::Q4K => stored + count / 256 * (64 + 128 + 64 + 256),
         _ => 2 * stored,
@@ -75,7 +77,7 @@ pub(super) fn load(
 impl Staged {
     fn new(place: &Place, format: Format, shape: [usize; 2]) -> Result<Self, ModelError> {
         let [rows, columns] = shape;
-        Ok(match blocks(format, columns) {
+        Ok(match blocks(place, format, columns) {
             Some(dtype) => {
                 let bytes = vec![0; rows * columns / dtype.block_size() * dtype.type_size()];
                 Self::Blocks { dtype, bytes, shape, missing: rows }
@@ -110,6 +112,9 @@ impl Staged {
                 let blocks = match (source, *dtype) {
                     (Source::Q4K, GgmlDType::Q4K) => Cow::Borrowed(bytes),
                     (_, GgmlDType::Q4K) => Cow::Owned(quantize_q4k(&source.to_f32(bytes))),
+                    (_, GgmlDType::F32) => {
+                        Cow::Owned(source.to_f32(bytes).into_iter().flat_map(f32::to_ne_bytes).collect())
+                    }
                     _ => source
                         .as_q8_0(bytes)
                         .unwrap_or_else(|| Cow::Owned(quantize_q8_0(&source.to_f32(bytes)))),
@@ -121,7 +126,9 @@ impl Staged {
                 *missing = missing.saturating_sub(blocks.len() / width.max(1));
                 if *missing == 0 {
                     let storage = QStorage::from_data(Cow::Borrowed(all), place.device(), *dtype)?;
-                    *self = Self::Done(Matrix::Quantized(QTensor::new(storage, (*rows, *columns))?));
+                    let (is_f32, weight) =
+                        (*dtype == GgmlDType::F32, QTensor::new(storage, (*rows, *columns))?);
+                    *self = Self::Done(if is_f32 { Matrix::F32(weight) } else { Matrix::Quantized(weight) });
                 }
             }
             Self::Done(_) => candle_core::bail!("more rows than the matrix has"),
