@@ -17,7 +17,7 @@ pub(crate) fn write(dir: &Path) {
         "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": HEAD,
     });
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny/tokenizer.json");
+    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny/tokenizer.json");
     std::fs::copy(tokenizer, dir.join("tokenizer.json")).unwrap();
 
     let layer = |name: &str| format!("model.layers.0.{name}.weight");

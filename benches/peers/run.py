@@ -194,7 +194,8 @@ def transformers(peers, source, options):
 
 
 def candle(source, options):
-    sh("cargo", "build", "--release", "--locked", "--quiet", "--example", "candle_peer", cwd=ROOT)
+    sh("cargo", "build", "--release", "--locked", "--quiet", "--package", "codeseal-benches", "--features", "peer",
+       "--example", "candle_peer", cwd=ROOT)
     program = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "examples" / "candle_peer"
     return {"candle-transformers bf16": run_peer([program, source], options)}
 
