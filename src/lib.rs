@@ -32,6 +32,9 @@
 //!
 //! What a module may use is written in its own doc comment and checked by `tests/it/architecture.rs`.
 //!
+//! Where programs and tests enter (`Service::start`, `Sandbox::start`, `demo::run` and others), futures are boxed: rustc compiles
+//! the body of an `async fn` in the crate that polls it, so both programs and every test would compile the server again.
+//!
 //! Forbidden: candle_nn, candle_transformers.
 
 #![forbid(unsafe_code)]

@@ -48,6 +48,8 @@ pub use self::verify::{
 
 use std::io::{ErrorKind, Write};
 
+use futures_util::future::LocalBoxFuture;
+
 /// What `codeseal complete` does: reads the prompt, gets its completion, prints it to `out`.
 ///
 /// Exactly the generated text is printed, with one newline at its end only if `terminal` and there is none yet.
@@ -55,7 +57,17 @@ use std::io::{ErrorKind, Write};
 ///
 /// # Errors
 /// [`ClientError`], see [`exit_code`].
-pub async fn run(
+pub fn run<'a>(
+    config: CompleteConfig,
+    stdin: &'a mut dyn std::io::Read,
+    out: &'a mut dyn Write,
+    wire: &'a mut dyn Write,
+    terminal: bool,
+) -> LocalBoxFuture<'a, Result<(), ClientError>> {
+    Box::pin(complete_and_print(config, stdin, out, wire, terminal))
+}
+
+async fn complete_and_print(
     mut config: CompleteConfig,
     stdin: &mut dyn std::io::Read,
     out: &mut dyn Write,
@@ -98,7 +110,11 @@ pub async fn run(
 ///
 /// # Errors
 /// [`ClientError`], see [`exit_code`]; [`ClientError::Untrusted`] after the report was printed.
-pub async fn run_verify(config: VerifyConfig, out: &mut dyn Write) -> Result<(), ClientError> {
+pub fn run_verify(config: VerifyConfig, out: &mut dyn Write) -> LocalBoxFuture<'_, Result<(), ClientError>> {
+    Box::pin(verify_and_print(config, out))
+}
+
+async fn verify_and_print(config: VerifyConfig, out: &mut dyn Write) -> Result<(), ClientError> {
     let verifier = Verifier::new(config.policy);
     let verdict = tokio::time::timeout(config.timeout, verifier.verify_at(&config.server)).await;
     let verdict = verdict.map_err(|_| ClientError::TimedOut { secs: config.timeout.as_secs() })??;

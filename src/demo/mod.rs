@@ -17,6 +17,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
+
 pub use self::proxy::proxy;
 
 use self::acts::Demo;
@@ -71,8 +73,10 @@ pub enum DemoError {
 ///
 /// # Errors
 /// [`DemoError`] if anything is not as it should be.
-pub async fn run(config: DemoConfig, out: &mut dyn Write) -> Result<(), DemoError> {
-    let demo = Demo::start(&config, out);
-    let played = async { demo.await?.play().await };
-    tokio::time::timeout(LIMIT, played).await.unwrap_or(Err(DemoError::TimedOut))
+pub fn run(config: DemoConfig, out: &mut dyn Write) -> LocalBoxFuture<'_, Result<(), DemoError>> {
+    Box::pin(async move {
+        let demo = Demo::start(&config, out);
+        let played = async { demo.await?.play().await };
+        tokio::time::timeout(LIMIT, played).await.unwrap_or(Err(DemoError::TimedOut))
+    })
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use google_cloud_auth::credentials::Credentials as GoogleCredentials;
 use tokio::time::Instant;
 
@@ -71,7 +72,11 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeyError::Setup`] if this machine lacks what the clients need.
-    pub async fn connect(config: KmsConfig) -> Result<Self, KeyError> {
+    pub fn connect(config: KmsConfig) -> BoxFuture<'static, Result<Self, KeyError>> {
+        Box::pin(Self::make(config))
+    }
+
+    async fn make(config: KmsConfig) -> Result<Self, KeyError> {
         let timeouts = config.timeouts;
         let exchange = Arc::new(TokenExchange::new(&config)?);
         let fetch = move || {

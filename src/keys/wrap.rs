@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use google_cloud_auth::credentials::{Builder, Credentials};
 
 use super::config::{Endpoint, SCOPE};
@@ -70,19 +71,22 @@ impl Wrapper {
     ///
     /// # Errors
     /// [`WrapError::Unauthenticated`] if there are no credentials, [`WrapError::Setup`] if the client cannot be made.
-    pub async fn connect(config: WrapConfig) -> Result<Self, WrapError> {
-        let kms = Mutex::new(make_client(&config).await?);
-        Ok(Self { config, kms })
+    pub fn connect(config: WrapConfig) -> BoxFuture<'static, Result<Self, WrapError>> {
+        Box::pin(async move {
+            let kms = Mutex::new(make_client(&config).await?);
+            Ok(Self { config, kms })
+        })
     }
 
     /// Has KMS wrap `dek`.
     ///
     /// # Errors
     /// [`WrapError`], within 20 seconds.
-    pub async fn wrap(&self, dek: &Dek) -> Result<WrappedDek, WrapError> {
-        tokio::time::timeout(OVERALL_TIMEOUT, self.wrap_unbounded(dek))
-            .await
-            .unwrap_or(Err(WrapError::Timeout))
+    pub fn wrap<'a>(&'a self, dek: &'a Dek) -> BoxFuture<'a, Result<WrappedDek, WrapError>> {
+        Box::pin(async move {
+            let wrapped = tokio::time::timeout(OVERALL_TIMEOUT, self.wrap_unbounded(dek)).await;
+            wrapped.unwrap_or(Err(WrapError::Timeout))
+        })
     }
 
     async fn wrap_unbounded(&self, dek: &Dek) -> Result<WrappedDek, WrapError> {

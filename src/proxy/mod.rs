@@ -30,6 +30,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -127,7 +128,11 @@ impl Proxy {
     ///
     /// # Errors
     /// [`ProxyError`].
-    pub async fn start(config: ProxyConfig) -> Result<Self, ProxyError> {
+    pub fn start(config: ProxyConfig) -> BoxFuture<'static, Result<Self, ProxyError>> {
+        Box::pin(Self::begin(config))
+    }
+
+    async fn begin(config: ProxyConfig) -> Result<Self, ProxyError> {
         let verdicts = Arc::new(match config.verdict_log {
             Some(path) => Verdicts::open(path)?,
             None => Verdicts::default(),

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -152,7 +153,11 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`SandboxError`].
-    pub async fn start(config: SandboxConfig) -> Result<Self, SandboxError> {
+    pub fn start(config: SandboxConfig) -> BoxFuture<'static, Result<Self, SandboxError>> {
+        Box::pin(Self::begin(config))
+    }
+
+    async fn begin(config: SandboxConfig) -> Result<Self, SandboxError> {
         let condition = match &config.condition {
             Some(condition) => condition.clone(),
             None => claims::codelab_condition(&claims::shielded_preview()),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -76,7 +77,11 @@ impl Service {
     ///
     /// # Errors
     /// As [`Service::start`].
-    pub async fn start_with(config: ServerConfig, open: Open) -> Result<Self, ServeError> {
+    pub fn start_with(config: ServerConfig, open: Open) -> BoxFuture<'static, Result<Self, ServeError>> {
+        Box::pin(Self::begin(config, open))
+    }
+
+    async fn begin(config: ServerConfig, open: Open) -> Result<Self, ServeError> {
         let tokens = self_check::token_source(&config.kms);
         self_check::check(&tokens, config.profile)
             .await
