@@ -24,7 +24,7 @@ impl Matrix {
         let product = match self {
             Self::F32(weight) => kinds.each(
                 x,
-                // gemm packs all weights at each product, whatever the number of rows, so that one copy more costs little.
+                // gemm is fast for many rows. It takes a tensor, so the weights are copied for each product.
                 |prompts| multiply(prompts, &weight.dequantize(prompts.device())?.t()?),
                 // A dot product for each weight row, row by row.
                 |decode| decode.contiguous()?.apply_op1_no_bwd(weight),
@@ -96,7 +96,7 @@ pub(super) enum Kinds {
 }
 
 impl Kinds {
-    /// The kinds of rows, of which these are of prompts.
+    /// The kinds of rows, of which these are of prompts. Only products on the CPU look at them.
     ///
     /// # Errors
     /// The device failed.
@@ -106,7 +106,7 @@ impl Kinds {
             rows.map(|(number, _)| number).collect::<Vec<_>>()
         };
         let (prompts, decode) = (numbers(true), numbers(false));
-        if decode.is_empty() {
+        if decode.is_empty() || !device.is_cpu() {
             return Ok(Self::Prompts);
         }
         if prompts.is_empty() {

@@ -44,8 +44,7 @@ pub(super) fn bytes_of(place: &Place, format: Format, rows: usize, columns: usiz
     };
     let stored = count / dtype.block_size() * dtype.type_size();
     match dtype {
-        _ if !place.device().is_cpu() => stored,
-        GgmlDType::F32 => stored,
+        dtype if dtype == GgmlDType::F32 || !place.device().is_cpu() => stored,
         // Of 256 weights of 16 rows: 64 bytes of scales and minima, and 4 or 8 bits a weight.
         GgmlDType::Q4K => stored + count / 256 * (64 + 128 + 64 + 256),
         _ => 2 * stored,
@@ -126,9 +125,9 @@ impl Staged {
                 *missing = missing.saturating_sub(blocks.len() / width.max(1));
                 if *missing == 0 {
                     let storage = QStorage::from_data(Cow::Borrowed(all), place.device(), *dtype)?;
-                    let (is_f32, weight) =
-                        (*dtype == GgmlDType::F32, QTensor::new(storage, (*rows, *columns))?);
-                    *self = Self::Done(if is_f32 { Matrix::F32(weight) } else { Matrix::Quantized(weight) });
+                    let weight = QTensor::new(storage, (*rows, *columns))?;
+                    let matrix = if *dtype == GgmlDType::F32 { Matrix::F32 } else { Matrix::Quantized };
+                    *self = Self::Done(matrix(weight));
                 }
             }
             Self::Done(_) => candle_core::bail!("more rows than the matrix has"),
