@@ -20,33 +20,40 @@ ROOT = pathlib.Path(__file__).parents[2]
 TARGET = "x86_64-unknown-linux-gnu"
 
 
-def metadata(features):
-    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET]
-    command += ["--no-default-features", "--features", features]
-    return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
+def cargo(subcommand, *arguments):
+    command = ["cargo", subcommand, "--locked", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
-def compiled_in(meta):
-    """The packages that the program is linked from: not those that only build it, nor macros."""
-    packages = {package["id"]: package for package in meta["packages"]}
-    nodes = {node["id"]: node for node in meta["resolve"]["nodes"]}
-    macros = {
-        id for id, package in packages.items()
-        if any("proc-macro" in target["kind"] for target in package["targets"])
-    }
-    start = meta["resolve"]["root"]
-    found, waiting, edges = set(), [start], {}
+def metadata():
+    return json.loads(cargo("metadata", "--format-version", "1", "--all-features", "--filter-platform", TARGET))
+
+
+def compiled_in(features, packages):
+    """The packages that the program is linked from, and what each depends on: not those that only build it, nor macros.
+
+    Of `cargo tree`, since `cargo metadata` adds up the features that tests and benches want."""
+    tree = cargo("tree", "--package", "codeseal", "--edges", "normal", "--target", TARGET, "--prefix", "depth",
+                 "--format", " {p}", "--no-default-features", "--features", features)
+    by_name = {(package["name"], package["version"]): id for id, package in packages.items()}
+    edges, macros, path = {}, set(), []
+    for line in tree.splitlines():
+        depth, name, version, rest = re.fullmatch(r"(\d+) (\S+) v(\S+)(.*)", line).groups()
+        id = by_name[name, version]
+        if "(proc-macro)" in rest:
+            macros.add(id)
+        path[int(depth):] = [id]
+        edges.setdefault(id, set())
+        if len(path) > 1:
+            edges[path[-2]].add(id)
+    start = path[0]
+    found, waiting = {}, [start]
     while waiting:
         id = waiting.pop()
-        if id in found:
-            continue
-        found.add(id)
-        edges[id] = sorted(
-            dep["pkg"] for dep in nodes[id]["deps"]
-            if dep["pkg"] not in macros and any(kind["kind"] is None for kind in dep["dep_kinds"])
-        )
-        waiting += edges[id]
-    return start, packages, found, edges
+        if id not in found:
+            found[id] = sorted(edges[id] - macros)
+            waiting += found[id]
+    return start, found
 
 
 def crate_purl(package):
@@ -110,8 +117,9 @@ def main():
 
     lock = tomllib.loads((ROOT / "Cargo.lock").read_text())
     checksums = {(p["name"], p["version"]): p.get("checksum") for p in lock["package"]}
-    start, packages, found, edges = compiled_in(metadata(args.features))
-    crates = [crate(packages[id], checksums) for id in found]
+    packages = {package["id"]: package for package in metadata()["packages"]}
+    start, edges = compiled_in(args.features, packages)
+    crates = [crate(packages[id], checksums) for id in edges]
     runtime = (ROOT / "scripts/image/runtime.lock").read_text().splitlines()
     installed = [debian(line) for line in runtime if not line.startswith("#")]
     if args.libraries == "candle":
