@@ -46,89 +46,95 @@ tabby, llm or aider.";
 #[derive(Args)]
 #[command(after_help = HELP, args_conflicts_with_subcommands = true)]
 pub struct ProxyArgs {
-    /// Where a server is, such as http://10.0.0.7:8080; may be repeated, the first is preferred
-    #[arg(long, env = "CODESEAL_SERVER", value_name = "URL", value_delimiter = ',')]
+    /// URL of a server, such as http://10.0.0.7:8080; may be repeated, the first is preferred
+    #[arg(long, env = "CODESEAL_SERVER", value_name = "URL", value_delimiter = ',', help_heading = "Server")]
     server: Vec<String>,
 
-    /// The Cloud KMS key that only the attested workload may use
-    #[arg(long, env = "CODESEAL_KMS_KEY", value_name = "NAME")]
+    /// Cloud KMS key that only the attested workload may use
+    #[arg(long, env = "CODESEAL_KMS_KEY", value_name = "NAME", help_heading = "Server")]
     kms_key: Option<String>,
 
     /// Wrap keys with a sandbox on this machine instead of Cloud KMS
     #[cfg(feature = "sandbox")]
-    #[arg(long, env = "CODESEAL_SANDBOX_ENDPOINT", value_name = "URL")]
+    #[arg(long, env = "CODESEAL_SANDBOX_ENDPOINT", value_name = "URL", help_heading = "Server")]
     sandbox_endpoint: Option<String>,
 
     /// Verify each server against the policy before a key is wrapped for it, and again before the verdict expires
-    #[arg(long, env = "CODESEAL_VERIFY")]
+    #[arg(long, env = "CODESEAL_VERIFY", help_heading = "Verification")]
     verify: bool,
 
-    /// The policy for --verify: a TOML file, see `codeseal verify --help`
-    #[arg(long, env = "CODESEAL_POLICY", value_name = "FILE")]
+    /// Policy for --verify: a TOML file, see `codeseal verify --help`
+    #[arg(long, env = "CODESEAL_POLICY", value_name = "FILE", help_heading = "Verification")]
     policy: Option<PathBuf>,
 
-    /// Where to listen, loopback only; may be repeated [default: 127.0.0.1:8012 and [::1]:8012]
-    #[arg(long, env = "CODESEAL_PROXY_LISTEN", value_name = "ADDR", value_delimiter = ',')]
+    /// Address to listen on, loopback only; may be repeated [default: 127.0.0.1:8012 and [::1]:8012]
+    #[arg(
+        long,
+        env = "CODESEAL_PROXY_LISTEN",
+        value_name = "ADDR",
+        value_delimiter = ',',
+        help_heading = "Listeners"
+    )]
     listen: Vec<SocketAddr>,
 
     /// Listen where Ollama does as well: port 11434
-    #[arg(long)]
+    #[arg(long, help_heading = "Listeners")]
     ollama: bool,
 
     /// Listen on a Unix socket as well
-    #[arg(long, env = "CODESEAL_PROXY_SOCKET", value_name = "PATH")]
+    #[arg(long, env = "CODESEAL_PROXY_SOCKET", value_name = "PATH", help_heading = "Listeners")]
     socket: Option<PathBuf>,
 
     /// A web page that may use the proxy, as scheme, name and port; may be repeated
-    #[arg(long, value_name = "ORIGIN")]
+    #[arg(long, value_name = "ORIGIN", help_heading = "Listeners")]
     allow_origin: Vec<String>,
 
     /// Let other accounts of this machine use the proxy
-    #[arg(long)]
+    #[arg(long, help_heading = "Listeners")]
     any_user: bool,
 
     /// Demand the token in this file of each request; the file is made if it is not there
-    #[arg(long, env = "CODESEAL_PROXY_TOKEN", value_name = "FILE")]
+    #[arg(long, env = "CODESEAL_PROXY_TOKEN", value_name = "FILE", help_heading = "Listeners")]
     token: Option<PathBuf>,
 
     /// Where a hole begins. From `cursor` to `lines`, a key leaves more of the prompt in the server's prefix cache
-    #[arg(long, env = "CODESEAL_PROXY_HOLE", value_name = "WHERE", value_enum, default_value_t = HoleStart::Lines)]
+    #[arg(long, env = "CODESEAL_PROXY_HOLE", value_name = "WHERE", value_enum, default_value_t = HoleStart::Lines, help_heading = "Completions")]
     hole: HoleStart,
 
     /// Maximum of new tokens up to which a whole answer is requested in place of a stream [default: 64]
-    #[arg(long, env = "CODESEAL_PROXY_WHOLE_BELOW", value_name = "N")]
+    #[arg(long, env = "CODESEAL_PROXY_WHOLE_BELOW", value_name = "N", help_heading = "Completions")]
     whole_below: Option<usize>,
 
     /// Files that go with a prompt: none, or those of the repository that its file imports and those edited lately
-    #[arg(long, env = "CODESEAL_PROXY_CONTEXT", value_name = "WHAT", value_enum, default_value_t = ContextSource::Off)]
+    #[arg(long, env = "CODESEAL_PROXY_CONTEXT", value_name = "WHAT", value_enum, default_value_t = ContextSource::Off, help_heading = "Completions")]
     context: ContextSource,
 
     /// With --context repo: a directory in the repository [default: the current directory]
-    #[arg(long, env = "CODESEAL_PROXY_WORK_TREE", value_name = "DIR")]
+    #[arg(long, env = "CODESEAL_PROXY_WORK_TREE", value_name = "DIR", help_heading = "Completions")]
     work_tree: Option<PathBuf>,
 
     /// After an accepted completion, request the next one ahead while no other request runs
-    #[arg(long, env = "CODESEAL_PROXY_SPECULATE")]
+    #[arg(long, env = "CODESEAL_PROXY_SPECULATE", help_heading = "Completions")]
     speculate: bool,
 
     #[command(flatten)]
     cover: CoverArgs,
 
-    /// Seconds that a request may take [default: 60]
-    #[arg(long, env = "CODESEAL_PROXY_TIMEOUT_SECS", value_name = "SECONDS")]
+    /// Timeout of a request, in seconds [default: 60]
+    #[arg(long, env = "CODESEAL_PROXY_TIMEOUT_SECS", value_name = "SECONDS", help_heading = "Server")]
     timeout_secs: Option<u64>,
 
     /// Append each verdict to this file
-    #[arg(long, env = "CODESEAL_PROXY_VERDICT_LOG", value_name = "FILE")]
+    #[arg(long, env = "CODESEAL_PROXY_VERDICT_LOG", value_name = "FILE", help_heading = "Verification")]
     verdict_log: Option<PathBuf>,
 
     /// Refuse a server that runs another build, image or weights than when it was verified first, even within the policy
-    #[arg(long, env = "CODESEAL_PROXY_PIN_FIRST")]
+    #[arg(long, env = "CODESEAL_PROXY_PIN_FIRST", help_heading = "Verification")]
     pin_first: bool,
 
     /// Start a local Confidential Space and a server as well: no account, nothing to set
     #[cfg(all(feature = "server", feature = "sandbox"))]
-    #[arg(long, conflicts_with_all = ["server", "kms_key", "sandbox_endpoint", "verify", "policy"])]
+    #[arg(long, conflicts_with_all = ["server", "kms_key", "sandbox_endpoint", "verify", "policy"], help_heading = "Setup")]
     demo: bool,
 
     /// The service manager's socket, which it sets itself

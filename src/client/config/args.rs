@@ -42,62 +42,62 @@ token_type (oidc or pki), jwks, pki_root.";
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct CompleteArgs {
-    /// Where the server is, such as http://10.0.0.7:8080
-    #[arg(long, env = "CODESEAL_SERVER", value_name = "URL")]
+    /// URL of the server, such as http://10.0.0.7:8080
+    #[arg(long, env = "CODESEAL_SERVER", value_name = "URL", help_heading = "Server")]
     pub(super) server: Option<String>,
 
-    /// The Cloud KMS key that only the attested workload may use:
+    /// Cloud KMS key that only the attested workload may use:
     /// projects/P/locations/L/keyRings/R/cryptoKeys/K
-    #[arg(long, env = "CODESEAL_KMS_KEY", value_name = "NAME")]
+    #[arg(long, env = "CODESEAL_KMS_KEY", value_name = "NAME", help_heading = "Server")]
     pub(super) kms_key: Option<String>,
 
     /// Wrap the session's key with a sandbox on this machine instead of Cloud KMS
     #[cfg(feature = "sandbox")]
-    #[arg(long, env = "CODESEAL_SANDBOX_ENDPOINT", value_name = "URL")]
+    #[arg(long, env = "CODESEAL_SANDBOX_ENDPOINT", value_name = "URL", help_heading = "Server")]
     pub(super) sandbox_endpoint: Option<String>,
 
     /// Verify the server against the policy before anything is sent, and again when another one answers
-    #[arg(long, env = "CODESEAL_VERIFY")]
+    #[arg(long, env = "CODESEAL_VERIFY", help_heading = "Verification")]
     pub(super) verify: bool,
 
-    /// The policy for --verify: a TOML file, see `codeseal verify --help`
-    #[arg(long, env = "CODESEAL_POLICY", value_name = "FILE")]
+    /// Policy for --verify: a TOML file, see `codeseal verify --help`
+    #[arg(long, env = "CODESEAL_POLICY", value_name = "FILE", help_heading = "Verification")]
     pub(super) policy: Option<PathBuf>,
 
-    /// New tokens at most [default: the server's]
-    #[arg(long, env = "CODESEAL_MAX_TOKENS", value_name = "N")]
+    /// Maximum of new tokens [default: the server's]
+    #[arg(long, env = "CODESEAL_MAX_TOKENS", value_name = "N", help_heading = "Generation")]
     pub(super) max_tokens: Option<NonZeroUsize>,
 
-    /// Randomness from 0 (always the most likely token) to 2 [default: 0]
-    #[arg(long, env = "CODESEAL_TEMPERATURE", value_name = "T")]
+    /// Sampling temperature, from 0 (greedy: the most likely token) to 2 [default: 0]
+    #[arg(long, env = "CODESEAL_TEMPERATURE", value_name = "T", help_heading = "Generation")]
     pub(super) temperature: Option<f64>,
 
-    /// A text that ends the completion and is not part of it; may be repeated
-    #[arg(long, value_name = "TEXT")]
+    /// Stop sequence: ends the completion and is not part of it; may be repeated
+    #[arg(long, value_name = "TEXT", help_heading = "Generation")]
     pub(super) stop: Vec<String>,
 
     /// Print the text while it is being generated
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(super) stream: bool,
 
     /// Complete at a cursor in a file; lines and columns count characters from 1
-    #[arg(long, value_name = "FILE:LINE:COL", group = "input")]
+    #[arg(long, value_name = "FILE:LINE:COL", group = "input", help_heading = "Prompt")]
     pub(super) fim: Option<Cursor>,
 
-    /// With --fim: bytes of the file around the cursor to send at most [default: 16384]
-    #[arg(long, env = "CODESEAL_CONTEXT_BYTES", value_name = "N")]
+    /// With --fim: maximum of bytes of the file around the cursor to send [default: 16384]
+    #[arg(long, env = "CODESEAL_CONTEXT_BYTES", value_name = "N", help_heading = "Prompt")]
     pub(super) context_bytes: Option<NonZeroUsize>,
 
     /// Print to stderr what goes over the wire, which is all that the operator sees
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(super) show_sealed: bool,
 
-    /// Seconds to wait for the whole answer [default: 120]
-    #[arg(long, env = "CODESEAL_TIMEOUT_SECS", value_name = "SECONDS")]
+    /// Timeout of the whole answer, in seconds [default: 120]
+    #[arg(long, env = "CODESEAL_TIMEOUT_SECS", value_name = "SECONDS", help_heading = "Server")]
     pub(super) timeout_secs: Option<u64>,
 
     /// Read the prompt from a file
-    #[arg(long, value_name = "FILE", group = "input")]
+    #[arg(long, value_name = "FILE", group = "input", help_heading = "Prompt")]
     pub(super) file: Option<PathBuf>,
 
     /// The text to continue; `-` reads it from stdin, which keeps it out of the process list
@@ -109,11 +109,11 @@ pub struct CompleteArgs {
 #[derive(Args)]
 #[command(after_help = VERDICTS)]
 pub struct VerifyArgs {
-    /// Where the server is, such as http://10.0.0.7:8080
+    /// URL of the server, such as http://10.0.0.7:8080
     #[arg(long, env = "CODESEAL_SERVER", value_name = "URL")]
     pub(super) server: Option<String>,
 
-    /// What the server must be: a TOML file
+    /// Policy that the server must satisfy: a TOML file
     #[arg(long, env = "CODESEAL_POLICY", value_name = "FILE")]
     pub(super) policy: Option<PathBuf>,
 
@@ -121,7 +121,7 @@ pub struct VerifyArgs {
     #[arg(long)]
     pub(super) json: bool,
 
-    /// Seconds to wait for all answers together [default: 120]
+    /// Timeout of all answers together, in seconds [default: 120]
     #[arg(long, env = "CODESEAL_TIMEOUT_SECS", value_name = "SECONDS")]
     pub(super) timeout_secs: Option<u64>,
 }

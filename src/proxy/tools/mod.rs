@@ -29,19 +29,19 @@ pub(super) struct ToolArgs {
     command: Option<ToolCommand>,
 
     /// Print the configuration of an editor for a proxy with these settings, and do not serve
-    #[arg(long, value_name = "NAME", value_enum)]
+    #[arg(long, value_name = "NAME", value_enum, help_heading = "Setup")]
     editor: Option<Editor>,
 
     /// With --editor: put it into this file, as a block between two marked lines
-    #[arg(long, value_name = "FILE", requires = "editor", conflicts_with = "undo")]
+    #[arg(long, value_name = "FILE", requires = "editor", conflicts_with = "undo", help_heading = "Setup")]
     write: Option<PathBuf>,
 
     /// Take the block that --write made out of this file again, and do not serve
-    #[arg(long, value_name = "FILE", conflicts_with = "editor")]
+    #[arg(long, value_name = "FILE", conflicts_with = "editor", help_heading = "Setup")]
     undo: Option<PathBuf>,
 
     /// Print a unit for the service manager, and do not serve
-    #[arg(long, value_name = "MANAGER", value_enum, conflicts_with_all = ["editor", "undo"])]
+    #[arg(long, value_name = "MANAGER", value_enum, conflicts_with_all = ["editor", "undo"], help_heading = "Setup")]
     unit: Option<Unit>,
 }
 
