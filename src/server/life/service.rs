@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use futures_util::future::BoxFuture;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -22,6 +22,9 @@ use crate::server::http::{descriptors, router};
 use crate::server::state::App;
 use crate::telemetry::{self, Event};
 
+/// Connections that wait to be accepted. TcpListener::bind has 128, and of a larger burst each connection waits a second or
+/// more, until the client repeats its SYN.
+const BACKLOG: u32 = 1024;
 /// What a drain leaves at the least for answers to reach their clients.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 /// An operator's request is short: a connection of the admin listener that idles must not keep others out for long.
@@ -218,7 +221,12 @@ impl std::fmt::Debug for Loading {
 
 async fn listen(address: SocketAddr, flag: &'static str) -> Result<(TcpListener, SocketAddr), ServeError> {
     let error = |source| ServeError::Listen { flag, source };
-    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.map_err(error)?;
+    // As TcpListener::bind: a server that restarts gets its port back.
+    socket.set_reuseaddr(true).map_err(error)?;
+    socket.bind(address).map_err(error)?;
+    let listener = socket.listen(BACKLOG).map_err(error)?;
     let address = listener.local_addr().map_err(error)?;
     Ok((listener, address))
 }
