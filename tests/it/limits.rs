@@ -16,7 +16,10 @@ async fn get(address: &str, path: &str) -> Answer {
 async fn a_log_that_is_not_read_stops_neither_requests_nor_the_end() {
     let world = World::start().await;
     let employee = world.employee().await;
-    let mut process = Process::start(&world.flags()).await;
+    let mut flags = world.flags();
+    // A shaped answer takes a second and a half.
+    flags.extend(["--stream-shaping", "off"].map(String::from));
+    let mut process = Process::start(&flags).await;
     process.stop_reading();
     let client = http();
     let url = |path: &str| format!("http://{}{path}", process.address);
