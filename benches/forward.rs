@@ -176,7 +176,8 @@ fn forward(criterion: &mut Criterion) {
         ("candle backend f32", Quantize::None),
     ] {
         let files = ModelFiles::directory(dir.path());
-        let model = CandleModel::from_files(&files, "random", quantize, Place::cpu(), |_, _| {}).unwrap();
+        let model =
+            CandleModel::from_files(&files, "random", quantize, Place::cpu().unwrap(), |_, _| {}).unwrap();
         measure(
             criterion,
             name,

@@ -31,14 +31,15 @@ pub fn run_checks_on<D: Device + 'static>(
     let checks = match config.device {
         None => {
             let device = format!("cpu {}", Level::best().name());
-            Checks { device, checks: agreements(config, Place::cpu(), Witness::cpu)? }
+            let place = Place::cpu().map_err(ModelError::from)?;
+            Checks { device, checks: agreements(config, place, Witness::cpu)? }
         }
         Some(number) => {
             let open = || open(number);
             // Without a device no model is read.
             drop(open().map_err(ModelError::from)?);
             // Where candle has no CUDA, its CPU checks the kernels, as with --backend auto.
-            let place = Place::cuda(number).unwrap_or_else(|_| Place::cpu());
+            let place = Place::cuda(number).or_else(|_| Place::cpu()).map_err(ModelError::from)?;
             let agreements = agreements(config, place, |witness, kind| witness.device(open()?, kind))?;
             let Checks { device, checks } = check(open, extent)?;
             Checks { device, checks: agreements.into_iter().chain(checks).collect() }
@@ -96,7 +97,7 @@ mod tests {
     fn random_weights_in_the_small_models_shape_agree_too() {
         let (name, files) = ModelFiles::small_random().unwrap();
         assert_eq!(name, "random weights");
-        let mut witness = Witness::open(&files, Place::cpu()).unwrap();
+        let mut witness = Witness::open(&files, Place::cpu().unwrap()).unwrap();
         for quantize in [Quantize::None, Quantize::Q8_0, Quantize::Q4K] {
             let agreement = witness.cpu(quantize).unwrap();
             assert!(agreement.is_within_bound(), "{quantize:?}: {agreement:?}");
@@ -106,7 +107,7 @@ mod tests {
     #[test]
     fn what_does_not_agree_is_a_check_that_failed_and_the_others_are_made() {
         let outcomes = |agreement: fn() -> Result<Agreement, StartError>| {
-            let checks = agreements(&config(None), Place::cpu(), |_, _| agreement()).unwrap();
+            let checks = agreements(&config(None), Place::cpu().unwrap(), |_, _| agreement()).unwrap();
             assert_eq!(checks.len(), 3);
             checks.into_iter().next().unwrap()
         };

@@ -108,7 +108,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = parse_device)]
     device: BenchDevice,
 
-    /// Implementation of the model: kernels (of this program) or candle; auto is kernels
+    /// Implementation of the model: kernels (of this program) or candle (in builds with candle or CUDA); auto is kernels
     #[arg(long, env = "CODESEAL_BACKEND", value_name = "BACKEND", default_value = "auto")]
     backend: BackendChoice,
 

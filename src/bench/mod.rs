@@ -172,7 +172,7 @@ fn measure<D: Device + 'static>(
     };
     match config.device {
         device if config.backend == BackendChoice::Candle => {
-            let place = device.map_or(Ok(Place::cpu()), Place::cuda).map_err(ModelError::from)?;
+            let place = device.map_or_else(Place::cpu, Place::cuda).map_err(ModelError::from)?;
             let mut checkpoint = Checkpoint::open(&files)?;
             if place.free_bytes().is_none() {
                 check_memory(CandleModel::needs(&checkpoint, config.quantize, &place))?;

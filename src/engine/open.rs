@@ -88,7 +88,8 @@ fn start_engine(
 ) -> Result<(Handle, Engine), OpenError> {
     match (device(config.device), config.backend) {
         (None, BackendChoice::Candle) => {
-            return Ok(start_candle(Place::cpu(), files, name, quantize, config)?);
+            let place = Place::cpu().map_err(StartError::Device)?;
+            return Ok(start_candle(place, files, name, quantize, config)?);
         }
         (Some(number), BackendChoice::Candle) => {
             let place = Place::cuda(number).map_err(StartError::Device)?;
@@ -99,8 +100,9 @@ fn start_engine(
             return Ok(start_on(open, files.clone(), name, quantize, config)?);
         }
         (Some(number), BackendChoice::Auto) => {
+            CudaDevice::find(number).map_err(StartError::Device)?;
             // Where candle has no CUDA, its CPU checks the kernels.
-            let place = Place::cuda(number).unwrap_or_else(|_| Place::cpu());
+            let place = Place::cuda(number).or_else(|_| Place::cpu()).map_err(StartError::Device)?;
             let open = move || CudaDevice::open(number);
             return Ok(start_witnessed(open, place, files, name, quantize, config)?);
         }

@@ -175,8 +175,9 @@ mod tests {
         let mut checkpoint = first_layers();
         let plan = Plan::new(checkpoint.config());
         let kernels = Model::from_checkpoint(&mut checkpoint, "tiny", quantize, |_, _| {}).unwrap();
+        let place = Place::cpu().unwrap();
         let candle =
-            CandleModel::from_checkpoint(&mut checkpoint, "tiny", quantize, Place::cpu(), |_, _| {}).unwrap();
+            CandleModel::from_checkpoint(&mut checkpoint, "tiny", quantize, place, |_, _| {}).unwrap();
         assert_eq!((kernels.config().num_layers, candle.config().num_layers), (LAYERS, LAYERS));
         let kernels = plan.run(&mut Cpu::new(kernels, plan.blocks(), plan.room())).unwrap();
         let candle = plan.run(&mut OnCandle::new(candle, plan.blocks(), None).unwrap()).unwrap();

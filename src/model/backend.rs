@@ -23,10 +23,16 @@ pub enum BackendKind {
     Candle,
 }
 
-/// The name is not one of a backend.
+/// Why a name stands for no backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a backend is auto, kernels or candle")]
-pub struct UnknownBackend;
+pub enum UnknownBackend {
+    /// It is not one of a backend.
+    #[error("a backend is auto, kernels or candle")]
+    Name,
+    /// The feature `candle` is off.
+    #[error("this program was built without candle: build it with `--features candle`")]
+    NotBuilt,
+}
 
 impl BackendKind {
     /// Its name on the command line.
@@ -45,8 +51,9 @@ impl FromStr for BackendChoice {
         match name {
             "auto" => Ok(Self::Auto),
             "kernels" => Ok(Self::Kernels),
-            "candle" => Ok(Self::Candle),
-            _ => Err(UnknownBackend),
+            "candle" if cfg!(feature = "candle") => Ok(Self::Candle),
+            "candle" => Err(UnknownBackend::NotBuilt),
+            _ => Err(UnknownBackend::Name),
         }
     }
 }

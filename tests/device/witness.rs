@@ -54,7 +54,14 @@ fn logged(parts: &[&str]) -> bool {
 
 fn witnessed(files: &ModelFiles, quantize: Quantize, traits: Traits) -> Result<(Handle, Engine), StartError> {
     LazyLock::force(&LOG);
-    start_witnessed(move || Ok(Emulator::with(traits)), Place::cpu(), files, "toy", quantize, config(2))
+    start_witnessed(
+        move || Ok(Emulator::with(traits)),
+        Place::cpu().unwrap(),
+        files,
+        "toy",
+        quantize,
+        config(2),
+    )
 }
 
 async fn answer(handle: &Handle) -> Vec<u32> {
@@ -89,7 +96,8 @@ async fn sound_kernels_serve() {
 #[tokio::test]
 async fn candle_serves_where_a_kernel_is_wrong_and_the_answers_are_right() {
     let (_dir, files) = Weights::random(22).files();
-    let (right, _engine) = start_candle(Place::cpu(), &files, "toy", Quantize::None, config(2)).unwrap();
+    let (right, _engine) =
+        start_candle(Place::cpu().unwrap(), &files, "toy", Quantize::None, config(2)).unwrap();
     let expected = answer(&right).await;
     let idle = |kernel| Traits { idle: Some(kernel), ..Traits::SOUND };
     for traits in
@@ -128,8 +136,9 @@ async fn candle_serves_where_kernels_fail_or_lack_the_shape() {
 fn a_device_that_is_absent_or_full_is_an_error() {
     let (_dir, files) = Weights::random(24).files();
     let absent = || Err::<Emulator, _>(DeviceError::NoDevice("as told".to_owned()));
-    let error =
-        start_witnessed(absent, Place::cpu(), &files, "toy", Quantize::None, config(1)).err().unwrap();
+    let error = start_witnessed(absent, Place::cpu().unwrap(), &files, "toy", Quantize::None, config(1))
+        .err()
+        .unwrap();
     assert_eq!(error.to_string(), "no device: as told");
     let full = Traits { free_bytes: 1 << 20, ..Traits::SOUND };
     let error = witnessed(&files, Quantize::None, full).err().unwrap();
@@ -230,7 +239,7 @@ fn open_faulty(
     });
     let model = ModelFiles::random(shape.to_string().into_bytes())?;
     let open = || Ok(Emulator::with(FAULTY));
-    let (handle, engine) = start_witnessed(open, Place::cpu(), &model, name, quantize, config)?;
+    let (handle, engine) = start_witnessed(open, Place::cpu().unwrap(), &model, name, quantize, config)?;
     Ok((handle, engine, Tokenizer::from_files(files)?))
 }
 

@@ -75,6 +75,7 @@ impl MemoryNeeds {
     }
 
     /// What a model of `config` takes on the CPU in candle, with weights of `weights` bytes and KV blocks of `kv_block` bytes.
+    #[cfg(feature = "candle")]
     pub(super) fn of_candle(config: &Config, weights: usize, kv_block: usize) -> Self {
         let kernels = Self::new(config, weights, kv_block);
         // Each operation has a result of its own: twice the activations, and scores, masked scores, weights and weights by

@@ -9,7 +9,7 @@
 //! | [`weights`] | the parameters, in whatever form they are kept, and loading them |
 //! | [`forward`] | the forward pass on CPUs |
 //! | [`device`] | the forward pass on CUDA devices, and the steps around it |
-//! | `candle` | the forward pass in candle operations, on the CPU and on devices of candle |
+//! | `candle` | the forward pass in candle operations, on the CPU and on devices of candle; without the feature `candle` it is `without_candle.rs` |
 //! | [`memory`] | how much memory a model takes |
 //! | [`model`], [`sequence`] | a loaded model on CPUs |
 //!
@@ -25,6 +25,10 @@
 //! 4. Place: into the matrix that the forward pass multiplies with.
 
 mod batch;
+#[cfg(feature = "candle")]
+mod candle;
+#[cfg(not(feature = "candle"))]
+#[path = "without_candle.rs"]
 mod candle;
 mod checkpoint;
 mod config;

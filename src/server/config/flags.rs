@@ -89,8 +89,8 @@ pub(crate) struct ServeArgs {
     )]
     pub(super) device: DeviceChoice,
 
-    /// Implementation of the model: kernels (of this program), candle, or auto: kernels, which on a CUDA device must first give the
-    /// same logits as candle on the model's first layers, else candle
+    /// Implementation of the model: kernels (of this program), candle (in builds with candle or CUDA), or auto: kernels, which on a
+    /// CUDA device must first give the same logits as candle on the model's first layers, else candle
     #[arg(
         long,
         help_heading = "Model",

@@ -9,7 +9,7 @@ use super::{CASES, Case, TOLERANCE, largest_difference, tiny_in_f32, tiny_tensor
 fn candle(case: &Case) -> CandleModel {
     let dir = case.directory();
     let files = ModelFiles::directory(dir.path());
-    CandleModel::from_files(&files, "fixture", Quantize::None, Place::cpu(), |_, _| {}).unwrap()
+    CandleModel::from_files(&files, "fixture", Quantize::None, Place::cpu().unwrap(), |_, _| {}).unwrap()
 }
 
 /// The kernels' logits after `tokens`, with the weights of `case` in f32.
@@ -58,8 +58,14 @@ fn a_text_in_pieces_gives_the_very_bits_of_the_whole() {
 fn bf16_weights_are_multiplied_in_f32() {
     let tokens: Vec<_> = (0..150).map(|index| TokenId(100 + index * 7 % 900)).collect();
     let load = |quantize| {
-        CandleModel::from_files(&ModelFiles::tiny(), TINY_MODEL_NAME, quantize, Place::cpu(), |_, _| {})
-            .unwrap()
+        CandleModel::from_files(
+            &ModelFiles::tiny(),
+            TINY_MODEL_NAME,
+            quantize,
+            Place::cpu().unwrap(),
+            |_, _| {},
+        )
+        .unwrap()
     };
     let model = load(Quantize::None);
     assert_eq!((model.name(), model.weights_types().as_str()), (TINY_MODEL_NAME, "f32"));
@@ -82,7 +88,8 @@ fn blocks_of_a_gguf_file_are_multiplied_as_they_are() {
         let path = super::vector(&format!("../gguf/{name}.gguf"));
         let tokens = [2, 5, 9, 17, 33, 40].map(TokenId);
         let files = ModelFiles::at(&path);
-        let model = CandleModel::from_files(&files, "gguf", Quantize::None, Place::cpu(), |_, _| {}).unwrap();
+        let model = CandleModel::from_files(&files, "gguf", Quantize::None, Place::cpu().unwrap(), |_, _| {})
+            .unwrap();
         let found = model.sequence(6).unwrap().forward(&tokens).unwrap();
         let expected = Model::load(&path, "gguf", |_, _| {}).unwrap().sequence().forward(&tokens).unwrap();
         let scale = expected.iter().fold(0.0, |largest: f32, logit| largest.max(logit.abs()));
@@ -118,7 +125,8 @@ fn large_weights_stay_finite() {
     std::fs::copy(crate::harness::tiny().join("config.json"), dir.path().join("config.json")).unwrap();
     write_f32(dir.path(), "model.safetensors", &tensors);
     let files = ModelFiles::directory(dir.path());
-    let model = CandleModel::from_files(&files, "large", Quantize::None, Place::cpu(), |_, _| {}).unwrap();
+    let model =
+        CandleModel::from_files(&files, "large", Quantize::None, Place::cpu().unwrap(), |_, _| {}).unwrap();
     let logits = model.sequence(3).unwrap().forward(&[2, 500, 501].map(TokenId)).unwrap();
     assert!(logits.iter().all(|logit| logit.is_finite()));
 }

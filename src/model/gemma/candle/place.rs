@@ -15,8 +15,11 @@ pub struct Place {
 
 impl Place {
     /// The CPU. Dense weights become f32: candle multiplies no bf16 there, and f16 would lose bits of it.
-    pub fn cpu() -> Self {
-        Self { device: Device::Cpu, dense: DType::F32, name: String::from("cpu") }
+    ///
+    /// # Errors
+    /// [`DeviceError::NoDevice`] in a program that was built without candle.
+    pub fn cpu() -> Result<Self, DeviceError> {
+        Ok(Self { device: Device::Cpu, dense: DType::F32, name: String::from("cpu") })
     }
 
     /// The CUDA device with this number, on a stream of its own. Dense weights are bf16, or f16 below 8.0, where tensor
@@ -41,7 +44,7 @@ impl Place {
     /// The CPU with dense weights in f16, which devices without bf16 multiply.
     #[cfg(test)]
     pub(crate) fn cpu_f16() -> Self {
-        Self { dense: DType::F16, ..Self::cpu() }
+        Self { dense: DType::F16, ..Self::cpu().unwrap() }
     }
 
     /// `cpu`, or `cuda` and the device's name.

@@ -13,7 +13,7 @@ const VOCABULARY: usize = 4096;
 const LENGTH: usize = 300;
 
 fn model(quantize: Quantize) -> CandleModel {
-    CandleModel::from_files(&ModelFiles::tiny(), "tiny", quantize, Place::cpu(), |_, _| {}).unwrap()
+    CandleModel::from_files(&ModelFiles::tiny(), "tiny", quantize, Place::cpu().unwrap(), |_, _| {}).unwrap()
 }
 
 /// The tokens of the text with this number: `<bos>` and ordinary ones.
