@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Checks a machine with a CUDA device, and measures codeseal on it: gpu-check.sh SERVER [DIRECTORY]
 #
-# SERVER is a codeseal-server that was built with the feature `cuda` (scripts/cuda-build.sh); it and this file are all that
-# must be copied there (below 60 MB). Needed on the machine: the driver (580 or newer), and for --backend candle cuBLAS and
+# SERVER is a codeseal-server that was built with the feature `cuda` (scripts/cuda-build.sh), or one compressed by gzip; it and
+# this file are all that must be copied there (below 60 MB). Needed on the machine: the driver (580 or newer), and for --backend candle cuBLAS and
 # cuRAND in LD_LIBRARY_PATH (scripts/cuda-libraries.sh). No Rust, no CUDA toolkit, no Python, no network.
 # DIRECTORY, where the results go, is ./gpu-check-results unless named: results.json, and table.txt for people.
 # CODESEAL_CHECK_DEVICE names another device than cuda:0; CODESEAL_CHECK_SHAPES a part of "2b 7b" (2b unless named),
@@ -36,6 +36,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
 rm -f "$out/results.json" "$out/table.txt"
+if [[ $server == *.gz ]]; then
+  gzip -dc "$server" >"$work/codeseal-server"
+  chmod +x "$work/codeseal-server"
+  server=$work/codeseal-server
+fi
 
 declare -A multiplied
 shape() { # name, hidden, inner, layers, heads, KV heads

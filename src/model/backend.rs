@@ -25,7 +25,7 @@ pub enum BackendKind {
 
 /// Why a name stands for no backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UnknownBackend {
+pub enum BackendNameError {
     /// It is not one of a backend.
     #[error("a backend is auto, kernels or candle")]
     Name,
@@ -45,15 +45,15 @@ impl BackendKind {
 }
 
 impl FromStr for BackendChoice {
-    type Err = UnknownBackend;
+    type Err = BackendNameError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         match name {
             "auto" => Ok(Self::Auto),
             "kernels" => Ok(Self::Kernels),
             "candle" if cfg!(feature = "candle") => Ok(Self::Candle),
-            "candle" => Err(UnknownBackend::NotBuilt),
-            _ => Err(UnknownBackend::Name),
+            "candle" => Err(BackendNameError::NotBuilt),
+            _ => Err(BackendNameError::Name),
         }
     }
 }

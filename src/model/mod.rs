@@ -25,7 +25,7 @@ mod stream;
 #[cfg(any(test, feature = "sandbox"))]
 mod tiny;
 
-pub use self::backend::{BackendChoice, BackendKind, UnknownBackend};
+pub use self::backend::{BackendChoice, BackendKind, BackendNameError};
 pub use self::error::{ModelError, WeightsError};
 pub use self::files::{FileProblem, FilesError, LoadProgress, LoadTimes, ModelFiles, PlaceProblem};
 pub use self::gemma::{

@@ -101,7 +101,7 @@ fn what_a_machine_with_a_gpu_needs_is_put_together() {
     let whole = container(&[(SM, 75), (SM, 80), (SM, 89), (PTX, 90), (SM, 90)]);
     let output = build(dir.path(), &program(69, &[whole.clone(), whole, candle()]));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for file in ["codeseal-server", "gpu-check.sh", "gpu-check/transformers_peer.py"] {
+    for file in ["codeseal-server.gz", "gpu-check.sh", "gpu-check/transformers_peer.py"] {
         assert!(dir.path().join("out").join(file).exists(), "{file}");
     }
     let asked = fs::read_to_string(dir.path().join("asked")).unwrap();
@@ -120,7 +120,14 @@ fn what_a_machine_with_a_gpu_needs_is_put_together() {
 fn a_program_that_lacks_something_does_not_pass() {
     // Kernels of candle have PTX of 8.0.
     let whole = || container(&[(SM, 75), (SM, 80), (SM, 89), (SM, 90), (PTX, 80)]);
-    let large = [container(&[(SM, 75)]), vec![0; 60_000_000]].concat();
+    // What gzip does not compress.
+    let mut state = 1u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 32) as u32).to_le_bytes()
+    });
+    let noise: Vec<u8> = noise.take(15_000_000).flatten().collect();
+    let large = [container(&[(SM, 75)]), noise].concat();
     for (program, reason) in [
         (program(69, &[]), "has no CUDA kernels"),
         (program(69, &[whole(), container(&[(SM, 75), (SM, 80), (SM, 90), (PTX, 90)])]), "missing: sm_89"),

@@ -85,9 +85,13 @@ impl Machine {
     }
 
     fn run(&self, variables: &[(&str, &str)]) -> Output {
+        self.run_server("bin/server", variables)
+    }
+
+    fn run_server(&self, server: &str, variables: &[(&str, &str)]) -> Output {
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
         clean(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/gpu-check.sh"))
-            .arg(self.path("bin/server"))
+            .arg(self.path(server))
             .arg(self.path("out"))
             .env("PATH", path)
             .env("CODESEAL_CHECK_SHAPES", "2b")
@@ -240,6 +244,16 @@ fn a_peer_that_fails_is_left_out() {
     assert_eq!(output.status.code(), Some(0));
     machine.assert_says(&["llama.cpp: 2b-bf16 not measured, see above"]);
     assert_eq!(machine.results()["peers"], json!([]));
+}
+
+#[test]
+fn a_compressed_server_is_unpacked() {
+    let machine = Machine::new();
+    let packed = clean("gzip").arg(machine.path("bin/server")).status().unwrap();
+    assert!(packed.success() && !machine.path("bin/server").exists());
+    let output = machine.run_server("bin/server.gz", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(machine.results()["runs"].as_array().unwrap().len(), 12);
 }
 
 #[test]
