@@ -7,7 +7,7 @@ use super::{
     start_on, start_witnessed,
 };
 use crate::machine::Available;
-use crate::model::{Checkpoint, MemoryNeeds, Model, ModelError, ModelFiles, Place, Quantize};
+use crate::model::{Checkpoint, MemoryNeeds, Model, ModelError, ModelFiles, Place, Quantize, lower_priority};
 use crate::telemetry;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use codeseal_kernels::cuda::CudaDevice;
@@ -69,7 +69,10 @@ pub fn open(
     let loading = files.clone();
     let tokenizer = std::thread::Builder::new()
         .name("tokenizer".into())
-        .spawn(move || timed(|| Tokenizer::from_files(&loading)))
+        .spawn(move || {
+            lower_priority();
+            timed(|| Tokenizer::from_files(&loading))
+        })
         .map_err(StartError::Thread)?;
     let started = start_engine(files, name, quantize, config);
     let (tokenizer, parsing) = tokenizer.join().map_err(|_| StartError::Panicked)?;

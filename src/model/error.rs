@@ -45,6 +45,9 @@ pub enum ModelError {
     /// A number of the configuration cannot be right.
     #[error("`{0}` is not a number that a Gemma has there: download the file again")]
     OutOfBounds(&'static str),
+    /// The thread pool could not be started.
+    #[error("cannot start the threads that pack the weights: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
     /// A GGUF file and the `config.json` beside it describe two models.
     #[error(
         "the gguf file and the config.json beside it say different things of `{0}`: take both from the same model"

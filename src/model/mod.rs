@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `layout`, `files` | which files make a model, and reading them |
-//! | `stream` | reading the files of weights once: hashed and packed beside each other |
+//! | `stream`, `priority` | reading the files of weights once: hashed and packed beside each other |
 //! | `format` | headers of safetensors and GGUF files: names, shapes, types and offsets of tensors |
 //! | `gemma` | the Gemma architecture: configuration, table of tensors, checkpoint, forward pass on CPUs, devices and in candle |
 //! | `backend` | which implementation of the forward pass is used |
@@ -20,6 +20,7 @@ mod format;
 mod gemma;
 mod layout;
 mod named;
+mod priority;
 mod quantize;
 mod stream;
 #[cfg(any(test, feature = "sandbox"))]
@@ -34,6 +35,7 @@ pub use self::gemma::{
 };
 pub(crate) use self::gemma::{Cache, DeviceModel, DeviceSession, StepRoom, Workspace};
 pub use self::layout::{FileName, Layout, LayoutError, NotAModelFile};
+pub(crate) use self::priority::lower as lower_priority;
 pub use self::quantize::{Quantize, UnknownQuantization};
 #[cfg(any(test, feature = "sandbox"))]
 pub use self::tiny::TINY_MODEL_NAME;

@@ -193,10 +193,7 @@ impl<R: BufRead> Reader<R> {
             8 => return Ok(self.text()?.map(Value::String)),
             9 => {
                 let (kind, count) = (self.u32()?, self.u64()?);
-                let depth = depth.checked_sub(1).ok_or(WeightsError::NotGguf)?;
-                for _ in 0..count {
-                    self.value(kind, depth)?;
-                }
+                self.skip_array(kind, count, depth)?;
                 return Ok(None);
             }
             10 => json!(self.u64()?),
@@ -205,8 +202,92 @@ impl<R: BufRead> Reader<R> {
             _ => return Err(WeightsError::NotGguf),
         }))
     }
+
+    /// Skips an array: one of 256,000 scores or tokens takes longer to read than all other members.
+    fn skip_array(&mut self, kind: u32, count: u64, depth: u32) -> Result<(), WeightsError> {
+        let depth = depth.checked_sub(1).ok_or(WeightsError::NotGguf)?;
+        let width = match kind {
+            0 | 1 | 7 => 1,
+            2 | 3 => 2,
+            4..=6 => 4,
+            10..=12 => 8,
+            8 => {
+                for _ in 0..count {
+                    let length = self.u64()?;
+                    self.skip(length)?;
+                }
+                return Ok(());
+            }
+            9 => {
+                for _ in 0..count {
+                    let (kind, count) = (self.u32()?, self.u64()?);
+                    self.skip_array(kind, count, depth)?;
+                }
+                return Ok(());
+            }
+            _ => return Err(WeightsError::NotGguf),
+        };
+        self.skip(count.checked_mul(width).ok_or(WeightsError::Incomplete)?)
+    }
 }
 
 fn cut(error: io::Error) -> WeightsError {
     if error.kind() == io::ErrorKind::UnexpectedEof { WeightsError::Incomplete } else { error.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header with one array, whose type, count and elements are `array`, and one number behind it.
+    fn header(array: &[u8]) -> Vec<u8> {
+        let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+        let counts = [0u64, 2].map(u64::to_le_bytes).concat();
+        let start = [&MAGIC[..], &3u32.to_le_bytes(), &counts].concat();
+        let member = |name: &str, kind: u32| [text(name), kind.to_le_bytes().to_vec()].concat();
+        [start, member("array", 9), array.to_vec(), member("behind", 4), 77u32.to_le_bytes().to_vec()]
+            .concat()
+    }
+
+    /// The type of an array's elements, and how many there are.
+    fn of(kind: u32, count: u64) -> Vec<u8> {
+        [&kind.to_le_bytes()[..], &count.to_le_bytes()].concat()
+    }
+
+    fn behind(array: &[u8]) -> Result<Option<u64>, WeightsError> {
+        Ok(Header::read(header(array).as_slice())?.get("behind").and_then(Value::as_u64))
+    }
+
+    #[test]
+    fn arrays_of_every_type_are_skipped() {
+        let widths = [1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8];
+        for (kind, width) in widths.into_iter().enumerate().filter(|(_, width)| *width > 0) {
+            for count in [0, 1, 7, 50_000] {
+                let array = [of(kind as u32, count as u64), vec![0xA5; count * width]].concat();
+                assert_eq!(behind(&array).unwrap(), Some(77), "{kind} {count}");
+            }
+        }
+        let texts = [
+            of(8, 3),
+            [0u64, 2, 300]
+                .map(|length| [length.to_le_bytes().to_vec(), vec![b'x'; length as usize]].concat())
+                .concat(),
+        ];
+        assert_eq!(behind(&texts.concat()).unwrap(), Some(77));
+        let nested = [of(9, 3), of(4, 2), vec![1; 8], of(8, 0), of(9, 1), of(0, 1), vec![1]].concat();
+        assert_eq!(behind(&nested).unwrap(), Some(77));
+    }
+
+    #[test]
+    fn arrays_that_cannot_be_skipped_are_errors() {
+        for count in [3, u64::from(u32::MAX), u64::MAX] {
+            for kind in [0, 4, 8, 12] {
+                let error = behind(&of(kind, count)).unwrap_err();
+                assert!(matches!(error, WeightsError::Incomplete), "{kind} {count}: {error}");
+            }
+        }
+        assert!(matches!(behind(&of(13, 1)), Err(WeightsError::NotGguf)));
+        let deep = std::iter::repeat_n(of(9, 1), 6).chain([of(4, 0)]).collect::<Vec<_>>().concat();
+        assert!(matches!(behind(&deep), Err(WeightsError::NotGguf)));
+    }
 }

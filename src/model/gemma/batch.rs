@@ -6,14 +6,15 @@ use super::super::error::ModelError;
 use super::config::Config;
 use crate::token::TokenId;
 
-/// The tokens that one sequence adds in a step. A batch is some of these; no sequence occurs twice in it.
+/// The tokens that one sequence adds in a step. A batch is some of these. Where a sequence occurs twice in it, its earlier tokens
+/// come first: a layer writes the keys and values of a slice before it reads those of the next one.
 ///
 /// Not to be printed: token ids are text.
 #[derive(Clone, Copy)]
 pub struct Slice<'a> {
     /// The tokens.
     pub tokens: &'a [TokenId],
-    /// The position of the first of them. All before it have been read.
+    /// The position of the first of them. All before it have been read, or are in the slices before.
     pub position: usize,
     /// The block table of the sequence, with room for these tokens.
     pub blocks: &'a [BlockId],

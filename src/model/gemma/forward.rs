@@ -9,6 +9,7 @@ use codeseal_kernels::cpu::{
 };
 
 use super::super::error::ModelError;
+use super::super::priority;
 use super::super::quantize::Quantize;
 use super::batch::Slice;
 use super::checkpoint::Checkpoint;
@@ -84,9 +85,13 @@ impl Network {
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
         let allocate = |format, rows, columns| Ok::<_, ModelError>(Matrix::zeros(format, rows, columns));
+        let pool = rayon::ThreadPoolBuilder::new()
+            .thread_name(|index| format!("pack {index}"))
+            .start_handler(|_| priority::lower())
+            .build()?;
         let mut weights =
             Weights::load(checkpoint, quantize, allocate, progress, |matrix, first, source, bytes| {
-                matrix.fill_rows(first, source, bytes);
+                pool.install(|| matrix.fill_rows(first, source, bytes));
                 Ok(())
             })?;
         if !checkpoint.norms_include_one() {
