@@ -61,6 +61,7 @@ RUST
 cat >"$folder/server.py" <<'PY'
 import http.server
 import json
+import os
 import sys
 
 
@@ -89,7 +90,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 print(server.server_address[1], file=open(sys.argv[1] + "/port.new", "w"), flush=True)
-import os
 os.rename(sys.argv[1] + "/port.new", sys.argv[1] + "/port")
 server.serve_forever()
 PY
