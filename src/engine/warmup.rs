@@ -45,8 +45,8 @@ fn warm_up(backend: &mut dyn Backend, config: &EngineConfig) -> Result<(), Start
     Ok(backend.warm_up()?)
 }
 
-/// Takes one step with the text three times over: its prompt, the token behind it, which reads what the layer has just written
-/// for the prompt, and the whole text in blocks of its own.
+/// Takes one step with the text twice: its prompt and, as another slice, the token behind it, which reads what each layer has
+/// just written for the prompt; and all of it in a block of its own.
 fn test(backend: &mut dyn Backend) -> Result<(), StartError> {
     let blocks = [BlockId(0), BlockId(1)];
     let blocks = blocks.get(..backend.blocks()).unwrap_or(&blocks);
@@ -84,9 +84,9 @@ fn whole<'a>(tokens: &'a [TokenId], blocks: &'a [BlockId]) -> Slice<'a> {
     Slice { tokens, position: 0, blocks, num_logits: 1, prompt: tokens.len() }
 }
 
-/// The logits after the last token of each slice.
+/// The logits of each row that the slices ask for.
 pub(super) fn logits(backend: &mut dyn Backend, batch: &[Slice<'_>]) -> Result<Vec<f32>, ModelError> {
-    let samplers = vec![None; batch.len()];
+    let samplers = vec![None; batch.iter().map(|slice| slice.num_logits).sum()];
     let mut all = Vec::new();
     for row in backend.step(batch, &samplers)?.each(&samplers) {
         if let Row::Logits(logits) = row {
