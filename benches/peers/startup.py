@@ -149,8 +149,6 @@ def measure(binaries, programs, shape, source, gguf, options):
     """Rows of one shape: `source` is a directory with safetensors, `gguf` the same weights in q8_0, both with a tokenizer."""
     rows, reports = [], {}
     weights = sorted(source.glob("*.safetensors"))
-    # Weights, and half as much for all else.
-    memory = sum(file.stat().st_size for file in weights) * 3 // 2
     with contextlib.ExitStack() as stack:
         space = Space(binaries, stack)
         ours = lambda model, quantize="none": lambda: space.ready(model, quantize)
@@ -162,17 +160,19 @@ def measure(binaries, programs, shape, source, gguf, options):
                 return action()
             return run
 
-        def compare(figure, mine, name, peer):
+        def compare(figure, files, mine, name, peer):
+            # Weights, and a quarter as much for all else.
+            memory = sum(file.stat().st_size for file in files) * 5 // 4
             own, other = turns(options.repeats, memory, mine, peer)
             rows.extend(rows_of(figure, own, name, other))
 
         second = "cat of the files + 1 s"
         read = lambda: cat(weights)
-        compare("ready, q8_0 GGUF", ours(gguf), "llama-server", llama)
-        compare("ready, bf16 safetensors", ours(source), second, read)
-        compare("ready, q4k from bf16", ours(source, "q4k"), "ready, bf16", ours(source))
-        compare("ready, bf16, cold pages", cold(ours(source), weights), second, cold(read, weights))
-        compare("ready, q8_0 GGUF, cold pages", cold(ours(gguf), [gguf]), "llama-server", cold(llama, [gguf]))
+        compare("ready, q8_0 GGUF", [gguf], ours(gguf), "llama-server", llama)
+        compare("ready, bf16 safetensors", weights, ours(source), second, read)
+        compare("ready, q4k from bf16", weights, ours(source, "q4k"), "ready, bf16", ours(source))
+        compare("ready, bf16, cold pages", weights, cold(ours(source), weights), second, cold(read, weights))
+        compare("ready, q8_0 GGUF, cold pages", [gguf], cold(ours(gguf), [gguf]), "llama-server", cold(llama, [gguf]))
         for model, quantize in [(gguf, "none"), (source, "none"), (source, "q4k")]:
             report = phases(space.server, model, quantize, options)
             name = f"{Path(model).name} {quantize}"
