@@ -1,7 +1,7 @@
 //! Threads that let another one go first.
 //!
-//! The SHA-256 of a file is one thread's work, and takes longer than reading and packing it: with few cores a start takes as long
-//! as that thread is kept from running. So those beside it have a lower priority while a model is loaded.
+//! The SHA-256 of a file is one thread's work, and takes longer than reading the file and packing it as it is: with few cores a
+//! start takes longer by as much as that thread is kept from running. So those that pack and tokenize have a lower priority.
 
 /// Their nice value: they get about a third of the time of a core that another thread wants as well.
 #[cfg(target_os = "linux")]
