@@ -226,15 +226,35 @@ impl<T: Take> Kernel for Columns<'_, T> {
         let mut lanes = [[0.0f32; LANES]; LARGE];
         for first in (0..columns).step_by(LARGE) {
             let count = LARGE.min(columns - first);
-            let (Some(start), Some(length)) = (source.bytes(first), source.bytes(count)) else { return };
-            for (row, to) in rows.iter_mut().enumerate() {
-                source.read(&from[row * width + start..][..length], &mut to[..count]);
-            }
-            let tiles = words(&mut lanes[..count]).as_chunks_mut::<TILE>().0;
-            for (tile, at) in tiles.iter_mut().zip((0..).step_by(TILE_BYTES)) {
-                simd.transpose(&bytes(rows.as_flattened())[at..], size_of::<[f32; LARGE]>(), tile);
+            if source == Source::Bf16 && count.is_multiple_of(2 * TILE) {
+                halves(simd, &from[2 * first..], width, &mut lanes[..count]);
+            } else {
+                let (Some(start), Some(length)) = (source.bytes(first), source.bytes(count)) else { return };
+                for (row, to) in rows.iter_mut().enumerate() {
+                    source.read(&from[row * width + start..][..length], &mut to[..count]);
+                }
+                let tiles = words(&mut lanes[..count]).as_chunks_mut::<TILE>().0;
+                for (tile, at) in tiles.iter_mut().zip((0..).step_by(TILE_BYTES)) {
+                    simd.transpose(&bytes(rows.as_flattened())[at..], size_of::<[f32; LARGE]>(), tile);
+                }
             }
             self.take.take(simd, first, &lanes[..count]);
+        }
+    }
+}
+
+/// Numbers of bf16 from sixteen rows, which begin `stride` bytes apart, as f32. They are transposed as pairs.
+#[inline(always)]
+fn halves<S: Simd>(simd: S, from: &[u8], stride: usize, to: &mut [Lane<f32>]) {
+    let mut pairs = [[[0u16; 2]; LANES]; TILE];
+    for (to, at) in to.as_chunks_mut::<{ 2 * TILE }>().0.iter_mut().zip((0..).step_by(TILE_BYTES)) {
+        for tile in words(&mut pairs).as_chunks_mut().0 {
+            simd.transpose(&from[at..], stride, tile);
+        }
+        for (columns, pairs) in to.as_chunks_mut::<2>().0.iter_mut().zip(&pairs) {
+            for (column, numbers) in columns.iter_mut().zip(simd.load_pairs(pairs)) {
+                simd.store(numbers, column);
+            }
         }
     }
 }

@@ -154,10 +154,14 @@ impl Kernel for Quantize<'_> {
         for (fit, group) in fits.iter_mut().zip(groups) {
             *fit = Fit::find(simd, group);
         }
-        let scales = multiples(fits.map(|fit| fit.scale), &mut self.to.unit, &mut self.to.scales);
-        let minima = multiples(fits.map(|fit| fit.minimum), &mut self.to.minimum_unit, &mut self.to.minima);
-        let mut broken = simd.splat(0.0);
-        let inverses = scales.map(|scales| scales.map(|scale| if scale > 0.0 { scale.recip() } else { 0.0 }));
+        let scales = multiples(simd, fits.map(|fit| fit.scale), &mut self.to.unit, &mut self.to.scales);
+        let minima =
+            multiples(simd, fits.map(|fit| fit.minimum), &mut self.to.minimum_unit, &mut self.to.minima);
+        let (mut broken, zero) = (simd.splat(0.0), simd.splat(0.0));
+        let inverses = scales.map(|scales| {
+            let scales = simd.load(&scales);
+            store(simd, simd.if_less(zero, scales, simd.div(simd.splat(1.0), scales), zero))
+        });
         for (pair, to) in self.to.quants.iter_mut().enumerate() {
             for (step, to) in to.iter_mut().enumerate() {
                 let mut bytes = [simd.splat(0.0); 4];
@@ -192,23 +196,26 @@ fn nearest<S: Simd>(simd: S, number: S::V) -> S::V {
 
 /// `values` as multiples of a sixty-third of the largest: the unit, the factors, and what they come to.
 #[inline(always)]
-fn multiples(
+fn multiples<S: Simd>(
+    simd: S,
     values: [Lane<f32>; GROUPS],
     unit: &mut Lane<u16>,
     factors: &mut [Lane<u8>; GROUPS],
 ) -> [Lane<f32>; GROUPS] {
+    let zero = simd.splat(0.0);
+    let mut largest = zero;
+    for values in &values {
+        largest = simd.max(simd.load(values), largest);
+    }
+    *unit = simd.to_f16(simd.div(largest, simd.splat(MOST_SCALE)));
+    let rounded = simd.load_f16(unit);
     let mut exact = [[0.0; LANES]; GROUPS];
-    for lane in 0..LANES {
-        let largest = values.iter().fold(0.0f32, |largest, values| largest.max(values[lane]));
-        let rounded = f16::from_f32(largest / MOST_SCALE);
-        unit[lane] = rounded.to_bits();
-        let rounded = rounded.to_f32();
-        for group in 0..GROUPS {
-            let factor = if rounded > 0.0 { (values[group][lane] / rounded).round_ties_even() } else { 0.0 };
-            let factor = factor.clamp(0.0, MOST_SCALE);
-            factors[group][lane] = factor as u8;
-            exact[group][lane] = factor * rounded;
-        }
+    for ((values, factors), exact) in values.iter().zip(factors).zip(&mut exact) {
+        let factor = simd.round(simd.div(simd.load(values), rounded));
+        let factor = simd.min(simd.max(factor, zero), simd.splat(MOST_SCALE));
+        let factor = simd.if_less(zero, rounded, factor, zero);
+        *factors = store(simd, factor).map(|factor| factor as u8);
+        simd.store(simd.mul(factor, rounded), exact);
     }
     exact
 }

@@ -30,6 +30,8 @@ pub(crate) trait Simd: Copy {
     /// The first and the second of sixteen pairs of bf16.
     fn load_pairs(self, from: &Lane<[u16; 2]>) -> [Self::V; 2];
     fn store(self, value: Self::V, to: &mut Lane<f32>);
+    /// To the nearest f16.
+    fn to_f16(self, value: Self::V) -> Lane<u16>;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
@@ -173,6 +175,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn store(self, value: Self::V, to: &mut Lane<f32>) {
         *to = value;
+    }
+
+    #[inline(always)]
+    fn to_f16(self, value: Self::V) -> Lane<u16> {
+        value.map(|number| half::f16::from_f32(number).to_bits())
     }
 
     #[inline(always)]

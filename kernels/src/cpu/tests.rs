@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::simd::{Kernel, LANES, Lane, Simd};
 use super::*;
 use crate::kv::{BLOCK_TOKENS, BlockId};
 
@@ -108,6 +109,31 @@ proptest! {
                 close(out, x.iter().zip(&scale).map(|(&x, &scale)| f64::from(x) / root * f64::from(scale)), 2e-6)?;
             }
         }
+    }
+}
+
+#[test]
+fn numbers_are_rounded_to_f16_as_ieee_754_says() {
+    struct Round<'a>(&'a Lane<f32>, &'a mut Lane<u16>);
+    impl Kernel for Round<'_> {
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) {
+            *self.1 = simd.to_f16(simd.load(self.0));
+        }
+    }
+    // Ties, what is denormal as f16 or nothing at all, and what is too large.
+    let special = [0.0, -0.0, 1.0, 2049.0, 2051.0, 65_504.0, 65_519.9, 65_520.0, 1e9, f32::INFINITY];
+    let small = [6e-8, 2.9e-8, 2.98e-8, 3.1e-5, 6.103e-5, -1e-7];
+    let all = [special.as_slice(), &small, &numbers(5, 16 * LANES)].concat();
+    for level in Level::available() {
+        for lane in all.as_chunks::<LANES>().0 {
+            let mut rounded = [0; LANES];
+            level.run(Round(lane, &mut rounded));
+            assert_eq!(rounded, lane.map(|number| half::f16::from_f32(number).to_bits()), "{level:?}");
+        }
+        let mut rounded = [0; LANES];
+        level.run(Round(&[f32::NAN; LANES], &mut rounded));
+        assert!(rounded.iter().all(|bits| half::f16::from_bits(*bits).is_nan()), "{level:?}");
     }
 }
 

@@ -238,6 +238,19 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn to_f16(self, value: Self::V) -> Lane<u16> {
+        let mut to = [0; 16];
+        for (half, to) in value.into_iter().zip(to.as_chunks_mut::<8>().0) {
+            // SAFETY: `self` proves that this machine has the features, and the reference covers the 16 bytes.
+            unsafe {
+                let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(half);
+                _mm_storeu_si128(to.as_mut_ptr().cast(), halves);
+            }
+        }
+        to
+    }
+
+    #[inline(always)]
     fn sum(self, value: Self::V) -> f32 {
         // SAFETY: `self` proves that this machine has the features.
         self.sum8(unsafe { _mm256_add_ps(value[0], value[1]) })

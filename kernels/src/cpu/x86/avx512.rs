@@ -97,6 +97,17 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn to_f16(self, value: __m512) -> Lane<u16> {
+        let mut to = [0; 16];
+        // SAFETY: `self` proves that this machine has the features, and the reference covers the 32 bytes.
+        unsafe {
+            let halves = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(value);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), halves);
+        }
+        to
+    }
+
+    #[inline(always)]
     fn bytes(self, from: &Lane<[u8; 4]>) -> __m512i {
         // SAFETY: as above, and the reference covers the 64 bytes.
         unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
