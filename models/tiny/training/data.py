@@ -1,14 +1,15 @@
 """Turns the text into packed rows of token ids, half of the documents as holes to fill.
 
-Four shards: `files` (stretches of whole files), `functions` (single short
+Five shards: `files` (stretches of whole files), `functions` (single short
 functions and methods that carry a docstring, dedented), `idioms` (the
-generated functions of idioms.py) and `holes` (lines of files, each between
-what stands before and after it in an editor). Reads `train.json`,
+generated functions of idioms.py) and `holes` (those of editor.py), in rows of
+512 ids; and `long`, holes and files in rows of 2,048. Reads `train.json`,
 `idioms.json` and `tokenizer.json`; writes `SHARD.npy`.
 """
 
 import ast
 import bisect
+import collections
 import hashlib
 import json
 import os
@@ -21,27 +22,28 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-EOS, BOS, PREFIX, MIDDLE, SUFFIX = 1, 2, 67, 68, 69
-ROW = 513
-LONGEST = 1700  # characters
-HOLES_PER_FILE = 8
-WORD = re.compile(r"[A-Za-z_]\w*")
+from editor import LONG, SHORT, Hole, Project, holes
+
+EOS, BOS, PREFIX, MIDDLE, SUFFIX, SEPARATOR = 1, 2, 67, 68, 69, 70
+ROW, LONG_ROW = 513, 2049
+LONGEST, LONGEST_LONG = 1700, 6000  # characters
+HOLES_PER_FILE, LONG_HOLES_PER_FILE = 8, 2
 
 
-def stretches(text, rng):
+def stretches(text, rng, longest=LONGEST):
     """A file cut at its top-level blocks; (text, whether it ends where a block ends)."""
     lines = text.split("\n")
     cuts = [0] + [i for i in range(1, len(lines))
                   if lines[i - 1] == "" and re.match(r"(def|class|async|@|if __name__|[A-Za-z_])", lines[i])]
     blocks = ["\n".join(lines[a:b]) + "\n" for a, b in zip(cuts, cuts[1:] + [len(lines)])]
-    out, current, limit = [], "", rng.randint(300, LONGEST)
+    out, current, limit = [], "", rng.randint(300, longest)
     for block in blocks:
         if current and len(current) + len(block) > limit:
             out.append((current.rstrip("\n") + "\n", True))
-            current, limit = "", rng.randint(300, LONGEST)
-        while len(block) > LONGEST:
+            current, limit = "", rng.randint(300, longest)
+        while len(block) > longest:
             block, current = current + block, ""
-            end = block.rfind("\n", 0, rng.randint(1200, LONGEST))
+            end = block.rfind("\n", 0, rng.randint(1200, longest))
             end = end if end > 0 else 1200
             out.append((block[:end + 1], False))
             block = block[end + 1:]
@@ -96,48 +98,8 @@ def hole(text, rng):
     return (text[:a], text[a:b], text[b:]) if b > a else None
 
 
-def window(lines, first, last, rng):
-    """The text around lines: as much as an editor sends, in half of the draws less."""
-    before, after = (700, 400) if rng.random() < 0.5 else (rng.randint(120, 700), rng.randint(60, 400))
-    head = "\n".join(lines[:first]) + "\n"
-    if len(head) > before:
-        head = head[-before:]
-        head = head[head.find("\n") + 1:]
-    return head, ("\n" + "\n".join(lines[last:]))[:after]
-
-
-def lines_in_context(text, rng):
-    """One hole in a file: (before, hole, after), or None. One line in four of five holes, otherwise up to five.
-
-    Of three lines, in two of three draws the one whose names stand around it already: copying them is what can
-    be learned, inventing them is not.
-    """
-    lines = text.split("\n")
-    options = []
-    for _ in range(3 if rng.random() < 0.67 else 1):
-        for _ in range(20):
-            count = 1 if rng.random() < 0.8 else rng.randint(2, 5)
-            first = rng.randrange(max(1, len(lines) - count))
-            chunk = lines[first:first + count]
-            written = chunk[0].strip()
-            if all(line.strip() for line in chunk) and len(written) > 3 and written[0] not in "#\"'":
-                break
-        else:
-            return None
-        before, after = window(lines, first, first + count, rng)
-        indent = len(chunk[0]) - len(chunk[0].lstrip())
-        before, middle = before + " " * indent, "\n".join(chunk)[indent:].rstrip()
-        around, names = set(WORD.findall(before + after)), WORD.findall(middle)
-        options.append((sum(name in around for name in names) / max(1, len(names)), (before, middle, after)))
-    before, middle, after = max(options, key=lambda option: option[0])[1]
-    if rng.random() < 0.15:  # the cursor stands inside of the line
-        at = rng.randrange(len(middle))
-        before, middle = before + middle[:at], middle[at:]
-    return before, middle, after
-
-
-def pack(sequences):
-    """First-fit by length: rows of exactly ROW ids, the rest padding."""
+def pack(sequences, size):
+    """First-fit by length: rows of exactly `size` ids, the rest padding."""
     by_length = {}
     for i, s in enumerate(sequences):
         by_length.setdefault(len(s), []).append(i)
@@ -147,7 +109,7 @@ def pack(sequences):
             continue
         used[i], row = 1, list(s)
         while lengths:
-            j = bisect.bisect_right(lengths, ROW - len(row)) - 1
+            j = bisect.bisect_right(lengths, size - len(row)) - 1
             if j < 0:
                 break
             bucket = by_length[lengths[j]]
@@ -159,39 +121,52 @@ def pack(sequences):
             k = bucket.pop()
             used[k] = 1
             row += sequences[k]
-        rows.append(row + [0] * (ROW - len(row)))
+        rows.append(row + [0] * (size - len(row)))
     return np.array(rows, dtype=np.uint16)
 
 
-def encode(items, tk, rng):
-    """Every item once: as a hole to fill, or left to right. An item is a text and whether it ends, or a hole."""
+def encode(items, tk, rng, size):
+    """Rows of `size` ids with every item once: as a hole to fill, or left to right. An item is a text and whether it ends, or a
+    hole."""
     rng.shuffle(items)
     pieces, plan = [], []
     for item in items:
-        if len(item) == 3:
-            pieces += item
-            plan.append(3)
-            continue
-        text, ends = item
-        cut = hole(text, rng) if rng.random() < 0.5 else None
-        pieces += cut or [text]
-        plan.append(3 if cut else int(ends))
+        if not isinstance(item, Hole):
+            text, ends = item
+            cut = hole(text, rng) if rng.random() < 0.5 else None
+            if not cut:
+                pieces.append(text)
+                plan.append((None, ends))
+                continue
+            before, middle, after = cut
+            item = Hole((), before, "", middle, after)
+        # Each part alone, as the server encodes them: no token reaches over the cursor.
+        pieces += [*item.files, item.before, item.after, item.given, item.middle]
+        plan.append((len(item.files), True))
     ids = []
     for i in range(0, len(pieces), 20_000):
         ids += [e.ids for e in tk.encode_batch_fast(pieces[i:i + 20_000], add_special_tokens=False)]
-    sequences, at = [], 0
-    for kind in plan:
-        if kind == 3:
-            before, middle, after = ids[at:at + 3]
-            at += 3
-            one = [BOS, PREFIX, *before, SUFFIX, *after, MIDDLE, *middle, EOS]
-            if len(one) > ROW:
-                continue
-        else:
-            one = ([BOS] + ids[at] + [EOS] * kind)[:ROW]
-            at += 1
-        sequences.append(one)
-    return pack(sequences)
+    sequences, parts = [], iter(ids)
+    for files, ends in plan:
+        if files is None:
+            sequences.append(([BOS] + next(parts) + [EOS] * ends)[:size])
+            continue
+        one = [BOS]
+        for _ in range(files):
+            one += [*next(parts), SEPARATOR]
+        before, after, given, middle = (next(parts) for _ in range(4))
+        one += [PREFIX, *before, SUFFIX, *after, MIDDLE, *given, *middle, EOS]
+        if len(one) <= size:
+            sequences.append(one)
+    return pack(sequences, size)
+
+
+def projects(docs):
+    """The documents by package."""
+    files = collections.defaultdict(list)
+    for package, path, text in docs:
+        files[package].append((path, text))
+    return [Project(some) for some in files.values()]
 
 
 def main(work: Path, shards):
@@ -205,10 +180,13 @@ def main(work: Path, shards):
             # Twice: once each as a hole and left to right, on average.
             items = [(s, True) for s in unique.values()] * 2
         elif shard == "holes":
-            items = [cut for _, _, t in docs for _ in range(HOLES_PER_FILE) if (cut := lines_in_context(t, rng))]
+            items = [cut for project in projects(docs) for cut in holes(project, HOLES_PER_FILE, SHORT, rng)]
+        elif shard == "long":
+            items = [cut for project in projects(docs) for cut in holes(project, LONG_HOLES_PER_FILE, LONG, rng)]
+            items += [x for _, _, t in docs for x in stretches(t, rng, LONGEST_LONG)]
         else:
             items = [(s, True) for s in json.loads((work / "idioms.json").read_text())] * 2
-        rows = encode(items, tk, rng)
+        rows = encode(items, tk, rng, LONG_ROW if shard == "long" else ROW)
         np.random.default_rng(0).shuffle(rows)
         np.save(work / f"new-{shard}.npy", rows)
         os.replace(work / f"new-{shard}.npy", work / f"{shard}.npy")  # a running training keeps the old one
@@ -217,4 +195,4 @@ def main(work: Path, shards):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:] or ["functions", "idioms", "holes", "files"])
+    main(Path(sys.argv[1]), sys.argv[2:] or ["functions", "idioms", "holes", "long", "files"])

@@ -16,7 +16,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-CHUNK = 128  # positions whose attention is computed together
+CHUNKS = 4  # a row's positions are attended in so many parts
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Shape:
     heads: int = 2
     head_dim: int = 256
     ffn: int = 768
-    context: int = 1024
+    context: int = 2048
 
     def config(self) -> dict:
         """`config.json` as `GemmaForCausalLM` and codeseal read it."""
@@ -101,8 +101,9 @@ class Attention(nn.Module):
         q = rotate(q, cos.repeat_interleave(h, 0), sin.repeat_interleave(h, 0)).to(v.dtype)
         k = rotate(k, cos, sin).to(v.dtype)
         mixed = []
-        for start in range(0, length, CHUNK):  # what comes later is not even multiplied
-            end = min(length, start + CHUNK)
+        part = -(-length // CHUNKS)
+        for start in range(0, length, part):  # what comes later is not even multiplied
+            end = min(length, start + part)
             scores = torch.bmm(q[:, start * h:end * h], k[:, :end].transpose(1, 2)) * (1 / math.sqrt(d))
             scores = scores.float() + mask[start:end, :end].repeat_interleave(h, 0)
             mixed.append(torch.bmm(torch.softmax(scores, -1).to(v.dtype), v[:, :end]))

@@ -24,9 +24,13 @@ from muon import Muon
 
 # Share of the rows drawn from each shard at the start and at the end of the run.
 MIX = "files=0.60:0.25,functions=0.25:0.20,idioms=0.15:0.55"
+# The shard with the long rows, and how many ids one of them has for each of the others.
+LONG, TIMES = "long", 4
 EOS, MIDDLE = 1, 68
-UNPREDICTED = (0, 2, 67, 68, 69)  # padding and what the caller writes, never the model
+UNPREDICTED = (0, 2, 67, 68, 69, 70)  # padding and what the caller writes, never the model
 WARMUP_STEPS, FLAT_UNTIL = 60, 0.35
+# The weights of the last steps are averaged: each step counts for a little more than the one before it.
+AVERAGED_FROM, AVERAGE_KEEPS = 0.7, 0.998
 
 
 class Rows:
@@ -52,14 +56,19 @@ class Mixture:
     """Batches of rows: what the network reads, what it should predict, and how much each prediction counts."""
 
     def __init__(self, args, seed):
-        self.mix, self.middle = args.mix, args.middle
+        self.mix, self.middle, self.long = args.mix, args.middle, args.long
         self.shards = {n: Rows(args.work / f"{n}.npy", seed) for n in self.mix}
+        self.long_rows = Rows(args.work / f"{LONG}.npy", seed) if self.long else None
         self.rng = np.random.default_rng(seed)
 
-    def batch(self, n, progress):
-        share = np.array([a + progress * (b - a) for a, b in self.mix.values()])
-        counts = self.rng.multinomial(n, share / share.sum())
-        rows = np.concatenate([shard.take(c) for shard, c in zip(self.shards.values(), counts) if c])
+    def batch(self, n, progress, step):
+        """`n` rows, or as many tokens in long rows: all workers decide alike, because they wait for each other."""
+        if long_step(step, self.long):
+            rows = self.long_rows.take(max(1, n // TIMES))
+        else:
+            share = np.array([a + progress * (b - a) for a, b in self.mix.values()])
+            counts = self.rng.multinomial(n, share / share.sum())
+            rows = np.concatenate([shard.take(c) for shard, c in zip(self.shards.values(), counts) if c])
         weights = 1.0 + (self.middle - 1.0) * in_holes(rows)[:, :-1]
         rows = torch.from_numpy(rows)
         targets = rows[:, 1:].clone()
@@ -67,6 +76,11 @@ class Mixture:
             targets[targets == control] = -1
         weights = torch.from_numpy(weights.astype(np.float32)) * (targets >= 0)
         return rows[:, :-1].contiguous(), targets.clamp_(min=0), weights
+
+
+def long_step(step, share):
+    """Whether a step takes long rows."""
+    return np.random.default_rng(step).random() < share
 
 
 def in_holes(rows):
@@ -103,6 +117,7 @@ class Trainer:
         matrices = [(n, p) for n, p in named if p.ndim == 2 and p is not self.embedding]
         self.muons = [Muon(matrices[r::self.world]) for r in range(self.world)]
         self.adam_state = saved and saved["adam"]
+        self.average = saved and saved["average"]
         self.step, self.tokens, self.began = 0, 0, time.time()
         if saved:
             self.model.load_state_dict(saved["model"])
@@ -138,10 +153,20 @@ class Trainer:
     def save(self):
         momentum = {k: v for muon in self.muons for k, v in muon.state().items()}
         partial = f"{self.checkpoint}.new"
-        torch.save({"shape": self.shape.as_dict(), "model": self.model.state_dict(), "muon": momentum,
+        torch.save({"shape": self.shape.as_dict(), "model": self.model.state_dict(), "average": self.average, "muon": momentum,
                     "adam": self.adam.state_dict(), "step": self.step, "tokens": self.tokens,
                     "began": self.began}, partial)
         os.replace(partial, self.checkpoint)
+
+    @torch.no_grad()
+    def take_average(self, progress):
+        if progress < AVERAGED_FROM:
+            return
+        now = self.model.state_dict()
+        if self.average is None:
+            self.average = {name: value.clone() for name, value in now.items()}
+        for name, value in self.average.items():
+            value.lerp_(now[name], 1 - AVERAGE_KEEPS)
 
     def backward(self, compiled, *batch):
         with torch.autocast(self.args.device, torch.bfloat16):
@@ -180,18 +205,21 @@ class Trainer:
             if self.adam_state:
                 self.adam.load_state_dict(self.adam_state)
         rows = self.args.batch // self.world
-        data, compiled = Mixture(self.args, 1000 * rank + self.step), torch.compile(self.model)
+        data = Mixture(self.args, 1000 * rank + self.step)
+        # One graph for each of the two lengths of rows.
+        compiled = torch.compile(self.model, dynamic=False)
         for p, g in zip(self.model.parameters(), self.gradients[rank]):
             p.grad = g
         for turn in range(self.world):  # one compiles, the others find the result in the cache
             if turn == rank:
-                self.backward(compiled, *data.batch(rows, 0.0))
+                for step in [0, next((s for s in range(10_000) if long_step(s, self.args.long)), 0)]:
+                    self.backward(compiled, *data.batch(rows, 0.0, step))
             self.meet()
         losses, shown, stored, shown_tokens = [], time.time(), time.time(), self.tokens
         while (progress := self.clock.item()) < 1:
             for g in self.gradients[rank]:
                 g.zero_()
-            batch = data.batch(rows, progress)
+            batch = data.batch(rows, progress, self.step)
             loss = self.backward(compiled, *batch)
             self.meet()
             scale = learning_rate(self.step, progress)
@@ -202,6 +230,7 @@ class Trainer:
             self.meet()
             if rank != 0:
                 continue
+            self.take_average(progress)
             if self.step % 5 == 0:
                 losses.append(loss.item())
             if losses and time.time() - shown > 20:
@@ -228,10 +257,11 @@ def main():
     p.add_argument("--until", help="or: the UTC time of day to end at, HH:MM")
     p.add_argument("--device", default="cuda" if cuda else "cpu")
     p.add_argument("--workers", type=int, default=1 if cuda else os.cpu_count())
-    p.add_argument("--batch", type=int, default=128 if cuda else 8, help="rows of 512 tokens a step")
+    p.add_argument("--batch", type=int, default=128 if cuda else 8, help="rows of 512 tokens a step, or as many tokens")
     p.add_argument("--muon", type=float, default=0.02)
     p.add_argument("--embedding", type=float, default=4e-3)
     p.add_argument("--mix", type=parse_mix, default=MIX, help="shares of the shards, at the start and at the end")
+    p.add_argument("--long", type=float, default=0.0, help="share of the steps that take long rows instead")
     p.add_argument("--middle", type=float, default=1.0, help="how much a token of a hole counts, next to others")
     p.add_argument("--warm", type=Path, help="start from the weights in this model directory, and its shape")
     p.add_argument("--save-every", type=float, default=300, help="seconds between checkpoints")
