@@ -1,9 +1,12 @@
 """Makes the trained tiny model from nothing, in one command.
 
-    python models/tiny/train.py WORK                  a CPU: about 90 minutes
+    python models/tiny/train.py WORK                  a CPU: a little over two hours
     python models/tiny/train.py WORK --minutes 8 ...  a GPU; options go to training/train.py
-    python models/tiny/train.py WORK --warm models/tiny --mix ...
+    python models/tiny/train.py WORK --warm models/tiny
                                                       goes on from a model's weights, with its tokenizer
+
+The first run learns the language, the second one, from its weights, to fill
+holes as editors make them. With `--warm` there is only the second one.
 
 Needs torch, numpy, tokenizers, safetensors and transformers. WORK takes about
 1 GB: the packages, the text, the rows, the checkpoints. Steps whose output is
@@ -22,6 +25,11 @@ TRAINING = HERE / "training"
 # One thread a worker; and keep freed memory, because touching fresh pages is slow on virtual machines.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "MALLOC_MMAP_MAX_": "0",
                "MALLOC_TRIM_THRESHOLD_": "1000000000000", "MALLOC_TOP_PAD_": "268435456"}
+
+# Of the two runs; options of the command line come after them, and replace them.
+LANGUAGE = ["--minutes", "75", "--name", "language"]
+HOLES = ["--minutes", "60", "--mix", "holes=0.50:0.45,files=0.25:0.20,functions=0.12:0.15,idioms=0.13:0.20", "--long", "0.2",
+         "--middle", "3", "--muon", "0.015", "--embedding", "3e-3"]
 
 
 def step(script, *args, made=None):
@@ -63,7 +71,12 @@ def main():
     step(TRAINING / "data.py", run, made=run / "files.npy")
     os.environ.update(ENVIRONMENT)
     os.nice(10)
-    step(TRAINING / "train.py", run, *options)
+    if "--warm" not in options:
+        language = run / "language"
+        step(TRAINING / "train.py", run, *LANGUAGE, *options, made=language)
+        step(TRAINING / "export.py", run, language, "language", made=language)
+        options = ["--warm", language, *options]
+    step(TRAINING / "train.py", run, *HOLES, *options)
     step(TRAINING / "export.py", run, HERE)
     os.environ["OMP_NUM_THREADS"] = str(os.cpu_count())
     step(HERE / "eval.py", HERE, run)

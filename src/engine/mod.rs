@@ -200,7 +200,11 @@ pub enum StartError {
 impl StartError {
     /// Why a model cannot be loaded.
     fn load(error: ModelError) -> Self {
-        if let ModelError::Device(error) = error { Self::Device(error) } else { Self::Load(error) }
+        match error {
+            ModelError::Device(error) => Self::Device(error),
+            ModelError::Threads(error) => Self::Threads(error),
+            error => Self::Load(error),
+        }
     }
 }
 

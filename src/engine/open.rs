@@ -17,13 +17,23 @@ use codeseal_kernels::cuda::CudaDevice;
 pub enum OpenError {
     /// The weights cannot be loaded.
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Model(ModelError),
     /// The engine did not start.
     #[error(transparent)]
     Start(#[from] StartError),
     /// The tokenizer cannot be loaded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+}
+
+impl From<ModelError> for OpenError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            // No other files would help.
+            ModelError::Threads(error) => Self::Start(StartError::Threads(error)),
+            error => Self::Model(error),
+        }
+    }
 }
 
 /// An engine for a model, and the model's tokenizer.

@@ -13,7 +13,7 @@ use codeseal::protocol::Dek;
 use codeseal::tokenizer::{TokenId, Tokenizer};
 use serde::Deserialize;
 
-use crate::harness::backend;
+use crate::harness::{ENDLESS, backend};
 
 /// The implementations of the model.
 const BACKENDS: [BackendChoice; 2] = [BackendChoice::Kernels, BackendChoice::Candle];
@@ -245,4 +245,15 @@ async fn likelihoods_come_with_the_tokens_when_they_are_asked_for() {
         seen += 1;
     }
     assert_eq!(seen, 8);
+}
+
+#[tokio::test]
+async fn the_endless_prompt_has_no_end() {
+    let (handle, _engine) = engine(1);
+    let tokenizer = Tokenizer::from_files(&ModelFiles::tiny()).unwrap();
+    let mut prompt = vec![2];
+    prompt.extend(tokenizer.encode(ENDLESS).unwrap().into_iter().map(|TokenId(id)| id));
+    let generation = handle.submit(request(&prompt, 8000, Sampling::GREEDY)).unwrap();
+    let (tokens, finish) = tokens(generation).await.unwrap();
+    assert_eq!((tokens.len(), finish), (8000, Finish::Length));
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::harness::{Employee, PATIENCE, Sealed, Server, World, until};
+use crate::harness::{ENDLESS, Employee, PATIENCE, Sealed, Server, World, until};
 
 const PATH: &str = "/v1/completions";
 
@@ -229,12 +229,12 @@ async fn a_client_that_finishes_sending_later_gets_its_answer_and_one_that_leave
 async fn a_client_that_leaves_frees_the_model_whether_or_not_it_half_closed_first() {
     let world = World::start().await;
     let mut config = world.config();
-    (config.engine.max_running, config.engine.max_waiting) = (1, 0);
+    (config.engine.max_running, config.engine.max_waiting, config.engine.draft_tokens) = (1, 0, 0);
     let (server, employee) = (Server::start(config).await, world.employee().await);
     for (half_closes, streams, pipelined) in
         [(false, false, ""), (true, false, ""), (false, false, "GET /livez HTTP/1.1\r\n"), (true, true, "")]
     {
-        let body = json!({ "prompt": "x", "stream": streams, "max_tokens": 8000 });
+        let body = json!({ "prompt": ENDLESS, "stream": streams, "max_tokens": 8000 });
         let sealed = employee.seal(PATH, &body);
         let mut stream = connect(&server).await;
         stream.write_all(post(&sealed.body, "").as_bytes()).await.unwrap();

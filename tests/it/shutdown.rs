@@ -11,14 +11,14 @@ use codeseal::tokenizer::Tokenizer;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Employee, Process, Sealed, Server, World, http, run_server, until};
+use crate::harness::{Answer, ENDLESS, Employee, Process, Sealed, Server, World, http, run_server, until};
 
 /// Set when the model of the test that waits for one has been loaded.
 static LOADED: OnceLock<()> = OnceLock::new();
 
 fn stream(employee: &Employee, max_tokens: usize) -> Sealed {
     employee.seal("/v1/completions", &json!({
-        "prompt": "x", "stream": true, "max_tokens": max_tokens, "stream_options": { "include_usage": true }
+        "prompt": ENDLESS, "stream": true, "max_tokens": max_tokens, "stream_options": { "include_usage": true }
     }))
 }
 

@@ -9,7 +9,7 @@ use codeseal::server::Shaping;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Employee, Server, World, until};
+use crate::harness::{Answer, ENDLESS, Employee, Server, World, until};
 
 /// Sends a sealed call and reads the frames of its stream.
 async fn frames(server: &Server, employee: &Employee, path: &str, body: &Value) -> Vec<Frame> {
@@ -204,12 +204,12 @@ async fn until_complete(employee: &Employee, id: RequestId, response: &mut reqwe
 async fn a_stream_holds_its_slot_until_its_text_is_complete() {
     let world = World::start().await;
     let mut config = world.config();
-    (config.engine.max_running, config.engine.max_waiting) = (1, 0);
+    (config.engine.max_running, config.engine.max_waiting, config.engine.draft_tokens) = (1, 0, 0);
     // 32 frames take half a minute.
     config.shaping = Shaping::PaceAndLength(Duration::from_secs(1));
     let server = Server::start(config).await;
     let begin = async |employee: &Employee, max_tokens: usize| {
-        let body = json!({ "prompt": "x", "stream": true, "max_tokens": max_tokens });
+        let body = json!({ "prompt": ENDLESS, "stream": true, "max_tokens": max_tokens });
         let sealed = employee.seal("/v1/completions", &body);
         let request = server.http.post(server.url("/v1/completions")).json(&sealed.body);
         (sealed.id, request.send().await.unwrap())
@@ -319,8 +319,9 @@ async fn an_error_in_the_middle_is_the_last_event() {
     let world = World::start().await;
     let mut config = world.config();
     config.limits.request_timeout = Duration::from_millis(300);
+    config.engine.draft_tokens = 0;
     let (server, employee) = (Server::start(config).await, world.employee().await);
-    let body = json!({ "prompt": "x", "stream": true, "max_tokens": 8000 });
+    let body = json!({ "prompt": ENDLESS, "stream": true, "max_tokens": 8000 });
     let frames = frames(&server, &employee, "/v1/completions", &body).await;
     let last: Value = serde_json::from_str(frames.last().unwrap().events.last().unwrap().get()).unwrap();
     assert_eq!(last["error"]["code"], "deadline_exceeded");
@@ -330,10 +331,10 @@ async fn an_error_in_the_middle_is_the_last_event() {
 async fn a_client_that_leaves_frees_its_place() {
     let world = World::start().await;
     let mut config = world.config();
-    (config.engine.max_running, config.engine.max_waiting) = (1, 0);
+    (config.engine.max_running, config.engine.max_waiting, config.engine.draft_tokens) = (1, 0, 0);
     let (server, employee) = (Server::start(config).await, world.employee().await);
     let sealed =
-        employee.seal("/v1/completions", &json!({ "prompt": "x", "stream": true, "max_tokens": 8000 }));
+        employee.seal("/v1/completions", &json!({ "prompt": ENDLESS, "stream": true, "max_tokens": 8000 }));
     let request = server.http.post(server.url("/v1/completions")).json(&sealed.body);
     let mut stream = request.send().await.unwrap().bytes_stream();
     let first = stream.next().await.unwrap().unwrap();

@@ -96,7 +96,9 @@ impl Source {
             Self::F32 => plain(bytes, to, f32::from_le_bytes),
             Self::F16 => plain(bytes, to, |bytes| f16::from_le_bytes(bytes).to_f32()),
             // The upper half of an f32. `bf16::to_f32` sets a bit of what is no number, which costs a branch for each.
-            Self::Bf16 => plain(bytes, to, |bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)),
+            Self::Bf16 => {
+                plain(bytes, to, |bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16))
+            }
             Self::Q4_0 => self.blocks(bytes, to, small::read_q4_0),
             Self::Q4_1 => self.blocks(bytes, to, small::read_q4_1),
             Self::Q5_0 => self.blocks(bytes, to, small::read_q5_0),

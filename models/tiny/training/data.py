@@ -25,6 +25,9 @@ from tokenizers import Tokenizer
 from editor import LONG, SHORT, Hole, Project, holes
 
 EOS, BOS, PREFIX, MIDDLE, SUFFIX, SEPARATOR = 1, 2, 67, 68, 69, 70
+# Set in ids that are read but not predicted: what a hole begins with is the user's. Where it counted, line ends in it taught
+# that a hole goes on, and holes hardly ended.
+GIVEN = 0x8000
 ROW, LONG_ROW = 513, 2049
 LONGEST, LONGEST_LONG = 1700, 6000  # characters
 HOLES_PER_FILE, LONG_HOLES_PER_FILE = 8, 2
@@ -155,7 +158,7 @@ def encode(items, tk, rng, size):
         for _ in range(files):
             one += [*next(parts), SEPARATOR]
         before, after, given, middle = (next(parts) for _ in range(4))
-        one += [PREFIX, *before, SUFFIX, *after, MIDDLE, *given, *middle, EOS]
+        one += [PREFIX, *before, SUFFIX, *after, MIDDLE, *(i | GIVEN for i in given), *middle, EOS]
         if len(one) <= size:
             sequences.append(one)
     return pack(sequences, size)

@@ -1,7 +1,7 @@
-"""Writes a checkpoint as a model directory, and holds it to transformers' Gemma.
+"""Writes a checkpoint, its averaged weights if there are any, as a model directory, and holds it to transformers' Gemma.
 
 Reads `checkpoint.pt` and `tokenizer.json`; writes config.json,
-generation_config.json, model.safetensors (bf16), tokenizer.json and SOURCES.md.
+generation_config.json, model.safetensors (bf16), tokenizer.json, tokenizer_config.json and SOURCES.md.
 """
 
 import json
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import GemmaForCausalLM
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, GemmaForCausalLM
 
 from gemma import Gemma, Shape
 
@@ -32,7 +33,7 @@ def sources(packages: dict) -> str:
 def main(work: Path, out: Path, name="checkpoint"):
     saved = torch.load(work / f"{name}.pt", weights_only=True)
     shape = Shape(**saved["shape"])
-    weights = {k: v.bfloat16().contiguous() for k, v in saved["model"].items()}
+    weights = {k: v.bfloat16().contiguous() for k, v in (saved["average"] or saved["model"]).items()}
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)
@@ -40,7 +41,10 @@ def main(work: Path, out: Path, name="checkpoint"):
     (out / "generation_config.json").write_text(json.dumps(
         {"_from_model_config": True, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}, indent=2) + "\n")
     shutil.copyfile(work / "tokenizer.json", out / "tokenizer.json")
-
+    # Without the class, transformers 5 replaces the file's pre-tokenizer (findings/transformers-gemma-pre-tokenizer.sh).
+    (out / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>",
+         "unk_token": "<unk>", "clean_up_tokenization_spaces": False, "model_max_length": CONTEXT}, indent=2) + "\n")
     (out / "SOURCES.md").write_text(sources(json.loads((work / "sources.json").read_text())))
 
     ours = Gemma(shape)
@@ -50,6 +54,9 @@ def main(work: Path, out: Path, name="checkpoint"):
     with torch.no_grad():
         apart = (ours(ids) - theirs(ids).logits).abs().max().item()
     assert apart < 1e-3, f"logits differ from transformers' by {apart}"
+    text = json.loads((work / "held_out.json").read_text())[0][2]
+    ids = AutoTokenizer.from_pretrained(out).encode(text, add_special_tokens=False)
+    assert ids == Tokenizer.from_file(str(out / "tokenizer.json")).encode(text, add_special_tokens=False).ids
     size = sum(f.stat().st_size for f in out.iterdir() if f.suffix in (".json", ".safetensors"))
     print(f"{sum(v.numel() for v in weights.values())} parameters after {saved['step']} steps and "
           f"{saved['tokens']} tokens; {size / 1e6:.2f} MB; logits differ from transformers' by at most {apart:.1e}")

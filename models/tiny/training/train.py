@@ -1,4 +1,5 @@
-"""Trains the network against the clock: the learning rate reaches zero when the time is up.
+"""Trains the network against the clock: the learning rate reaches zero when the time is up, and the weights of the last
+third of the run are averaged.
 
 On a CPU one single-threaded process per core takes its share of every step,
 and they meet twice a step: on a machine that also does other work that is
@@ -19,6 +20,7 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
+from data import GIVEN
 from gemma import Gemma, Shape
 from muon import Muon
 
@@ -29,7 +31,7 @@ LONG, TIMES = "long", 4
 EOS, MIDDLE = 1, 68
 UNPREDICTED = (0, 2, 67, 68, 69, 70)  # padding and what the caller writes, never the model
 WARMUP_STEPS, FLAT_UNTIL = 60, 0.35
-# The weights of the last steps are averaged: each step counts for a little more than the one before it.
+# The average of weights begins here, and keeps so much of itself with each step.
 AVERAGED_FROM, AVERAGE_KEEPS = 0.7, 0.998
 
 
@@ -69,7 +71,8 @@ class Mixture:
             share = np.array([a + progress * (b - a) for a, b in self.mix.values()])
             counts = self.rng.multinomial(n, share / share.sum())
             rows = np.concatenate([shard.take(c) for shard, c in zip(self.shards.values(), counts) if c])
-        weights = 1.0 + (self.middle - 1.0) * in_holes(rows)[:, :-1]
+        given, rows = rows & GIVEN != 0, rows & ~GIVEN
+        weights = (1.0 + (self.middle - 1.0) * in_holes(rows)[:, :-1]) * ~given[:, 1:]
         rows = torch.from_numpy(rows)
         targets = rows[:, 1:].clone()
         for control in UNPREDICTED:
@@ -159,9 +162,7 @@ class Trainer:
         os.replace(partial, self.checkpoint)
 
     @torch.no_grad()
-    def take_average(self, progress):
-        if progress < AVERAGED_FROM:
-            return
+    def take_average(self):
         now = self.model.state_dict()
         if self.average is None:
             self.average = {name: value.clone() for name, value in now.items()}
@@ -212,7 +213,7 @@ class Trainer:
             p.grad = g
         for turn in range(self.world):  # one compiles, the others find the result in the cache
             if turn == rank:
-                for step in [0, next((s for s in range(10_000) if long_step(s, self.args.long)), 0)]:
+                for step in {long_step(step, self.args.long): step for step in range(1000)}.values():
                     self.backward(compiled, *data.batch(rows, 0.0, step))
             self.meet()
         losses, shown, stored, shown_tokens = [], time.time(), time.time(), self.tokens
@@ -230,7 +231,8 @@ class Trainer:
             self.meet()
             if rank != 0:
                 continue
-            self.take_average(progress)
+            if progress >= AVERAGED_FROM:
+                self.take_average()
             if self.step % 5 == 0:
                 losses.append(loss.item())
             if losses and time.time() - shown > 20:

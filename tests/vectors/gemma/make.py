@@ -42,13 +42,13 @@ SHORT, LONG = 24, 1300
 # What models/tiny is asked to continue: plain text, and the text of a hole before and after it.
 PROMPTS = [
     ("def fibonacci(n):\n    if n < 2:\n", None),
-    ("class Stack:\n    def push(self, item):\n", "\n    def pop(self):\n        return self.items.pop()\n"),
-    ("naïve = '→ 10 €'\nprint(", None),
+    ("def count_words(text):\n    counts = {}\n    for word in text.split():\n        ", "\n    return counts\n"),
+    ("# naïve → 10 €\ndef add(a, b):\n", None),
     ("def is_prime(n):\n", None),
 ]
 NEW_TOKENS, EOS = 48, 1
-# How far the likeliest token must be ahead: a machine that rounds otherwise must still choose the same.
-MARGIN = 1e-3
+# How far the likeliest token must be ahead: a machine that rounds activations to bf16 must still choose the same.
+MARGIN = 0.1
 
 
 def mix(values):
