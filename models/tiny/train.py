@@ -28,7 +28,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "MALLOC_MMA
 
 # Of the two runs; options of the command line come after them, and replace them.
 LANGUAGE = ["--minutes", "75", "--name", "language"]
-HOLES = ["--minutes", "60", "--mix", "holes=0.50:0.45,files=0.25:0.20,functions=0.12:0.15,idioms=0.13:0.20", "--long", "0.2",
+HOLES = ["--minutes", "60", "--mix", "holes=0.55:0.35,files=0.20:0.12,functions=0.12:0.11,idioms=0.13:0.42", "--long", "0.2",
          "--middle", "3", "--muon", "0.015", "--embedding", "3e-3"]
 
 
