@@ -246,8 +246,12 @@ async fn a_client_that_leaves_frees_the_model_whether_or_not_it_half_closed_firs
         stream.write_all(pipelined.as_bytes()).await.unwrap();
         if half_closes {
             stream.shutdown().await.unwrap();
-            assert_eq!(stream.read_u8().await.unwrap(), b'H');
             assert!(server.metrics().await.contains("codeseal_num_requests_running 1\n"));
+        }
+        // The next frame finds out. Of a whole answer nothing but the early letter is sent: a client that has read it and then
+        // leaves is known to have left only when the answer is written.
+        if streams {
+            assert_eq!(stream.read_u8().await.unwrap(), b'H');
         }
         drop(stream);
         running(0).await;
