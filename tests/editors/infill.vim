@@ -5,7 +5,7 @@ let s:name = has('nvim') ? 'neovim' : 'vim'
 let s:scenes = json_decode($CODESEAL_SCENES)
 let s:suffix = "\n\nprint(add(1, 2))\n"
 " The model goes on with this for as long as it may.
-let s:endless = repeat('# ', 12)
+let s:endless = repeat('a.', 24)
 let s:job = v:null
 let s:ended = []
 
@@ -113,11 +113,11 @@ func! s:Drive() abort
 
   " Typing: each key kills the job of the one before, and the last one gets its answer.
   let killed = []
-  for text in ['#', '# ', '# #', '# # ']
+  for text in ['a', 'a.', 'a.a', 'a.a.']
     call add(killed, s:Key(s:Body(s:endless, text, 4000, v:false)))
     call s:Until('running?requests=' . len(killed))
   endfor
-  let last = s:Wait(s:Key(s:Body(s:endless, '# # #', 12, v:false)))
+  let last = s:Wait(s:Key(s:Body(s:endless, 'a.a.a', 12, v:false)))
   call map(killed, 's:Wait(v:val).code')
   call s:Until('idle')
   call s:Report(extend({'scene': 'good', 'form': 'typing', 'codes': killed}, s:Shown(last)))
@@ -127,7 +127,7 @@ func! s:Drive() abort
   call s:Report(extend({'scene': 'good', 'form': 'warm'}, s:Shown(s:Wait(s:Key(body)))))
 
   " The first request of a file has a short deadline: what there is by then is the answer.
-  let body = extend(s:Body(s:endless, '##', 4000, v:false), {'t_max_predict_ms': 250})
+  let body = extend(s:Body(s:endless, 'a.a.a.a.', 4000, v:false), {'t_max_predict_ms': 250})
   call s:Report(extend({'scene': 'good', 'form': 'deadline'}, s:Shown(s:Wait(s:Key(body)))))
 endfunc
 

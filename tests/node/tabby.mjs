@@ -69,7 +69,7 @@ for (const scene of Object.keys(scenes)) {
 
 {
   const { connection, child } = await start("good");
-  const before = "# ".repeat(12);
+  const before = "a.".repeat(24);
   const uri = await open(connection, `${before}\n`);
   const source = new rpc.CancellationTokenSource();
   const asking = complete(connection, uri, before, source.token).then((answer) => answer?.items?.length, described);

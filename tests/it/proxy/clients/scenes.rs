@@ -255,7 +255,7 @@ async fn occupy(world: &World, server: &Server) -> reqwest::Response {
     let employee = world.employee().await;
     let sealed = employee.seal(
         "/v1/completions",
-        &json!({ "prompt": "# ".repeat(12), "stream": true, "max_tokens": ENDLESS_TOKENS }),
+        &json!({ "prompt": "a.".repeat(24), "stream": true, "max_tokens": ENDLESS_TOKENS }),
     );
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut answer = client.post(server.url("/v1/completions")).json(&sealed.body).send().await.unwrap();
