@@ -1,6 +1,6 @@
-"""Writes a checkpoint, its averaged weights if there are any, as a model directory, and holds it to transformers' Gemma.
+"""Writes a checkpoint (WORK OUT [NAME]), its averaged weights if there are any, as a model directory, and holds it to transformers' Gemma.
 
-Reads `checkpoint.pt` and `tokenizer.json`; writes config.json,
+Reads `NAME.pt` (`checkpoint.pt`) and `tokenizer.json`; writes config.json,
 generation_config.json, model.safetensors (bf16), tokenizer.json, tokenizer_config.json and SOURCES.md.
 """
 
@@ -63,4 +63,4 @@ def main(work: Path, out: Path, name="checkpoint"):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
