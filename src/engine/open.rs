@@ -131,3 +131,20 @@ fn start_engine(
     handle.set_phases(Phases { weights, ..handle.phases() });
     Ok((handle, engine))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A model whose files may be at fault is verified and loaded once more.
+    #[test]
+    fn threads_that_cannot_be_started_are_no_fault_of_the_files() {
+        let refused = || {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(1);
+            let built = builder.spawn_handler(|_| Err(std::io::ErrorKind::WouldBlock.into())).build();
+            ModelError::Threads(built.err().unwrap())
+        };
+        assert!(matches!(OpenError::from(refused()), OpenError::Start(StartError::Threads(_))));
+        assert!(matches!(StartError::load(refused()), StartError::Threads(_)));
+    }
+}
