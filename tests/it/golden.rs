@@ -248,12 +248,17 @@ async fn likelihoods_come_with_the_tokens_when_they_are_asked_for() {
 }
 
 #[tokio::test]
-async fn the_endless_prompt_has_no_end() {
+async fn the_endless_prompt_has_no_end_in_any_layout() {
     let (handle, _engine) = engine(1);
     let tokenizer = Tokenizer::from_files(&ModelFiles::tiny()).unwrap();
-    let mut prompt = vec![2];
-    prompt.extend(tokenizer.encode(ENDLESS).unwrap().into_iter().map(|TokenId(id)| id));
-    let generation = handle.submit(request(&prompt, 8000, Sampling::GREEDY)).unwrap();
-    let (tokens, finish) = tokens(generation).await.unwrap();
-    assert_eq!((tokens.len(), finish), (8000, Finish::Length));
+    let encode = |text: &str| tokenizer.encode(text).unwrap().into_iter().map(|TokenId(id)| id).collect();
+    let (line, after): (Vec<u32>, Vec<u32>) = (encode(ENDLESS), encode("\n"));
+    let plain = [vec![2], line.clone()].concat();
+    let before = [&[2, 67], &line[..], &[69], &after, &[68]].concat();
+    let beginning = [&[2, 67, 69], &after[..], &[68], &line].concat();
+    for (prompt, count) in [(plain, 8000), (before, 4000), (beginning, 4000)] {
+        let generation = handle.submit(request(&prompt, count, Sampling::GREEDY)).unwrap();
+        let (tokens, finish) = tokens(generation).await.unwrap();
+        assert_eq!((tokens.len(), finish), (count, Finish::Length), "{prompt:?}");
+    }
 }

@@ -54,8 +54,8 @@ pub(crate) struct Answer {
 /// Keys and values of one whole context, or of some ordinary requests: tests run many servers at once.
 const KV_CACHE_BYTES: u64 = 96 << 20;
 
-/// A prompt whose greedy answer is more of the same, to the limit of tokens.
-pub(crate) const ENDLESS: &str = "a.a.a.a.a.a.a.a.a.a.a.";
+/// A prompt whose greedy answer is more of the same, to the limit of tokens: also before a hole, and as the beginning of one.
+pub(crate) const ENDLESS: &str = "a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.";
 
 /// The sealed paths of the API.
 pub(crate) const PATHS: [&str; 2] = ["/v1/completions", "/v1/chat/completions"];

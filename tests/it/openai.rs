@@ -390,7 +390,10 @@ async fn other_files_stand_before_the_prompt_and_go_first_when_there_is_no_room(
 
 #[tokio::test]
 async fn a_time_limit_ends_an_answer_with_what_there_is() {
-    let (_world, server, employee) = desk().await;
+    let world = World::start().await;
+    let mut config = world.config();
+    config.engine.draft_tokens = 0;
+    let (server, employee) = (Server::start(config).await, world.employee().await);
     let body = json!({ "prompt": ENDLESS, "max_tokens": 8000, "deadline_ms": 300 });
     let (status, whole) = server.ask(&employee, PATH, body.clone()).await;
     assert_eq!((status, &whole["choices"][0]["finish_reason"]), (200, &json!("length")), "{whole}");

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::driver::{Driver, file};
 use super::outcome::{BOTH, Client, check, find, read};
 use super::scenes::Scenes;
+use crate::harness::ENDLESS;
 
 /// Drives an editor as llama.vim would. `killed` is the exit code of a job that was killed.
 async fn drive(name: &'static str, driver: Driver, killed: i32) {
@@ -25,7 +26,7 @@ async fn drive(name: &'static str, driver: Driver, killed: i32) {
     assert_eq!(find(&outcomes, name, "cut", "stream").error.as_ref().unwrap().name, "exit 18");
 
     let typed = find(&outcomes, name, "good", "typing");
-    let body = json!({ "prompt": format!("{}a.a.a", "a.".repeat(24)), "suffix": "\n", "max_tokens": 12 });
+    let body = json!({ "prompt": format!("{ENDLESS}a.a.a"), "suffix": "\n", "max_tokens": 12 });
     assert_eq!(typed.shown, scenes.expected(body).await);
     // Four that were killed, and the one that was answered.
     assert_eq!(typed.requests, 5);

@@ -18,7 +18,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::harness::{Employee, Server, World, clean, http};
+use crate::harness::{ENDLESS, Employee, Server, World, clean, http};
 use crate::proxy::between::{Between, Passes};
 use crate::proxy::verify::{OTHER, good, verifying};
 use crate::proxy::{config, url};
@@ -253,10 +253,8 @@ async fn forwarder(
 /// Keeps the only slot of `server`, for as long as the answer is not dropped.
 async fn occupy(world: &World, server: &Server) -> reqwest::Response {
     let employee = world.employee().await;
-    let sealed = employee.seal(
-        "/v1/completions",
-        &json!({ "prompt": "a.".repeat(24), "stream": true, "max_tokens": ENDLESS_TOKENS }),
-    );
+    let sealed = employee
+        .seal("/v1/completions", &json!({ "prompt": ENDLESS, "stream": true, "max_tokens": ENDLESS_TOKENS }));
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut answer = client.post(server.url("/v1/completions")).json(&sealed.body).send().await.unwrap();
     assert!(answer.chunk().await.unwrap().is_some());
