@@ -47,7 +47,8 @@ PROMPTS = [
     ("def is_prime(n):\n", None),
 ]
 NEW_TOKENS, EOS = 48, 1
-# How far the likeliest token must be ahead: a machine that rounds activations to bf16 must still choose the same.
+# The least difference between the two largest logits: greedy decoding must choose the same token where activations are
+# rounded to bf16.
 MARGIN = 0.1
 
 
