@@ -79,7 +79,7 @@
                    :shown ,(alist-get 'text (aref (alist-get 'choices body) 0)))))))
 
 (configure "good")
-(let ((buffer (ask "a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a." "\n" 4000 #'ignore)))
+(let ((buffer (ask (getenv "CODESEAL_ENDLESS") "\n" 4000 #'ignore)))
   ;; Emacs does nothing while it waits for curl, so the request must have left before.
   (await (lambda () (eq 'open (process-status (get-buffer-process buffer)))))
   (conductor "/wait/running")

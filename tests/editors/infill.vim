@@ -5,7 +5,7 @@ let s:name = has('nvim') ? 'neovim' : 'vim'
 let s:scenes = json_decode($CODESEAL_SCENES)
 let s:suffix = "\n\nprint(add(1, 2))\n"
 " The model goes on with this for as long as it may.
-let s:endless = repeat('a.', 24)
+let s:endless = $CODESEAL_ENDLESS
 let s:job = v:null
 let s:ended = []
 

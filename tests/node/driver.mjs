@@ -1,6 +1,8 @@
 // What all drivers share: the scenes, the reports, and the way through both.
 
 const conductor = process.env.CODESEAL_CONDUCTOR;
+/** A prompt whose completion has no end: what a client cancels is still being made. */
+export const ENDLESS = process.env.CODESEAL_ENDLESS;
 
 /** `{ good: { url, key }, token: …, down: …, not_verified: …, busy: …, cut: … }` */
 export const scenes = JSON.parse(process.env.CODESEAL_SCENES);
@@ -61,7 +63,7 @@ export async function everyScene(client, forms) {
 async function cancelled(client, form, ask) {
   const controller = new AbortController();
   const { url, key } = scenes.good;
-  const request = { scene: "good", url, key, prefix: "x", tokens: MANY_TOKENS, signal: controller.signal };
+  const request = { scene: "good", url, key, prefix: ENDLESS, tokens: MANY_TOKENS, signal: controller.signal };
   let seen;
   const first = new Promise((resolve) => { seen = resolve; });
   const asking = ask(request, seen).then(() => null, described);

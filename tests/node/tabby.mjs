@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import * as rpc from "vscode-jsonrpc/node";
-import { described, prefix, report, scenes, snippets, SUFFIX, until } from "./driver.mjs";
+import { described, ENDLESS, prefix, report, scenes, snippets, SUFFIX, until } from "./driver.mjs";
 
 const agent = join(dirname(createRequire(import.meta.url).resolve("tabby-agent")), "cli.js");
 
@@ -69,7 +69,7 @@ for (const scene of Object.keys(scenes)) {
 
 {
   const { connection, child } = await start("good");
-  const before = "a.".repeat(24);
+  const before = ENDLESS;
   const uri = await open(connection, `${before}\n`);
   const source = new rpc.CancellationTokenSource();
   const asking = complete(connection, uri, before, source.token).then((answer) => answer?.items?.length, described);

@@ -8,6 +8,8 @@ import urllib.request
 SCENES = json.loads(os.environ["CODESEAL_SCENES"])
 SNIPPETS = os.environ["CODESEAL_SNIPPETS"]
 CONDUCTOR = os.environ["CODESEAL_CONDUCTOR"]
+# A prompt whose completion has no end: what a client cancels is still being made.
+ENDLESS = os.environ["CODESEAL_ENDLESS"]
 SUFFIX = "\n\nprint(add(1, 2))\n"
 TOKENS = 12
 MANY_TOKENS = 4000
@@ -67,7 +69,7 @@ async def cancelled(client, form, ask):
     at, begun = SCENES["good"], asyncio.Event()
 
     async def asking():
-        async for _ in ask("good", at["url"], at["key"], "x", None, MANY_TOKENS):
+        async for _ in ask("good", at["url"], at["key"], ENDLESS, None, MANY_TOKENS):
             begun.set()
 
     task = asyncio.create_task(asking())

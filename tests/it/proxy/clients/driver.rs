@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use super::conductor::Conductor;
 use super::scenes::Scenes;
-use crate::harness::clean;
+use crate::harness::{ENDLESS, clean};
 
 /// Importing the packages of a client takes seconds on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(480);
@@ -68,6 +68,7 @@ impl Driver {
             .env("CODESEAL_SCENES", scenes.to_json().to_string())
             .env("CODESEAL_SNIPPETS", scenes.dir())
             .env("CODESEAL_CONDUCTOR", &conductor.url)
+            .env("CODESEAL_ENDLESS", ENDLESS)
             .stdin(Stdio::null())
             .kill_on_drop(true);
         let output = tokio::time::timeout(PATIENCE, command.output()).await;

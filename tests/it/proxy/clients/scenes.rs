@@ -97,6 +97,8 @@ impl Scenes {
         let world = World::start().await;
         let mut settings = world.config();
         settings.limits.max_new_tokens = MANY_TOKENS;
+        // Guessed right, text without an end would be made before a client cancels it.
+        settings.engine.draft_tokens = 0;
         let server = Server::start(settings).await;
         let employee = world.employee().await;
         let busy = Server::start(one_slot(&world)).await;
