@@ -3,7 +3,7 @@ import { report, scenes, SUFFIX } from "./driver.mjs";
 import { start } from "./chromium.mjs";
 
 const HOSTILE = "<img src=/v1/models onerror=alert(1)>";
-const CODE = "# browser, playground\ndef add(a, b):\n    return ";
+const CODE = "# browser, playground\ndef add(a, b):\n    return";
 const pictures = process.env.CODESEAL_PICTURES;
 
 const browser = await start();
@@ -58,7 +58,10 @@ for (const colorScheme of ["light", "dark"]) {
   await page.getByRole("button", { name: "Complete at the cursor" }).click();
   await page.locator("#play-state:has-text('Done')").waitFor();
   await report({ part: "colours", colorScheme, ...await page.evaluate(contrasts) });
-  if (pictures) await page.screenshot({ path: `${pictures}/status-page-${colorScheme}.png`, fullPage: true });
+  if (pictures) {
+    await page.locator("#clients td:has-text('playground')").waitFor();
+    await page.screenshot({ path: `${pictures}/status-page-${colorScheme}.png`, fullPage: true });
+  }
   await page.setViewportSize({ width: 360, height: 700 });
   const wide = await page.evaluate(() => document.documentElement.scrollWidth);
   await report({ part: "narrow", colorScheme, wide });

@@ -25,7 +25,7 @@ await page.keyboard.press("Control+End");
 
 // Keys that follow each other fast: VS Code cancels the request of each when the next one comes.
 const ghost = page.locator(".ghost-text-decoration, .ghost-text-decoration-preview, .ghost-text").first();
-await page.keyboard.type("    if n < ", { delay: 60 });
+await page.keyboard.type("    if n <", { delay: 60 });
 try {
   await ghost.waitFor({ timeout: Number(process.env.GHOST_MS ?? PATIENCE) });
 } catch (error) {
@@ -42,7 +42,7 @@ await page.keyboard.press("Control+S");
 // VS Code saves by itself as well, so the file may be read without what was accepted at first.
 let accepted = "";
 for (const end = Date.now() + PATIENCE; accepted.trim() === "" && Date.now() < end;) {
-  accepted = readFileSync(`${FOLDER}/prices.py`, "utf8").split("    if n < ")[1] ?? "";
+  accepted = readFileSync(`${FOLDER}/prices.py`, "utf8").split("    if n <")[1] ?? "";
   await new Promise((resolve) => setTimeout(resolve, 100));
 }
 const counts = await status();

@@ -71,7 +71,7 @@ async fn the_status_page_and_its_playground() {
         assert!(tree.contains(part), "{part} is not in what a screen reader is told:\n{tree}");
     }
 
-    let code = "# browser, playground\ndef add(a, b):\n    return ";
+    let code = "# browser, playground\ndef add(a, b):\n    return";
     let body = json!({ "prompt": code, "suffix": "\n\nprint(add(1, 2))\n", "max_tokens": PLAYGROUND_TOKENS });
     let expected = scenes.expected(body).await;
     assert_eq!(page["completion"], expected, "{page}");
