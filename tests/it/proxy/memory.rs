@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::post;
 use super::program::{Program, address, command};
-use crate::harness::{Server, World, http, until};
+use crate::harness::{ENDLESS, Server, World, http, until};
 
 /// Read at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -173,7 +173,7 @@ async fn no_prompt_is_left_in_memory_after_its_request() {
     let head = format!("POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9000\r\n\r\n");
     half.write_all(format!("{head}{{\"prompt\":\"{}", canaries.next()).as_bytes()).await.unwrap();
     drop(half);
-    let long = json!({ "prompt": format!("{}\n{}", canaries.next(), "x"), "max_tokens": 4000 });
+    let long = json!({ "prompt": format!("{}\n{ENDLESS}", canaries.next()), "max_tokens": 4000 });
     let asking = tokio::spawn(http().post(format!("{url}/v1/completions")).body(long.to_string()).send());
     until("the server works", async || server.metrics().await.contains("codeseal_num_requests_running 1"))
         .await;

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Desk, config, post, url};
-use crate::harness::{Server, World, http, until};
+use crate::harness::{ENDLESS, Server, World, http, until};
 
 const PREFIX: &str =
     "def northwind_price(volume, discount):\n    floor_price = 41.75\n    list_price = 77.50\n    ";
@@ -201,6 +201,7 @@ async fn a_cancelled_request_costs_the_next_key_no_new_connection() {
     let world = World::start().await;
     let mut server_config = world.config();
     server_config.limits.max_new_tokens = 4000;
+    server_config.engine.draft_tokens = 0;
     let server = Server::start(server_config).await;
     let relay = Relay::start(server.service.address().to_string()).await;
     let proxy = Proxy::start(config(&world, &relay.url)).await.unwrap();
@@ -212,7 +213,7 @@ async fn a_cancelled_request_costs_the_next_key_no_new_connection() {
     let mut known = opened();
     let by_requests = relay.opened_by_requests.load(Ordering::SeqCst);
     for round in 0..100 {
-        let body = json!({ "prompt": "x", "max_tokens": 4000 }).to_string();
+        let body = json!({ "prompt": ENDLESS, "max_tokens": 4000 }).to_string();
         let asking = tokio::spawn(http().post(format!("{url}/v1/completions")).body(body).send());
         until("the server works", async || {
             server.metrics().await.contains("codeseal_num_requests_running 1")
