@@ -9,13 +9,14 @@ import contextlib
 import json
 import statistics
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 from sealed import post
 
 REQUESTS, CLIENTS, NEW_TOKENS = 24, 16, 32
 ROUNDS, ROUND_SECONDS = 5, 15
-# Streams of no tokens: all of their frames but one are fillers.
-FILLERS = 40
+# Streams of no tokens, as many at once as there are clients: all of their frames but one are fillers.
+FILLERS = 320
 
 
 def report(server, *flags):
@@ -29,9 +30,13 @@ def report(server, *flags):
 def fillers(server, key):
     """CPU seconds and frames of streams that say nothing."""
     body = {"prompt": "x", "max_tokens": 0, "stream": True}
-    before, frames = server.cpu_seconds(), 0
-    for _ in range(FILLERS):
-        frames += post(server.address, "/v1/completions", key.seal("/v1/completions", body))[0].count(b"data: ")
+
+    def stream(_):
+        return post(server.address, "/v1/completions", key.seal("/v1/completions", body))[0].count(b"data: ")
+
+    before = server.cpu_seconds()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        frames = sum(pool.map(stream, range(FILLERS)))
     return server.cpu_seconds() - before, frames
 
 

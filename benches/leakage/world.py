@@ -146,8 +146,8 @@ class Server:
 
     def cpu_seconds(self):
         """CPU time of all threads so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / 100
+        # What clock_getcpuclockid(3) returns, which Python has for threads only. It counts nanoseconds; /proc counts ticks.
+        return time.clock_gettime((~self.process.pid << 3) | 2)
 
     def loadtest(self, *flags):
         """The command that puts load on this server."""
