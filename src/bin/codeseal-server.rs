@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::num::NonZero;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -18,7 +20,7 @@ use codeseal::protocol::Digest;
 use codeseal::server::{self, ServerConfig};
 use codeseal::telemetry::{self, Event};
 use codeseal::{bench, config, eval};
-use tokio::runtime::Runtime;
+use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -59,12 +61,13 @@ fn main() -> ExitCode {
 
 fn run(args: ServerArgs) -> Result<(), Failure> {
     let action = args.resolve().map_err(|error| (USAGE, error.to_string()))?;
-    let runtime = Runtime::new().map_err(internal)?;
+    let runtime = runtime().map_err(internal)?;
     let outcome = match action {
         Action::Serve(config) => runtime.block_on(serve(*config)),
-        Action::Bench(config) => bench::run(&config, &mut std::io::stdout())
-            .map_err(|error| (error.exit_code(), error.to_string())),
-        Action::KernelsCheck(config) => bench::run_checks(&config, &mut std::io::stdout())
+        Action::Bench(config) => {
+            bench::run(&config, &mut io::stdout()).map_err(|error| (error.exit_code(), error.to_string()))
+        }
+        Action::KernelsCheck(config) => bench::run_checks(&config, &mut io::stdout())
             .map_err(|error| (error.exit_code(), error.to_string())),
         Action::EvalFim(config) => runtime.block_on(eval_fim(config)),
         #[cfg(feature = "client")]
@@ -73,6 +76,13 @@ fn run(args: ServerArgs) -> Result<(), Failure> {
     };
     runtime.shutdown_timeout(LAST_BREATH);
     outcome
+}
+
+/// Half of the cores, at least one, for everything but the model. An idle thread of the runtime is woken for each event that
+/// another one handles, which takes time from the model's threads.
+fn runtime() -> io::Result<Runtime> {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    runtime::Builder::new_multi_thread().worker_threads((cores / 2).max(1)).enable_all().build()
 }
 
 async fn serve(config: ServerConfig) -> Result<(), Failure> {
@@ -94,13 +104,13 @@ async fn serve(config: ServerConfig) -> Result<(), Failure> {
 }
 
 async fn eval_fim(config: FimConfig) -> Result<(), Failure> {
-    let done = eval::fim(config, &mut std::io::stdout(), &mut std::io::stderr()).await;
+    let done = eval::fim(config, &mut io::stdout(), &mut io::stderr()).await;
     done.map_err(|error| (error.exit_code(), error.to_string()))
 }
 
 #[cfg(feature = "client")]
 async fn loadtest(config: LoadtestConfig) -> Result<(), Failure> {
-    let done = codeseal::loadtest::run(config, &mut std::io::stdout()).await;
+    let done = codeseal::loadtest::run(config, &mut io::stdout()).await;
     done.map_err(|error| (error.exit_code(), error.to_string()))
 }
 
@@ -124,7 +134,7 @@ async fn models(command: ModelsCommand) -> Result<(), Failure> {
 
 fn digest(model: &Path) -> Result<(), Failure> {
     let digest = ModelFiles::at(model).digest().map_err(internal)?;
-    writeln!(std::io::stdout(), "{}", Digest::new(digest)).map_err(internal)
+    writeln!(io::stdout(), "{}", Digest::new(digest)).map_err(internal)
 }
 
 fn internal(error: impl std::error::Error) -> Failure {
