@@ -21,7 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 /// The longest refusal outside the seal, in bytes.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
-/// How long the rest of an answer is read in the background: more than the 128 frames that a stream is rounded to.
+/// How long the rest of an answer is read in the background: more than the 256 frames that streams on a slow server have.
 const READ_ON_TIMEOUT: Duration = Duration::from_secs(60);
 /// The path that answers whether the server runs, without a seal.
 const LIVENESS_PATH: &str = "/livez";

@@ -25,8 +25,7 @@ const PORT: u16 = 8012;
 const OLLAMA_PORT: u16 = 11434;
 /// How long a request may take, in seconds, unless told otherwise.
 const DEFAULT_TIMEOUT_SECS: u64 = 60;
-/// For up to this many new tokens a whole answer is requested in place of a stream: a sealed stream lasts 32 frames, a whole
-/// answer does not.
+/// For up to this many new tokens an editor gets its answer in one piece: so little text is there at once.
 const DEFAULT_WHOLE_BELOW: usize = 64;
 
 /// Keys that follow each other faster are a paste, not typing.

@@ -74,7 +74,7 @@ async fn what_does_not_finish_within_the_drain_limit_is_cut() {
     let world = World::start().await;
     let employee = world.employee().await;
     let mut flags = world.flags();
-    // A stream has 32 frames at least: this one cannot end by itself before it is cut.
+    // A stream has 8 frames at least: this one cannot end by itself before it is cut.
     flags.extend(["--drain-secs", "1", "--stream-interval-ms", "1000"].map(String::from));
     let process = Process::start(&flags).await;
     let sealed = stream(&employee, 8000);

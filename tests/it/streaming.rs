@@ -82,7 +82,7 @@ async fn shaped(shaping: Shaping, prompt: &str, max_tokens: usize) -> (Vec<usize
 #[tokio::test]
 async fn the_number_of_frames_follows_from_the_tokens_that_were_asked_for() {
     let slot = Duration::from_millis(2);
-    for (max_tokens, frames) in [(1, 32), (17, 32), (65, 64), (256, 128)] {
+    for (max_tokens, frames) in [(1, 8), (17, 8), (65, 32), (256, 64), (257, 128)] {
         let (lengths, ..) = shaped(Shaping::PaceAndLength(slot), "def f(", max_tokens).await;
         // A machine that is too slow takes a multiple of them.
         let expected = vec![lengths[0]; lengths.len().next_multiple_of(frames)];
@@ -94,7 +94,7 @@ async fn the_number_of_frames_follows_from_the_tokens_that_were_asked_for() {
 #[tokio::test]
 async fn frames_and_sizes_follow_from_pad_tokens_if_that_is_more() {
     let world = World::start().await;
-    let shaping = Shaping::PaceAndLength(Duration::from_millis(5));
+    let shaping = Shaping::PaceAndLength(Duration::from_millis(20));
     let server = Server::start(ServerConfig { shaping, ..world.config() }).await;
     let employee = world.employee().await;
     let lengths = async |max_tokens: usize, pad_tokens: Value, stream: bool| {
@@ -109,16 +109,16 @@ async fn frames_and_sizes_follow_from_pad_tokens_if_that_is_more() {
         (answer.text.matches("data: ").count(), answer.text.len())
     };
     for (max_tokens, pad_tokens, frames) in [
-        (0, json!(null), 32),
-        (0, json!(64), 32),
-        (0, json!(128), 64),
+        (0, json!(null), 8),
+        (0, json!(64), 16),
+        (0, json!(128), 32),
         (0, json!(4000), 128),
-        (128, json!(0), 64),
+        (128, json!(0), 32),
     ] {
         let tokens = pad_tokens.as_u64().unwrap_or(0).max(max_tokens as u64);
         let (stream, other_stream, whole, other_whole) = tokio::join!(
             lengths(max_tokens, pad_tokens.clone(), true),
-            lengths(0, json!(2 * frames), true),
+            lengths(0, json!(4 * frames), true),
             lengths(max_tokens, pad_tokens.clone(), false),
             lengths(0, json!(tokens), false),
         );
@@ -133,7 +133,7 @@ async fn a_shaped_answer_never_leaves_before_its_time() {
     for max_tokens in [1, 12] {
         let (.., took) = shaped(Shaping::PaceAndLength(slot), "def f(", max_tokens).await;
         // How much later is up to the machine.
-        assert!(took >= 31 * slot + slot / 2, "{max_tokens}: {took:?}");
+        assert!(took >= 7 * slot + slot / 2, "{max_tokens}: {took:?}");
     }
 }
 
@@ -205,11 +205,11 @@ async fn a_stream_holds_its_slot_until_its_text_is_complete() {
     let world = World::start().await;
     let mut config = world.config();
     (config.engine.max_running, config.engine.max_waiting, config.engine.draft_tokens) = (1, 0, 0);
-    // 32 frames take half a minute.
+    // 128 frames take two minutes.
     config.shaping = Shaping::PaceAndLength(Duration::from_secs(1));
     let server = Server::start(config).await;
     let begin = async |employee: &Employee, max_tokens: usize| {
-        let body = json!({ "prompt": ENDLESS, "stream": true, "max_tokens": max_tokens });
+        let body = json!({ "prompt": ENDLESS, "stream": true, "max_tokens": max_tokens, "pad_tokens": 512 });
         let sealed = employee.seal("/v1/completions", &body);
         let request = server.http.post(server.url("/v1/completions")).json(&sealed.body);
         (sealed.id, request.send().await.unwrap())
@@ -236,7 +236,7 @@ async fn a_stream_holds_its_slot_until_its_text_is_complete() {
     assert_eq!((refused.status, refused.code().as_str()), (429, "server_busy"), "{}", refused.text);
 }
 
-/// A server that drains waits for the fillers of 32 frames at the most.
+/// A server that drains waits for the fillers of 8 frames at the most.
 #[tokio::test]
 async fn a_drain_shortens_what_follows_the_text() {
     let world = World::start().await;
@@ -249,7 +249,7 @@ async fn a_drain_shortens_what_follows_the_text() {
     let response = request.send().await.unwrap();
     let (stream, ()) = tokio::join!(response.text(), server.service.shutdown());
     let frames = employee.open_stream(sealed.id, &stream.unwrap());
-    assert!(frames.len() < 128 && frames.len().is_multiple_of(32), "{}", frames.len());
+    assert!(frames.len() < 64 && frames.len().is_multiple_of(8), "{}", frames.len());
 }
 
 #[tokio::test]

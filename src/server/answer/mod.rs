@@ -16,3 +16,4 @@ pub(crate) mod sealed;
 pub(crate) mod shaping;
 mod split;
 mod sse;
+mod timer;

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The fewest frames of a shaped stream.
-pub(super) const FEWEST_FRAMES: u64 = 32;
+/// The fewest frames of a shaped stream: each costs the server, the network and the client something, and most say nothing.
+pub(super) const FEWEST_FRAMES: u64 = 8;
 /// Of requests for more tokens, streams have a multiple of this number: a stream holds its connection until its last
 /// frame, and a server that drains waits for it.
 const MOST_FRAMES: u64 = 128;
 /// Streams that need more frames do not lengthen those after them further, for the same reason.
 const LONGEST_FRAMES: u64 = 256;
 /// Tokens that a model is expected to generate within a slot.
-const TOKENS_PER_FRAME: u64 = 2;
+const TOKENS_PER_FRAME: u64 = 4;
 /// Streams become shorter again when for this long none needed their length.
 const HOLD: Duration = Duration::from_secs(30 * 60);
 
@@ -86,28 +86,28 @@ mod tests {
     #[test]
     fn the_class_follows_from_the_tokens_that_were_asked_for() {
         for (tokens, frames) in
-            [(0, 32), (1, 32), (64, 32), (65, 64), (128, 64), (129, 128), (usize::MAX, 128)]
+            [(0, 8), (1, 8), (32, 8), (33, 16), (64, 16), (128, 32), (256, 64), (257, 128), (usize::MAX, 128)]
         {
             assert_eq!(class(tokens), frames, "{tokens}");
         }
-        assert_eq!(CLASSES, 3);
+        assert_eq!(CLASSES, 5);
     }
 
     #[test]
     fn streams_last_as_long_as_the_slow_ones_of_their_class_did() {
         let (pace, now) = (Pace::new(), Instant::now());
-        let frames = || [32, 64, 128].map(|class| pace.frames(class, now));
-        assert_eq!(frames(), [32, 64, 128]);
+        let frames = || [8, 16, 128].map(|class| pace.frames(class, now));
+        assert_eq!(frames(), [8, 16, 128]);
         for (class, sent, expected) in [
-            (32, 1, [32, 64, 128]),
-            (32, 32, [32, 64, 128]),
-            (32, 33, [64, 64, 128]),
-            (64, 129, [64, 256, 128]),
-            (32, 65, [128, 256, 128]),
+            (8, 1, [8, 16, 128]),
+            (8, 8, [8, 16, 128]),
+            (8, 9, [16, 16, 128]),
+            (16, 33, [16, 64, 128]),
+            (8, 33, [64, 64, 128]),
             // A fast one shortens nothing.
-            (32, 2, [128, 256, 128]),
-            (32, 100_000, [256, 256, 128]),
-            (128, u64::MAX, [256, 256, 256]),
+            (8, 2, [64, 64, 128]),
+            (8, 100_000, [256, 64, 128]),
+            (128, u64::MAX, [256, 64, 256]),
         ] {
             pace.observe(class, sent, now);
             assert_eq!(frames(), expected, "{class}, {sent}");

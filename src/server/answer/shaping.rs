@@ -9,20 +9,20 @@
 //!
 //! How many frames there are follows from `max_tokens`, and on a slow model from the streams before: see [`Pace`].
 
+use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::pace::{FEWEST_FRAMES, Pace, class};
+use super::timer::Timer;
 
 /// A frame is sealed this long before it leaves, or a fifth of a slot.
 const AHEAD: Duration = Duration::from_millis(5);
-/// The runtime's timers fire on whole milliseconds of its own: this long before a departure a thread takes over that sleeps to the
-/// nanosecond. Otherwise the fraction of a millisecond of each departure would show how late the thread was that sent it.
-const FINE: Duration = Duration::from_millis(2);
+/// Whole answers leave in the last slot of this many, or of a multiple: no stream before them tells how long they take.
+const WHOLE_SLOTS: u64 = 32;
 /// The first slot begins later by one slot for as many bytes of a request: it takes some of that to open and tokenize them.
 const BYTES_PER_SLOT: usize = 64 * 1024;
 
@@ -68,7 +68,7 @@ pub(crate) struct Facts {
 /// When the parts of one answer leave. Without a schedule, as soon as they are ready.
 #[derive(Debug)]
 pub(crate) struct Pacer {
-    schedule: Option<Schedule>,
+    schedule: Option<(Schedule, Timer)>,
     sent: u64,
     /// Told when the text is complete, once.
     pace: Option<Arc<Pace>>,
@@ -122,15 +122,19 @@ impl FromStr for ShapingMode {
 
 impl Pacer {
     /// Departures of the answer to a request, on a server that has learned `pace`.
-    pub(crate) fn new(shaping: Shaping, facts: Facts, pace: &Arc<Pace>) -> Self {
+    ///
+    /// # Errors
+    /// The process has no file descriptor left.
+    pub(crate) fn new(shaping: Shaping, facts: Facts, pace: &Arc<Pace>) -> io::Result<Self> {
         let schedule = match shaping {
             Shaping::Off => None,
             Shaping::PaceAndLength(slot) => {
                 let class = class(facts.tokens);
-                Some(Schedule::new(slot, facts, class, pace.frames(class, Instant::now())))
+                let schedule = Schedule::new(slot, facts, class, pace.frames(class, Instant::now()));
+                Some((schedule, Timer::new()?))
             }
         };
-        Self { schedule, sent: 0, pace: Some(Arc::clone(pace)) }
+        Ok(Self { schedule, sent: 0, pace: Some(Arc::clone(pace)) })
     }
 
     /// When the next frame leaves; `None` as soon as it is ready.
@@ -138,7 +142,7 @@ impl Pacer {
     /// # Errors
     /// The OS random number generator failed.
     pub(crate) fn next_departure(&mut self) -> Result<Option<Departure>, getrandom::Error> {
-        let Some(schedule) = &mut self.schedule else { return Ok(None) };
+        let Some((schedule, _)) = &mut self.schedule else { return Ok(None) };
         Ok(Some(schedule.next_departure(Instant::now(), random()?)))
     }
 
@@ -147,21 +151,32 @@ impl Pacer {
     /// # Errors
     /// The OS random number generator failed.
     pub(crate) fn release(&self) -> Result<Option<Instant>, getrandom::Error> {
-        let Some(schedule) = &self.schedule else { return Ok(None) };
+        let Some((schedule, _)) = &self.schedule else { return Ok(None) };
         Ok(Some(schedule.release(Instant::now(), random()?)))
+    }
+
+    /// Waits for a departure.
+    ///
+    /// # Errors
+    /// The timer failed.
+    pub(crate) async fn wait_until(&self, at: Instant) -> io::Result<()> {
+        match &self.schedule {
+            Some((_, timer)) => timer.wait_until(at).await,
+            None => Ok(()),
+        }
     }
 
     /// Counts the frame that leaves next. Returns whether it may be the last one. A server that drains ends a
     /// stream after a multiple of [`FEWEST_FRAMES`].
     pub(crate) fn count(&mut self, draining: bool) -> bool {
         self.sent += 1;
-        let Some(Schedule { frames, .. }) = self.schedule else { return true };
+        let Some((Schedule { frames, .. }, _)) = self.schedule else { return true };
         self.sent.is_multiple_of(if draining { FEWEST_FRAMES } else { frames })
     }
 
     /// Records that the text was complete with the frame that was counted last.
     pub(crate) fn text_ended(&mut self) {
-        if let (Some(pace), Some(Schedule { class, .. })) = (self.pace.take(), &self.schedule) {
+        if let (Some(pace), Some((Schedule { class, .. }, _))) = (self.pace.take(), &self.schedule) {
             pace.observe(*class, self.sent, Instant::now());
         }
     }
@@ -184,41 +199,15 @@ impl Schedule {
         Departure { seal: at - AHEAD.min(self.slot / 5), at }
     }
 
-    /// A departure within the last slot of the time of its class, or of a multiple of that which has not begun. It does not wait as
-    /// long as slow answers took before: a client waits for it.
+    /// A departure within the last slot of the time of its class, which is [`WHOLE_SLOTS`] or more, or of a multiple of that which
+    /// has not begun. It does not wait as long as slow answers took before: a client waits for it.
     fn release(&self, now: Instant, random: u64) -> Instant {
-        let whole = times(self.slot, self.class);
+        let whole = times(self.slot, self.class.max(WHOLE_SLOTS));
         let past = now.saturating_duration_since(self.start) + self.slot;
         let wholes = past.as_nanos().div_ceil(whole.as_nanos().max(1)).max(1);
         let end = times(whole, u64::try_from(wholes).unwrap_or(u64::MAX));
         self.start + (end - self.slot) + share(self.slot, random)
     }
-}
-
-/// Waits for a departure.
-pub(crate) async fn depart(at: Instant) {
-    if let Some(coarse) = at.checked_sub(FINE) {
-        sleep_until(coarse).await;
-    }
-    let rest = at.saturating_duration_since(Instant::now());
-    if rest.is_zero() {
-        return;
-    }
-    if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
-        // The thread that wakes writes the frame itself: to wake another one would take as long again.
-        tokio::task::block_in_place(|| sleep_exactly(rest));
-    } else {
-        // It fails only when the runtime ends.
-        tokio::task::spawn_blocking(move || sleep_exactly(rest)).await.ok();
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "at most FINE, on a thread that may block; timers are too coarse"
-)]
-fn sleep_exactly(rest: Duration) {
-    std::thread::sleep(rest);
 }
 
 fn random() -> Result<u64, getrandom::Error> {
@@ -248,45 +237,47 @@ mod tests {
 
     fn ends(shaping: Shaping, tokens: usize, draining: bool) -> Vec<u64> {
         let facts = Facts { arrived: Instant::now(), bytes: 0, tokens };
-        let mut pacer = Pacer::new(shaping, facts, &Arc::new(Pace::new()));
+        let mut pacer = Pacer::new(shaping, facts, &Arc::new(Pace::new())).unwrap();
         (1..=256).filter(|_| pacer.count(draining)).collect()
     }
 
-    #[test]
-    fn the_number_of_frames_follows_from_the_tokens_that_were_asked_for() {
+    #[tokio::test]
+    async fn the_number_of_frames_follows_from_the_tokens_that_were_asked_for() {
         let shaped = Shaping::PaceAndLength(SLOT);
-        for (tokens, first) in [(0, 32), (1, 32), (64, 32), (65, 64), (128, 64), (129, 128), (1 << 20, 128)] {
+        for (tokens, first) in
+            [(0, 8), (1, 8), (32, 8), (33, 16), (65, 32), (256, 64), (257, 128), (1 << 20, 128)]
+        {
             let expected: Vec<u64> = (1..=256 / first).map(|count| count * first).collect();
             assert_eq!(ends(shaped, tokens, false), expected, "{tokens}");
         }
         assert_eq!(ends(shaped, usize::MAX, false), [128, 256]);
-        assert_eq!(ends(shaped, 1000, true), (1..=8).map(|count| count * 32).collect::<Vec<u64>>());
+        assert_eq!(ends(shaped, 1000, true), (1..=32).map(|count| count * 8).collect::<Vec<u64>>());
         assert_eq!(ends(Shaping::Off, 9, false).len(), 256);
     }
 
-    #[test]
-    fn a_stream_has_as_many_frames_as_one_before_needed() {
+    #[tokio::test]
+    async fn a_stream_has_as_many_frames_as_one_before_needed() {
         let (pace, shaped) = (Arc::new(Pace::new()), Shaping::PaceAndLength(SLOT));
-        let pacer =
-            |shaping| Pacer::new(shaping, Facts { arrived: Instant::now(), bytes: 0, tokens: 9 }, &pace);
+        let facts = Facts { arrived: Instant::now(), bytes: 0, tokens: 9 };
+        let pacer = |shaping| Pacer::new(shaping, facts, &pace).unwrap();
         let last = |mut pacer: Pacer| (1..=1024).find(|_| pacer.count(false));
-        assert_eq!(last(pacer(shaped)), Some(32));
+        assert_eq!(last(pacer(shaped)), Some(8));
         let (mut slow, mut unshaped) = (pacer(shaped), pacer(Shaping::Off));
-        for _ in 0..40 {
+        for _ in 0..10 {
             slow.count(false);
             unshaped.count(false);
         }
         unshaped.text_ended();
-        assert_eq!(last(pacer(shaped)), Some(32));
+        assert_eq!(last(pacer(shaped)), Some(8));
         slow.text_ended();
-        assert_eq!(last(pacer(shaped)), Some(64));
+        assert_eq!(last(pacer(shaped)), Some(16));
         assert_eq!(last(pacer(Shaping::Off)), Some(1));
         // Only the first time counts: fillers follow.
         for _ in 0..60 {
             slow.count(false);
         }
         slow.text_ended();
-        assert_eq!(last(pacer(shaped)), Some(64));
+        assert_eq!(last(pacer(shaped)), Some(16));
     }
 
     #[test]
@@ -328,22 +319,24 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_answer_leaves_when_a_stream_would_have_ended() {
-        let (arrived, slots) = schedule(0, 64);
-        let (start, whole) = (arrived + SLOT / 2, SLOT * 32);
-        let last = |wholes: u32| start + whole * wholes - SLOT;
-        for (ready, wholes) in [
-            (Duration::ZERO, 1),
-            (whole - SLOT, 1),
-            (whole - SLOT + Duration::from_nanos(1), 2),
-            (whole * 2, 3),
-            (whole * 5 / 2, 3),
-        ] {
-            assert_eq!(slots.release(start + ready, 0), last(wholes), "{ready:?}");
-            let latest = slots.release(start + ready, u64::MAX);
-            assert!(last(wholes) < latest && latest < last(wholes) + SLOT);
+    fn a_whole_answer_leaves_on_a_grid_that_its_class_decides() {
+        for (tokens, slots) in [(1, 32), (128, 32), (129, 64), (9999, 128)] {
+            let (arrived, schedule) = schedule(0, tokens);
+            let (start, whole) = (arrived + SLOT / 2, SLOT * slots);
+            let last = |wholes: u32| start + whole * wholes - SLOT;
+            for (ready, wholes) in [
+                (Duration::ZERO, 1),
+                (whole - SLOT, 1),
+                (whole - SLOT + Duration::from_nanos(1), 2),
+                (whole * 2, 3),
+                (whole * 5 / 2, 3),
+            ] {
+                assert_eq!(schedule.release(start + ready, 0), last(wholes), "{tokens} {ready:?}");
+                let latest = schedule.release(start + ready, u64::MAX);
+                assert!(last(wholes) < latest && latest < last(wholes) + SLOT);
+            }
+            assert_eq!(schedule.release(arrived, 0), last(1));
         }
-        assert_eq!(slots.release(arrived, 0), last(1));
     }
 
     #[test]

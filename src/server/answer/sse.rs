@@ -17,7 +17,7 @@ use tokio::time::sleep_until;
 use super::choices::Choices;
 use super::dialect::{Dialect, Heading};
 use super::generation::{ChoiceEvent, concat};
-use super::shaping::{Departure, Pacer, depart};
+use super::shaping::{Departure, Pacer};
 use super::split::json_pieces;
 use crate::protocol::{ErrorCode, FrameWriter, MAX_EVENT_BYTES, PathKey, RequestId};
 use crate::secret::Secret;
@@ -99,15 +99,19 @@ impl EventStream {
         let Ok(departure) = self.pacer.next_departure() else {
             return self.fail();
         };
+        if departure.is_some() {
+            // hyper writes what it has when the body is pending. A frame that is ready without that, because it has nothing to
+            // say or because it leaves soon after the one before, would delay that one or leave together with it.
+            tokio::task::yield_now().await;
+        }
         let Ok(frame) = self.make_frame::<D>(departure).await else {
             return self.fail();
         };
         let line = Bytes::from(format!("data: {}\n\n", self.key.seal(frame.expose())));
-        if let Some(Departure { at, .. }) = departure {
-            // hyper writes what it has when the body is pending. A departure soon after the one before would be ready without
-            // that, and both frames would leave together.
-            tokio::task::yield_now().await;
-            depart(at).await;
+        if let Some(Departure { at, .. }) = departure
+            && self.pacer.wait_until(at).await.is_err()
+        {
+            return self.fail();
         }
         Some(line)
     }
@@ -144,14 +148,16 @@ impl EventStream {
             }
             return Ok(());
         };
-        loop {
+        // Nothing more will be known: the thread need not wake to seal a filler.
+        while !self.ended {
             let event = tokio::select! {
                 biased;
-                () = sleep_until(seal) => return Ok(()),
-                event = self.choices.next(&mut self.observation), if !self.ended => event,
+                () = sleep_until(seal) => break,
+                event = self.choices.next(&mut self.observation) => event,
             };
             self.take::<D>(event)?;
         }
+        Ok(())
     }
 
     /// Handles an event of an answer.

@@ -155,7 +155,7 @@ pub(crate) struct ServeArgs {
     pub(super) sandbox_endpoint: Option<String>,
 
     /// Traffic shaping of answers, by what it hides from a network observer: pace-and-length (frames leave at random times within
-    /// fixed intervals, their number follows from max_tokens, and whole answers leave when a stream would have ended) or off
+    /// fixed intervals, their number and the time of whole answers follow from max_tokens) or off
     #[arg(
         long,
         help_heading = "Traffic shaping",

@@ -61,7 +61,7 @@ async fn an_editor_that_wants_one_piece_gets_it_with_the_text() {
 async fn with_the_text_and_not_with_the_fillers(stream: bool) -> String {
     let world = World::start().await;
     let mut server_config = world.config();
-    server_config.shaping = Shaping::PaceAndLength(Duration::from_millis(40));
+    server_config.shaping = Shaping::PaceAndLength(Duration::from_millis(160));
     let server = Server::start(server_config).await;
     let mut proxy_config = config(&world, &server.url(""));
     proxy_config.whole_below = 0;
@@ -75,10 +75,10 @@ async fn with_the_text_and_not_with_the_fillers(stream: bool) -> String {
     };
     let before = received().await;
     let answer = super::post(&url, "/v1/completions", &body).await;
-    // 32 frames of 1024 bytes and their seal; the text was in the first few.
+    // 8 frames of 1024 bytes and their seal; the text was in the first few.
     let at_end = received().await - before;
-    assert!(at_end < 32 * 1400, "the editor waited for the fillers: {at_end}");
-    until("the rest is read", async || received().await - before >= 32 * 1400).await;
+    assert!(at_end < 8 * 1400, "the editor waited for the fillers: {at_end}");
+    until("the rest is read", async || received().await - before >= 8 * 1400).await;
     answer.text
 }
 
