@@ -14,8 +14,7 @@ use crate::keys::{Keys, Status};
 use crate::protocol::{ErrorCode, REPLAY_WINDOW_SECS, ServerId};
 use crate::server::admit::replay::ReplayGuard;
 use crate::server::admit::unauthenticated::Unauthenticated;
-use crate::server::answer::pace::Pace;
-use crate::server::answer::shaping::Shaping;
+use crate::server::answer::shaping::{Shaper, Shaping};
 use crate::server::life::attestor::Attestor;
 use crate::server::life::lifecycle::Lifecycle;
 use crate::telemetry::{EngineReadings, Metrics};
@@ -29,8 +28,8 @@ pub(crate) struct App {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) replay: Arc<ReplayGuard>,
     pub(crate) attestor: Attestor,
-    pub(crate) shaping: Shaping,
-    pub(crate) pace: Arc<Pace>,
+    /// Traffic shaping of answers; none if that is off.
+    pub(crate) shaper: Option<Arc<Shaper>>,
     pub(crate) unauthenticated: Unauthenticated,
     /// As many permits as the engine takes requests, running and waiting.
     slots: Arc<Semaphore>,
@@ -84,8 +83,7 @@ impl App {
             unanswered: TaskTracker::new(),
             loaded: OnceLock::new(),
             on_token_expiry,
-            shaping,
-            pace: Arc::new(Pace::new()),
+            shaper: Shaper::new(shaping),
             unauthenticated: Unauthenticated::default(),
             limits,
         }))

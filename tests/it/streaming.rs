@@ -132,8 +132,8 @@ async fn a_shaped_answer_never_leaves_before_its_time() {
     let slot = Duration::from_millis(10);
     for max_tokens in [1, 12] {
         let (.., took) = shaped(Shaping::PaceAndLength(slot), "def f(", max_tokens).await;
-        // How much later is up to the machine.
-        assert!(took >= 7 * slot + slot / 2, "{max_tokens}: {took:?}");
+        // The first slot may be as good as over. How much later is up to the machine.
+        assert!(took >= 6 * slot + slot / 2, "{max_tokens}: {took:?}");
     }
 }
 

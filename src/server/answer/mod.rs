@@ -5,12 +5,13 @@
 pub(crate) mod attestation;
 pub(crate) mod chat;
 mod choices;
+mod clock;
 pub(crate) mod completions;
 pub(crate) mod dialect;
 pub(crate) mod generate;
 mod generation;
 mod logprobs;
-pub(crate) mod pace;
+mod pace;
 mod parameters;
 pub(crate) mod sealed;
 pub(crate) mod shaping;

@@ -24,7 +24,7 @@ const HOLD: Duration = Duration::from_secs(30 * 60);
 
 /// The length of streams, by class. A class is the number of frames that follows from the tokens of a request.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(super) struct Pace {
     classes: Mutex<[Class; CLASSES]>,
 }
 
@@ -47,7 +47,7 @@ pub(super) fn class(tokens: usize) -> u64 {
 
 impl Pace {
     /// Nothing has been learned yet.
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { classes: Mutex::new([Class { doublings: 0, since: Instant::now() }; CLASSES]) }
     }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::choices::{Choices, Prepared};
 use super::dialect::{Dialect, Heading, TokenLimits};
-use super::shaping::{Facts, Pacer, Shaping};
+use super::shaping::{Facts, Pacer};
 use super::sse::{self, EventStream};
 use crate::protocol::{
     Call, Envelope, ErrorCode, PathKey, Rejected, Reply, RequestId, SealedReply, ServerId,
@@ -126,8 +126,8 @@ async fn answer<D: Dialect>(
         let ParsedRequest { prepared, stream } = request?;
         let facts =
             Facts { arrived: admitted.arrived, bytes: admitted.bytes, tokens: prepared.shaped_tokens() };
-        let pacer = Pacer::new(app.shaping, facts, &app.pace).map_err(|_| ErrorCode::Internal)?;
-        let least = if app.shaping == Shaping::Off { 0 } else { prepared.answer_bytes() };
+        let pacer = Pacer::new(app.shaper.as_ref(), facts).map_err(|_| ErrorCode::Internal)?;
+        let least = if app.shaper.is_none() { 0 } else { prepared.answer_bytes() };
         let choices = Choices::start(admitted.loaded, prepared, admitted.dek.namespace(), &mut observation)?;
         let heading = Heading::new::<D>(id, admitted.loaded.engine.model_name());
         if stream {

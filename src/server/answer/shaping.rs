@@ -2,8 +2,8 @@
 //!
 //! The pace of a model's tokens tells an observer of the network what a text is about ("What Was Your Prompt?", USENIX Security
 //! 2024; "Whisper Leak", 2025). With [`Shaping::PaceAndLength`] departures follow from the request and from random numbers:
-//! time is divided into slots that begin a fixed time after the request arrived, and one frame leaves within each, at a
-//! random point of it. What the model does in between changes nothing. A frame is sealed ahead of its departure. The jitter
+//! time is divided into slots, and one frame of a stream leaves within each, at the slot's random [departure](Clock), from a fixed
+//! time after the request arrived. What the model does in between changes nothing. A frame is sealed ahead of its departure. The jitter
 //! is as wide as a slot, because a thread that is woken while the model computes runs up to some milliseconds late, and an
 //! observer averages over all frames of a stream.
 //!
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::clock::{Clock, share, times};
 use super::pace::{FEWEST_FRAMES, Pace, class};
 use super::timer::Timer;
 
@@ -23,7 +24,7 @@ use super::timer::Timer;
 const AHEAD: Duration = Duration::from_millis(5);
 /// Whole answers leave in the last slot of this many, or of a multiple: no stream before them tells how long they take.
 const WHOLE_SLOTS: u64 = 32;
-/// The first slot begins later by one slot for as many bytes of a request: it takes some of that to open and tokenize them.
+/// The first frame leaves later by one slot for as many bytes of a request: it takes some of that to open and tokenize them.
 const BYTES_PER_SLOT: usize = 64 * 1024;
 
 /// What the network may see of answers.
@@ -54,6 +55,13 @@ pub enum ShapingMode {
 #[error("traffic is shaped by pace-and-length or off")]
 pub struct UnknownShaping;
 
+/// What all shaped answers of a server share.
+#[derive(Debug)]
+pub(crate) struct Shaper {
+    clock: Clock,
+    pace: Pace,
+}
+
 /// What is known of a request before anything is generated: all that departures depend on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
@@ -65,13 +73,11 @@ pub(crate) struct Facts {
     pub(crate) tokens: usize,
 }
 
-/// When the parts of one answer leave. Without a schedule, as soon as they are ready.
+/// When the parts of one answer leave. Without a shaper, as soon as they are ready.
 #[derive(Debug)]
 pub(crate) struct Pacer {
-    schedule: Option<(Schedule, Timer)>,
+    shaped: Option<Shaped>,
     sent: u64,
-    /// Told when the text is complete, once.
-    pace: Option<Arc<Pace>>,
 }
 
 /// When a frame is sealed, and when it leaves.
@@ -83,19 +89,21 @@ pub(crate) struct Departure {
     pub(crate) at: Instant,
 }
 
-/// The slots of one answer.
+/// The departures of one answer.
 #[derive(Debug)]
-struct Schedule {
-    /// When the first slot begins.
+struct Shaped {
+    shaper: Arc<Shaper>,
+    timer: Timer,
+    /// No frame leaves before.
     start: Instant,
-    /// How long each lasts.
-    slot: Duration,
     /// The number of the slot that the next frame leaves in.
     next: u64,
     /// How many frames follow from the request.
     class: u64,
     /// How many frames a stream has, or a multiple.
     frames: u64,
+    /// Whether the shaper has been told that the text is complete.
+    complete: bool,
 }
 
 impl ShapingMode {
@@ -120,21 +128,26 @@ impl FromStr for ShapingMode {
     }
 }
 
-impl Pacer {
-    /// Departures of the answer to a request, on a server that has learned `pace`.
-    ///
-    /// # Errors
-    /// The process has no file descriptor left.
-    pub(crate) fn new(shaping: Shaping, facts: Facts, pace: &Arc<Pace>) -> io::Result<Self> {
-        let schedule = match shaping {
+impl Shaper {
+    /// Shapes a server's answers, unless that is off.
+    pub(crate) fn new(shaping: Shaping) -> Option<Arc<Self>> {
+        match shaping {
             Shaping::Off => None,
             Shaping::PaceAndLength(slot) => {
-                let class = class(facts.tokens);
-                let schedule = Schedule::new(slot, facts, class, pace.frames(class, Instant::now()));
-                Some((schedule, Timer::new()?))
+                Some(Arc::new(Self { clock: Clock::new(slot), pace: Pace::new() }))
             }
-        };
-        Ok(Self { schedule, sent: 0, pace: Some(Arc::clone(pace)) })
+        }
+    }
+}
+
+impl Pacer {
+    /// Departures of the answer to a request.
+    ///
+    /// # Errors
+    /// The process has no file descriptor left, or the OS random number generator failed.
+    pub(crate) fn new(shaper: Option<&Arc<Shaper>>, facts: Facts) -> io::Result<Self> {
+        let shaped = shaper.map(|shaper| Shaped::new(Arc::clone(shaper), facts)).transpose()?;
+        Ok(Self { shaped, sent: 0 })
     }
 
     /// When the next frame leaves; `None` as soon as it is ready.
@@ -142,8 +155,7 @@ impl Pacer {
     /// # Errors
     /// The OS random number generator failed.
     pub(crate) fn next_departure(&mut self) -> Result<Option<Departure>, getrandom::Error> {
-        let Some((schedule, _)) = &mut self.schedule else { return Ok(None) };
-        Ok(Some(schedule.next_departure(Instant::now(), random()?)))
+        self.shaped.as_mut().map(|shaped| shaped.next_departure(Instant::now())).transpose()
     }
 
     /// When a whole answer leaves that is ready now; `None` at once.
@@ -151,8 +163,8 @@ impl Pacer {
     /// # Errors
     /// The OS random number generator failed.
     pub(crate) fn release(&self) -> Result<Option<Instant>, getrandom::Error> {
-        let Some((schedule, _)) = &self.schedule else { return Ok(None) };
-        Ok(Some(schedule.release(Instant::now(), random()?)))
+        let Some(shaped) = &self.shaped else { return Ok(None) };
+        Ok(Some(shaped.release(Instant::now(), getrandom::u64()?)))
     }
 
     /// Waits for a departure.
@@ -160,8 +172,8 @@ impl Pacer {
     /// # Errors
     /// The timer failed.
     pub(crate) async fn wait_until(&self, at: Instant) -> io::Result<()> {
-        match &self.schedule {
-            Some((_, timer)) => timer.wait_until(at).await,
+        match &self.shaped {
+            Some(shaped) => shaped.timer.wait_until(at).await,
             None => Ok(()),
         }
     }
@@ -170,58 +182,50 @@ impl Pacer {
     /// stream after a multiple of [`FEWEST_FRAMES`].
     pub(crate) fn count(&mut self, draining: bool) -> bool {
         self.sent += 1;
-        let Some((Schedule { frames, .. }, _)) = self.schedule else { return true };
+        let Some(Shaped { frames, .. }) = self.shaped else { return true };
         self.sent.is_multiple_of(if draining { FEWEST_FRAMES } else { frames })
     }
 
     /// Records that the text was complete with the frame that was counted last.
     pub(crate) fn text_ended(&mut self) {
-        if let (Some(pace), Some((Schedule { class, .. }, _))) = (self.pace.take(), &self.schedule) {
-            pace.observe(*class, self.sent, Instant::now());
+        if let Some(shaped) = &mut self.shaped
+            && !std::mem::replace(&mut shaped.complete, true)
+        {
+            shaped.shaper.pace.observe(shaped.class, self.sent, Instant::now());
         }
     }
 }
 
-impl Schedule {
-    fn new(slot: Duration, facts: Facts, class: u64, frames: u64) -> Self {
+impl Shaped {
+    fn new(shaper: Arc<Shaper>, facts: Facts) -> io::Result<Self> {
+        let slot = shaper.clock.slot();
         // Half a slot for parsing, opening and tokenizing what is short.
-        let wait = slot / 2 + times(slot, (facts.bytes / BYTES_PER_SLOT) as u64);
-        Self { start: facts.arrived + wait, slot, next: 0, class, frames }
+        let start = facts.arrived + slot / 2 + times(slot, (facts.bytes / BYTES_PER_SLOT) as u64);
+        let next = shaper.clock.first(start)?;
+        let class = class(facts.tokens);
+        let frames = shaper.pace.frames(class, Instant::now());
+        Ok(Self { shaper, timer: Timer::new()?, start, next, class, frames, complete: false })
     }
 
-    /// A departure within the next slot; `random` is where in it. Slots that are over are left out: a client that takes
-    /// frames slowly gets no burst afterwards.
-    fn next_departure(&mut self, now: Instant, random: u64) -> Departure {
-        let over = now.saturating_duration_since(self.start).as_nanos() / self.slot.as_nanos().max(1);
-        let number = self.next.max(u64::try_from(over).unwrap_or(u64::MAX));
+    /// The departure of the next slot that is not over: a client that takes frames slowly gets no burst afterwards.
+    fn next_departure(&mut self, now: Instant) -> Result<Departure, getrandom::Error> {
+        let clock = &self.shaper.clock;
+        let number = self.next.max(clock.number(now));
+        let at = clock.departure(number)?;
         self.next = number.saturating_add(1);
-        let at = self.start + times(self.slot, number) + share(self.slot, random);
-        Departure { seal: at - AHEAD.min(self.slot / 5), at }
+        Ok(Departure { seal: at - AHEAD.min(clock.slot() / 5), at })
     }
 
     /// A departure within the last slot of the time of its class, which is [`WHOLE_SLOTS`] or more, or of a multiple of that which
-    /// has not begun. It does not wait as long as slow answers took before: a client waits for it.
+    /// has not begun; `random` is where in it. It does not wait as long as slow answers took before: a client waits for it.
     fn release(&self, now: Instant, random: u64) -> Instant {
-        let whole = times(self.slot, self.class.max(WHOLE_SLOTS));
-        let past = now.saturating_duration_since(self.start) + self.slot;
+        let slot = self.shaper.clock.slot();
+        let whole = times(slot, self.class.max(WHOLE_SLOTS));
+        let past = now.saturating_duration_since(self.start) + slot;
         let wholes = past.as_nanos().div_ceil(whole.as_nanos().max(1)).max(1);
         let end = times(whole, u64::try_from(wholes).unwrap_or(u64::MAX));
-        self.start + (end - self.slot) + share(self.slot, random)
+        self.start + (end - slot) + share(slot, random)
     }
-}
-
-fn random() -> Result<u64, getrandom::Error> {
-    getrandom::u64()
-}
-
-fn times(slot: Duration, count: u64) -> Duration {
-    slot.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))
-}
-
-/// The part of a slot that `random` is of 2^64.
-fn share(slot: Duration, random: u64) -> Duration {
-    let nanos = (slot.as_nanos() * u128::from(random)) >> 64;
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -229,100 +233,130 @@ mod tests {
     use super::*;
 
     const SLOT: Duration = Duration::from_millis(50);
+    const SHAPED: Shaping = Shaping::PaceAndLength(SLOT);
 
-    fn schedule(bytes: usize, tokens: usize) -> (Instant, Schedule) {
-        let (arrived, class) = (Instant::now(), class(tokens));
-        (arrived, Schedule::new(SLOT, Facts { arrived, bytes, tokens }, class, class))
+    fn facts(bytes: usize, tokens: usize) -> Facts {
+        Facts { arrived: Instant::now(), bytes, tokens }
+    }
+
+    fn pacer(shaper: Option<&Arc<Shaper>>, tokens: usize) -> Pacer {
+        Pacer::new(shaper, facts(0, tokens)).unwrap()
+    }
+
+    fn shaped(bytes: usize) -> (Instant, Shaped) {
+        let facts = facts(bytes, 9);
+        (facts.arrived, Shaped::new(Shaper::new(SHAPED).unwrap(), facts).unwrap())
     }
 
     fn ends(shaping: Shaping, tokens: usize, draining: bool) -> Vec<u64> {
-        let facts = Facts { arrived: Instant::now(), bytes: 0, tokens };
-        let mut pacer = Pacer::new(shaping, facts, &Arc::new(Pace::new())).unwrap();
+        let mut pacer = pacer(Shaper::new(shaping).as_ref(), tokens);
         (1..=256).filter(|_| pacer.count(draining)).collect()
     }
 
     #[tokio::test]
     async fn the_number_of_frames_follows_from_the_tokens_that_were_asked_for() {
-        let shaped = Shaping::PaceAndLength(SLOT);
         for (tokens, first) in
             [(0, 8), (1, 8), (32, 8), (33, 16), (65, 32), (256, 64), (257, 128), (1 << 20, 128)]
         {
             let expected: Vec<u64> = (1..=256 / first).map(|count| count * first).collect();
-            assert_eq!(ends(shaped, tokens, false), expected, "{tokens}");
+            assert_eq!(ends(SHAPED, tokens, false), expected, "{tokens}");
         }
-        assert_eq!(ends(shaped, usize::MAX, false), [128, 256]);
-        assert_eq!(ends(shaped, 1000, true), (1..=32).map(|count| count * 8).collect::<Vec<u64>>());
+        assert_eq!(ends(SHAPED, usize::MAX, false), [128, 256]);
+        assert_eq!(ends(SHAPED, 1000, true), (1..=32).map(|count| count * 8).collect::<Vec<u64>>());
         assert_eq!(ends(Shaping::Off, 9, false).len(), 256);
     }
 
     #[tokio::test]
     async fn a_stream_has_as_many_frames_as_one_before_needed() {
-        let (pace, shaped) = (Arc::new(Pace::new()), Shaping::PaceAndLength(SLOT));
-        let facts = Facts { arrived: Instant::now(), bytes: 0, tokens: 9 };
-        let pacer = |shaping| Pacer::new(shaping, facts, &pace).unwrap();
-        let last = |mut pacer: Pacer| (1..=1024).find(|_| pacer.count(false));
-        assert_eq!(last(pacer(shaped)), Some(8));
-        let (mut slow, mut unshaped) = (pacer(shaped), pacer(Shaping::Off));
+        let shaper = Shaper::new(SHAPED);
+        let next = || {
+            (1..=1024).find({
+                let mut pacer = pacer(shaper.as_ref(), 9);
+                move |_| pacer.count(false)
+            })
+        };
+        assert_eq!(next(), Some(8));
+        let mut slow = pacer(shaper.as_ref(), 9);
         for _ in 0..10 {
             slow.count(false);
-            unshaped.count(false);
         }
-        unshaped.text_ended();
-        assert_eq!(last(pacer(shaped)), Some(8));
+        assert_eq!(next(), Some(8));
         slow.text_ended();
-        assert_eq!(last(pacer(shaped)), Some(16));
-        assert_eq!(last(pacer(Shaping::Off)), Some(1));
+        assert_eq!(next(), Some(16));
         // Only the first time counts: fillers follow.
         for _ in 0..60 {
             slow.count(false);
         }
         slow.text_ended();
-        assert_eq!(last(pacer(shaped)), Some(16));
+        assert_eq!(next(), Some(16));
+        let mut unshaped = pacer(None, 9);
+        unshaped.text_ended();
+        assert!(unshaped.count(false));
     }
 
-    #[test]
-    fn one_frame_leaves_in_each_slot_whenever_the_one_before_was_ready() {
-        let (arrived, mut slots) = schedule(900, 64);
-        let start = arrived + SLOT / 2;
-        for (number, random) in [0, u64::MAX, 1 << 63, 0].into_iter().enumerate() {
-            let begin = start + SLOT * number as u32;
-            // The slot before may be used up to its end, and a little more.
-            let departure = slots.next_departure(begin + SLOT / 4, random);
-            assert!(begin <= departure.at && departure.at < begin + SLOT, "{number}");
+    #[tokio::test(start_paused = true)]
+    async fn one_frame_leaves_in_each_slot_whenever_the_one_before_was_ready() {
+        let (arrived, mut shaped) = shaped(900);
+        let mut last = arrived + SLOT / 2;
+        for number in 0..20 {
+            let departure = shaped.next_departure(Instant::now()).unwrap();
+            assert!(
+                last <= departure.at && departure.at < arrived + SLOT / 2 + SLOT * (number + 2),
+                "{number}"
+            );
             assert!(departure.seal < departure.at && departure.at - departure.seal <= AHEAD);
+            assert_eq!(shaped.next, shaped.shaper.clock.number(departure.at) + 1);
+            last = departure.at;
+            // It was handed over late, in the slot after its own.
+            tokio::time::sleep_until(shaped.shaper.clock.departure(shaped.next).unwrap()).await;
         }
     }
 
-    #[test]
-    fn the_first_slot_depends_on_the_arrival_and_the_size_alone() {
+    #[tokio::test]
+    async fn the_first_departure_depends_on_the_arrival_and_the_size_alone() {
         for (bytes, wait) in
             [(0, SLOT / 2), (65_535, SLOT / 2), (65_536, SLOT * 3 / 2), (1 << 20, SLOT * 33 / 2)]
         {
-            let (arrived, slots) = schedule(bytes, 9);
-            assert_eq!(slots.start - arrived, wait, "{bytes}");
-        }
-        let (arrived, mut slots) = schedule(0, 9);
-        // However long reading took, up to the end of the slot.
-        for taken in [Duration::ZERO, SLOT / 2, SLOT] {
-            slots.next = 0;
-            assert_eq!(slots.next_departure(arrived + taken, 0).at, arrived + SLOT / 2);
+            let (arrived, mut shaped) = shaped(bytes);
+            let (first, clock) = (shaped.next, Arc::clone(&shaped.shaper));
+            // However long reading took, up to the end of the slot.
+            let end = clock.clock.departure(first).unwrap();
+            for now in [arrived, arrived + wait / 2, end] {
+                shaped.next = first;
+                assert_eq!(shaped.next_departure(now).unwrap().at, end, "{bytes}");
+            }
+            assert!(arrived + wait <= end && end < arrived + wait + 2 * SLOT, "{bytes}");
         }
     }
 
-    #[test]
-    fn slots_that_are_over_are_left_out_and_the_rest_stay_in_place() {
-        let (arrived, mut slots) = schedule(0, 9);
-        let start = arrived + SLOT / 2;
-        assert_eq!(slots.next_departure(arrived, 0).at, start);
-        assert_eq!(slots.next_departure(start + SLOT * 7 / 2, 0).at, start + SLOT * 3);
-        assert_eq!(slots.next_departure(start + SLOT * 7 / 2, 0).at, start + SLOT * 4);
+    #[tokio::test]
+    async fn slots_that_are_over_are_left_out() {
+        let (_, mut shaped) = shaped(0);
+        let first = shaped.next;
+        let late = shaped.shaper.clock.departure(first + 3).unwrap();
+        assert_eq!(shaped.next_departure(late).unwrap().at, late);
+        assert_eq!(shaped.next, first + 4);
     }
 
-    #[test]
-    fn a_whole_answer_leaves_on_a_grid_that_its_class_decides() {
+    #[tokio::test]
+    async fn streams_leave_together() {
+        let shaper = Shaper::new(SHAPED).unwrap();
+        let mut first = Shaped::new(Arc::clone(&shaper), facts(0, 9)).unwrap();
+        let mut other = Shaped::new(Arc::clone(&shaper), facts(0, 400)).unwrap();
+        other.next = first.next;
+        let now = Instant::now();
+        for _ in 0..9 {
+            assert_eq!(first.next_departure(now).unwrap(), other.next_departure(now).unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_whole_answer_leaves_on_a_grid_that_its_class_decides() {
+        let shaper = Shaper::new(SHAPED).unwrap();
         for (tokens, slots) in [(1, 32), (128, 32), (129, 64), (9999, 128)] {
-            let (arrived, schedule) = schedule(0, tokens);
-            let (start, whole) = (arrived + SLOT / 2, SLOT * slots);
+            let facts = facts(0, tokens);
+            let shaped = Shaped::new(Arc::clone(&shaper), facts).unwrap();
+            let (start, whole) = (facts.arrived + SLOT / 2, SLOT * slots);
             let last = |wholes: u32| start + whole * wholes - SLOT;
             for (ready, wholes) in [
                 (Duration::ZERO, 1),
@@ -331,21 +365,12 @@ mod tests {
                 (whole * 2, 3),
                 (whole * 5 / 2, 3),
             ] {
-                assert_eq!(schedule.release(start + ready, 0), last(wholes), "{tokens} {ready:?}");
-                let latest = schedule.release(start + ready, u64::MAX);
+                assert_eq!(shaped.release(start + ready, 0), last(wholes), "{tokens} {ready:?}");
+                let latest = shaped.release(start + ready, u64::MAX);
                 assert!(last(wholes) < latest && latest < last(wholes) + SLOT);
             }
-            assert_eq!(schedule.release(arrived, 0), last(1));
+            assert_eq!(shaped.release(facts.arrived, 0), last(1));
         }
-    }
-
-    #[test]
-    fn jitter_fills_a_slot() {
-        assert_eq!(share(SLOT, 0), Duration::ZERO);
-        assert_eq!(share(SLOT, 1 << 63), SLOT / 2);
-        assert!(share(SLOT, u64::MAX) < SLOT && share(SLOT, u64::MAX) > SLOT * 99 / 100);
-        let drawn: Vec<Duration> = (0..64).map(|_| share(SLOT, random().unwrap())).collect();
-        assert!(drawn.iter().any(|&at| at < SLOT / 2) && drawn.iter().any(|&at| at >= SLOT / 2));
     }
 
     #[test]
