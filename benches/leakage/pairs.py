@@ -123,8 +123,8 @@ def unique_end(text):
 
 
 def max_tokens(make, label):
-    """2 against 60 tokens at most, in one bucket."""
-    most = (2, 60)[label]
+    """2 against 32 tokens at most, in one class of frames."""
+    most = (2, 32)[label]
     return Trial(label, stream(make.code(120), most, stop=[NEVER]))
 
 
@@ -155,7 +155,8 @@ def prefix_of_another_key(make, label):
 def stop_reason(make, label):
     """An answer of 10 tokens that a stop text ends, against one that its length ends."""
     prompt, told = make.prompt_with(120, lambda told: told["tokens"] == 10, max_tokens=10)
-    stop, most = ((unique_end(told["text"]), 60), (NEVER, 10))[label]
+    # Both maxima are in one class of frames.
+    stop, most = ((unique_end(told["text"]), 32), (NEVER, 10))[label]
     reason = ("stop", "length")[label]
     return Trial(label, stream(prompt, most, stop=[stop]), check=lambda told: told["finish"] == reason)
 

@@ -29,6 +29,11 @@ def bucket(length):
     return SMALLEST_BUCKET if length <= SMALLEST_BUCKET else -(-length // STEP) * STEP
 
 
+def frames(tokens):
+    """The frames of a shaped stream of at most `tokens` tokens, if the model is fast enough."""
+    return 1 << (min(max(-(-tokens // 4), 8), 128) - 1).bit_length()
+
+
 class Key:
     """A DEK, wrapped by the sandbox's KMS."""
 

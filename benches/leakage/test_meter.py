@@ -22,7 +22,7 @@ from capture import OBSERVED, PacketCapture, Segment, SocketCapture, parse
 from classify import auc, classify, features, halves
 from pairs import PAIRS, Maker, unique_end
 from report import hidden, markdown, verdict
-from sealed import bucket, path_key, post
+from sealed import bucket, frames, path_key, post
 from sealed import parse as parse_answer
 
 VECTORS = Path(__file__).resolve().parents[2] / "tests" / "vectors" / "paths.json"
@@ -226,6 +226,25 @@ class Parts(unittest.TestCase):
         for pair in ("topic", "whole-topic", "generate-topic", "sampling", "equal"):
             lengths = {len(PAIRS[pair](make, label).ask.body["prompt"]) for label in (0, 1) * 5}
             self.assertEqual(len(lengths), 1, pair)
+
+    def test_classes_of_a_pair_have_answers_of_one_number_of_frames(self):
+        label, accepted = 0, 0
+
+        def oracle(body):
+            return {"tokens": body["max_tokens"], "text": f"{make.name()} {make.name()}"}
+
+        def counter(_):
+            nonlocal accepted
+            accepted += 60 * label
+            return accepted
+
+        self.assertEqual([frames(tokens) for tokens in (0, 32, 33, 64, 128, 256, 257, 9999)], [8, 8, 16, 16, 32, 64, 128, 128])
+        make = Maker(random.Random(1), oracle, counter)
+        for pair in PAIRS:
+            numbers = set()
+            for label in (0, 1):
+                numbers.add(frames(PAIRS[pair](make, label).ask.body.get("max_tokens", 128)))
+            self.assertEqual(len(numbers), 1, pair)
 
     def test_a_row_is_hidden_only_within_both_limits(self):
         def row(auc, low, high):
