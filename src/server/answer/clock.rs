@@ -83,8 +83,8 @@ mod tests {
 
     const SLOT: Duration = Duration::from_millis(50);
 
-    #[test]
-    fn each_slot_has_one_departure_within_it() {
+    #[tokio::test(start_paused = true)]
+    async fn each_slot_has_one_departure_within_it() {
         let clock = Clock::new(SLOT);
         let mut places = Vec::new();
         for number in 0..64 {
@@ -97,8 +97,8 @@ mod tests {
         assert!(places.iter().any(|&at| at < SLOT / 2) && places.iter().any(|&at| at >= SLOT / 2));
     }
 
-    #[test]
-    fn the_first_slot_is_one_whose_departure_has_not_been() {
+    #[tokio::test(start_paused = true)]
+    async fn the_first_slot_is_one_whose_departure_has_not_been() {
         let clock = Clock::new(SLOT);
         for number in 9..40 {
             let at = clock.departure(number).unwrap();

@@ -244,8 +244,9 @@ mod tests {
     }
 
     fn shaped(bytes: usize) -> (Instant, Shaped) {
+        let shaper = Shaper::new(SHAPED).unwrap();
         let facts = facts(bytes, 9);
-        (facts.arrived, Shaped::new(Shaper::new(SHAPED).unwrap(), facts).unwrap())
+        (facts.arrived, Shaped::new(shaper, facts).unwrap())
     }
 
     fn ends(shaping: Shaping, tokens: usize, draining: bool) -> Vec<u64> {
@@ -312,7 +313,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_first_departure_depends_on_the_arrival_and_the_size_alone() {
         for (bytes, wait) in
             [(0, SLOT / 2), (65_535, SLOT / 2), (65_536, SLOT * 3 / 2), (1 << 20, SLOT * 33 / 2)]
@@ -329,7 +330,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn slots_that_are_over_are_left_out() {
         let (_, mut shaped) = shaped(0);
         let first = shaped.next;
@@ -338,7 +339,7 @@ mod tests {
         assert_eq!(shaped.next, first + 4);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn streams_leave_together() {
         let shaper = Shaper::new(SHAPED).unwrap();
         let mut first = Shaped::new(Arc::clone(&shaper), facts(0, 9)).unwrap();
