@@ -25,7 +25,7 @@ const PORT: u16 = 8012;
 const OLLAMA_PORT: u16 = 11434;
 /// How long a request may take, in seconds, unless told otherwise.
 const DEFAULT_TIMEOUT_SECS: u64 = 60;
-/// For up to this many new tokens an editor gets its answer in one piece: so little text is there at once.
+/// For up to this many new tokens an editor gets its answer in one piece, when the text has ended.
 const DEFAULT_WHOLE_BELOW: usize = 64;
 
 /// Keys that follow each other faster are a paste, not typing.

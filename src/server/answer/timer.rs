@@ -1,4 +1,4 @@
-//! A timer that ends a wait within microseconds.
+//! A timer that is not rounded to milliseconds.
 //!
 //! The runtime's own timers fire on whole milliseconds since it started. A departure at such a time would show, in its fraction of a
 //! millisecond, how late the thread was that sent it. On Linux the kernel wakes the thread that waits for the runtime's sockets at
