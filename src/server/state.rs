@@ -14,7 +14,7 @@ use crate::keys::{Keys, Status};
 use crate::protocol::{ErrorCode, REPLAY_WINDOW_SECS, ServerId};
 use crate::server::admit::replay::ReplayGuard;
 use crate::server::admit::unauthenticated::Unauthenticated;
-use crate::server::answer::shaping::{Shaper, Shaping};
+use crate::server::answer::shaping::Shaper;
 use crate::server::life::attestor::Attestor;
 use crate::server::life::lifecycle::Lifecycle;
 use crate::telemetry::{EngineReadings, Metrics};
@@ -62,7 +62,7 @@ impl Slot {
 }
 
 impl App {
-    /// A server that is starting, for `capacity` requests at the same time; `launcher` makes tokens for clients.
+    /// A server that is starting, for `capacity` requests at the same time; `shaper` says when answers leave, `launcher` makes tokens for clients.
     ///
     /// # Errors
     /// The OS random number generator failed.
@@ -70,7 +70,7 @@ impl App {
         limits: RequestLimits,
         capacity: usize,
         on_token_expiry: OnTokenExpiry,
-        shaping: Shaping,
+        shaper: Option<Arc<Shaper>>,
         launcher: Option<LauncherSocket>,
     ) -> Result<Arc<Self>, getrandom::Error> {
         let attestor = Attestor::new(launcher, limits.max_attestations_per_minute, ServerId::generate()?);
@@ -83,7 +83,7 @@ impl App {
             unanswered: TaskTracker::new(),
             loaded: OnceLock::new(),
             on_token_expiry,
-            shaper: Shaper::new(shaping),
+            shaper,
             unauthenticated: Unauthenticated::default(),
             limits,
         }))

@@ -8,6 +8,7 @@ mod choices;
 mod clock;
 pub(crate) mod completions;
 pub(crate) mod dialect;
+mod gate;
 pub(crate) mod generate;
 mod generation;
 mod logprobs;

@@ -2,7 +2,7 @@
 //!
 //! The pace of a model's tokens tells an observer of the network what a text is about ("What Was Your Prompt?", USENIX Security
 //! 2024; "Whisper Leak", 2025). With [`Shaping::PaceAndLength`] departures follow from the request and from random numbers:
-//! time is divided into slots, and one frame of a stream leaves within each, at the slot's random [departure](Clock), from a fixed
+//! time is divided into slots, and one frame of a stream leaves within each, at the slot's random [departure](Clock) and in random order [with the others](Gate), from a fixed
 //! time after the request arrived. What the model does in between changes nothing. A frame is sealed ahead of its departure. The jitter
 //! is as wide as a slot, because a thread that is woken while the model computes runs up to some milliseconds late, and an
 //! observer averages over all frames of a stream.
@@ -17,8 +17,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clock::{Clock, share, times};
+use super::gate::Gate;
 use super::pace::{FEWEST_FRAMES, Pace, class};
-use super::timer::Timer;
 
 /// A frame is sealed this long before it leaves, or a fifth of a slot.
 const AHEAD: Duration = Duration::from_millis(5);
@@ -59,6 +59,7 @@ pub struct UnknownShaping;
 #[derive(Debug)]
 pub(crate) struct Shaper {
     clock: Clock,
+    gate: Gate,
     pace: Pace,
 }
 
@@ -93,7 +94,6 @@ pub(crate) struct Departure {
 #[derive(Debug)]
 struct Shaped {
     shaper: Arc<Shaper>,
-    timer: Timer,
     /// No frame leaves before.
     start: Instant,
     /// The number of the slot that the next frame leaves in.
@@ -130,13 +130,12 @@ impl FromStr for ShapingMode {
 
 impl Shaper {
     /// Shapes a server's answers, unless that is off.
-    pub(crate) fn new(shaping: Shaping) -> Option<Arc<Self>> {
-        match shaping {
-            Shaping::Off => None,
-            Shaping::PaceAndLength(slot) => {
-                Some(Arc::new(Self { clock: Clock::new(slot), pace: Pace::new() }))
-            }
-        }
+    ///
+    /// # Errors
+    /// The process has no file descriptor left.
+    pub(crate) fn new(shaping: Shaping) -> io::Result<Option<Arc<Self>>> {
+        let Shaping::PaceAndLength(slot) = shaping else { return Ok(None) };
+        Ok(Some(Arc::new(Self { clock: Clock::new(slot), gate: Gate::new()?, pace: Pace::new() })))
     }
 }
 
@@ -144,8 +143,8 @@ impl Pacer {
     /// Departures of the answer to a request.
     ///
     /// # Errors
-    /// The process has no file descriptor left, or the OS random number generator failed.
-    pub(crate) fn new(shaper: Option<&Arc<Shaper>>, facts: Facts) -> io::Result<Self> {
+    /// The OS random number generator failed.
+    pub(crate) fn new(shaper: Option<&Arc<Shaper>>, facts: Facts) -> Result<Self, getrandom::Error> {
         let shaped = shaper.map(|shaper| Shaped::new(Arc::clone(shaper), facts)).transpose()?;
         Ok(Self { shaped, sent: 0 })
     }
@@ -170,10 +169,10 @@ impl Pacer {
     /// Waits for a departure.
     ///
     /// # Errors
-    /// The timer failed.
+    /// The OS random number generator failed, or the runtime shuts down.
     pub(crate) async fn wait_until(&self, at: Instant) -> io::Result<()> {
         match &self.shaped {
-            Some(shaped) => shaped.timer.wait_until(at).await,
+            Some(shaped) => shaped.shaper.gate.wait_until(at).await,
             None => Ok(()),
         }
     }
@@ -197,14 +196,14 @@ impl Pacer {
 }
 
 impl Shaped {
-    fn new(shaper: Arc<Shaper>, facts: Facts) -> io::Result<Self> {
+    fn new(shaper: Arc<Shaper>, facts: Facts) -> Result<Self, getrandom::Error> {
         let slot = shaper.clock.slot();
         // Half a slot for parsing, opening and tokenizing what is short.
         let start = facts.arrived + slot / 2 + times(slot, (facts.bytes / BYTES_PER_SLOT) as u64);
         let next = shaper.clock.first(start)?;
         let class = class(facts.tokens);
         let frames = shaper.pace.frames(class, Instant::now());
-        Ok(Self { shaper, timer: Timer::new()?, start, next, class, frames, complete: false })
+        Ok(Self { shaper, start, next, class, frames, complete: false })
     }
 
     /// The departure of the next slot that is not over: a client that takes frames slowly gets no burst afterwards.
@@ -244,13 +243,13 @@ mod tests {
     }
 
     fn shaped(bytes: usize) -> (Instant, Shaped) {
-        let shaper = Shaper::new(SHAPED).unwrap();
+        let shaper = Shaper::new(SHAPED).unwrap().unwrap();
         let facts = facts(bytes, 9);
         (facts.arrived, Shaped::new(shaper, facts).unwrap())
     }
 
     fn ends(shaping: Shaping, tokens: usize, draining: bool) -> Vec<u64> {
-        let mut pacer = pacer(Shaper::new(shaping).as_ref(), tokens);
+        let mut pacer = pacer(Shaper::new(shaping).unwrap().as_ref(), tokens);
         (1..=256).filter(|_| pacer.count(draining)).collect()
     }
 
@@ -269,7 +268,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_has_as_many_frames_as_one_before_needed() {
-        let shaper = Shaper::new(SHAPED);
+        let shaper = Shaper::new(SHAPED).unwrap();
         let next = || {
             (1..=1024).find({
                 let mut pacer = pacer(shaper.as_ref(), 9);
@@ -341,7 +340,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn streams_leave_together() {
-        let shaper = Shaper::new(SHAPED).unwrap();
+        let shaper = Shaper::new(SHAPED).unwrap().unwrap();
         let mut first = Shaped::new(Arc::clone(&shaper), facts(0, 9)).unwrap();
         let mut other = Shaped::new(Arc::clone(&shaper), facts(0, 400)).unwrap();
         other.next = first.next;
@@ -353,7 +352,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_whole_answer_leaves_on_a_grid_that_its_class_decides() {
-        let shaper = Shaper::new(SHAPED).unwrap();
+        let shaper = Shaper::new(SHAPED).unwrap().unwrap();
         for (tokens, slots) in [(1, 32), (128, 32), (129, 64), (9999, 128)] {
             let facts = facts(0, tokens);
             let shaped = Shaped::new(Arc::clone(&shaper), facts).unwrap();

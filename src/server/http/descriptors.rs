@@ -7,8 +7,6 @@ use crate::telemetry::{self, Event};
 
 /// Connections of the admin listener. They count apart from the public ones, so that these cannot take all.
 pub(crate) const ADMIN_CONNECTIONS: usize = 16;
-/// Descriptors of a public connection: its socket, and the timer of the answer that is shaped on it.
-const PER_CONNECTION: u64 = 2;
 /// Kept free for everything that is no connection of a client: KMS, token exchange, launcher, files.
 const RESERVE: u64 = 32 - ADMIN_CONNECTIONS as u64;
 
@@ -41,7 +39,7 @@ fn open_descriptors() -> u64 {
 /// At least one: a server without connections is of no use.
 fn fit(configured: usize, descriptors: u64, open: u64) -> usize {
     let left = descriptors.saturating_sub(open + RESERVE + ADMIN_CONNECTIONS as u64);
-    configured.min(usize::try_from(left / PER_CONNECTION).unwrap_or(usize::MAX)).max(1)
+    configured.min(usize::try_from(left).unwrap_or(usize::MAX)).max(1)
 }
 
 #[cfg(test)]
@@ -50,9 +48,9 @@ mod tests {
 
     #[test]
     fn connections_leave_descriptors_for_everything_else() {
-        assert_eq!(fit(512, 2048, 20), 512);
-        assert_eq!(fit(512, 1024, 20), 486);
-        assert_eq!(fit(512, 64, 20), 6);
+        assert_eq!(fit(512, 1024, 20), 512);
+        assert_eq!(fit(512, 256, 20), 204);
+        assert_eq!(fit(512, 64, 20), 12);
         assert_eq!(fit(512, 20, 20), 1);
         assert_eq!(fit(512, 0, u64::from(u32::MAX)), 1);
     }

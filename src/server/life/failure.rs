@@ -60,6 +60,9 @@ pub enum ServeError {
     /// This machine does not fit the profile.
     #[error(transparent)]
     Profile(#[from] ProfileMismatch),
+    /// The timer of shaped answers cannot be made.
+    #[error("cannot make a timer for --stream-shaping: {0}")]
+    Timer(#[source] std::io::Error),
     /// The attestation token has expired, and the policy is to exit.
     #[error("the attestation token has expired, and --on-token-expiry is exit")]
     TokenExpired,
