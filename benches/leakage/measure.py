@@ -24,6 +24,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import beside
 import rhythm
 from capture import open_capture
 from classify import SETS, classify
@@ -64,11 +65,14 @@ class Session:
         return (body, segments) if capture else body
 
     def observe(self, trial):
-        """The segments of a trial and whether its answer is of its class."""
+        """What is seen of a trial, and whether its answer is of its class."""
         for ask in trial.before:
             self.post(ask)
-        answer, segments = self.post(trial.ask, self.capture)
-        return segments, trial.check(self.keys[trial.ask.key].open(trial.ask.path, answer))
+        with ThreadPoolExecutor(max(len(trial.own), 1)) as pool:
+            own = [pool.submit(self.post, ask, self.capture) for ask in trial.own]
+            answer, segments = self.post(trial.ask, self.capture)
+            seen = beside.Seen(segments, tuple(post.result()[1] for post in own))
+        return seen, trial.check(self.keys[trial.ask.key].open(trial.ask.path, answer))
 
 
 def trials_of(maker, pair, count):
@@ -120,9 +124,9 @@ def record(session, trials, seed, lanes, seconds=None):
                 if place is None or (seconds and time.monotonic() - started > seconds):
                     return
                 number, (pair, trial) = place
-                segments, kept = session.observe(trial)
+                seen, kept = session.observe(trial)
                 with lock:
-                    recorded[pair].append((number, segments, trial.label, kept))
+                    recorded[pair].append((number, seen, trial.label, kept))
         except Exception as error:
             failed.append(error)
 
@@ -136,14 +140,14 @@ def record(session, trials, seed, lanes, seconds=None):
 
 def judge(traces, seed, permutations):
     """The figures of one pair."""
-    kept = [(segments, label) for _, segments, label, kept in traces if kept]
+    kept = [(seen, label) for _, seen, label, kept in traces if kept]
     stray = 1 - len(kept) / len(traces)
     row = {"traces": len(kept), "stray": round(stray, 3)}
     if stray > MOST_STRAY:
         return row | {"missing": "too many answers are not of their class"}
-    segments, labels = zip(*kept, strict=True)
+    seen, labels = zip(*kept, strict=True)
     for which in SETS:
-        result = classify(segments, labels, seed, permutations if which == "all" else 0, which)
+        result = classify(seen, labels, seed, permutations if which == "all" else 0, which, beside.features)
         row[which] = told(result)
     return row
 

@@ -1,7 +1,7 @@
 """What is told apart: for each pair, requests of two classes that differ in one secret and in nothing that a request shows.
 
 A pair makes trials. A trial is one observed request, requests that precede it (the same number of the same sizes in both
-classes), and a check of the answer: a trial whose answer is not of its class is left out and counted. No prompt occurs
+classes), requests that the observer has under way meanwhile, and a check of the answer: a trial whose answer is not of its class is left out and counted. No prompt occurs
 twice, so a classifier cannot recognize one.
 """
 
@@ -15,6 +15,8 @@ NEVER = "\u16a0\u16a1\u16a2"
 SEARCHES = 240
 # Tokens of an answer whose drafts count. Longer ones of a small model repeat themselves, so that most of their drafts are accepted.
 SPECULATED = 20
+# Tokens of a stream of the observer's own: it lasts longer than the observed one.
+BESIDE = 128
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Trial:
     ask: Ask
     before: list = field(default_factory=list)
     check: object = lambda told: True
+    # Requests of the observer's own, under way at the same time.
+    own: list = field(default_factory=list)
 
 
 class Maker:
@@ -112,6 +116,15 @@ def answer_length(make, label, ask=stream):
     stop = text[:3] if label == 0 else unique_end(text)
     wanted = range(1, 5) if label == 0 else range(40, 65)
     return Trial(label, ask(prompt, 64, stop=[stop]), check=lambda told: told["tokens"] in wanted)
+
+
+def answer_length_beside(make, label):
+    """2 against 60 tokens, seen beside two streams of the observer's own: one whose text goes on, and one that never had any."""
+    trial = answer_length(make, label)
+    trial.own = [stream(make.code(120), BESIDE), stream(make.code(120), 0, pad_tokens=BESIDE)]
+    for ask in trial.own:
+        ask.key = "colleague"
+    return trial
 
 
 def unique_end(text):
@@ -206,6 +219,7 @@ PAIRS = {
         equal,
         topic,
         answer_length,
+        answer_length_beside,
         max_tokens,
         prompt_length,
         window_length,

@@ -114,11 +114,13 @@ def pauses(rng, seconds):
 
 def use(editor, rng, label, seconds, file):
     """One window of an editor: typing (1) or thinking (0)."""
-    start = rng.randrange(len(TYPED) // 2)
+    start, until = rng.randrange(len(TYPED) // 2), time.monotonic()
     for count, pause in enumerate(pauses(rng, seconds)):
         if count == 0 or label:
             editor.ask(file + TYPED[: start + count + 1])
-        time.sleep(pause)
+        # Asking takes time, and typing must not take longer than thinking.
+        until += pause
+        time.sleep(max(until - time.monotonic(), 0))
 
 
 def record(proxy, capture, count, seconds, seed):
@@ -133,10 +135,15 @@ def record(proxy, capture, count, seconds, seed):
             capture.take_all()
             begin = time.time_ns()
             use(editor, rng, label, seconds, file)
-            windows.append(Window(begin, capture.take_all()))
+            windows.append(Window(begin, within(capture.take_all(), begin + int(seconds * 1e9))))
             labels.append(label)
     editor.leave()
     return windows, labels
+
+
+def within(flows, end):
+    """The segments before `end`: windows of both classes are equally long."""
+    return {port: kept for port, segments in flows.items() if (kept := [segment for segment in segments if segment.at < end])}
 
 
 def bursts(flows):

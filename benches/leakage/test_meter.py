@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+import beside
 import measure
 import rhythm
 from capture import OBSERVED, PacketCapture, Segment, SocketCapture, parse
@@ -43,6 +44,15 @@ def trace(rng, first=50.0, gap=50.0, frames=32, size=1500, busy=0.0, until=0):
         at = first + gap * index + late + rng.gauss(0, 0.05)
         segments.append(Segment(int(at * 1e6), True, size))
     return segments
+
+
+def beside_own(rng, told, ends):
+    """A stream beside one of the observer's own, in random order until its text `ends`; then it leaves first, if that is told."""
+    segments, own = trace(rng, frames=16), []
+    for index, segment in enumerate(segments[1:]):
+        before = (told and index >= ends) or rng.random() < 0.5
+        own.append(Segment(segment.at + (1 if before else -1) * rng.randrange(20_000, 90_000), True, 1500))
+    return beside.Seen(segments, (own,))
 
 
 def on_milliseconds(rng, late):
@@ -89,6 +99,13 @@ class Synthetic(unittest.TestCase):
     def test_a_leak_in_a_minority_of_traces_is_found_by_more_traces(self):
         result = judged(trace, lambda rng: trace(rng, first=60 if rng.random() < 0.3 else 50), count=150)
         self.assertGreater(result.low, 0.5, result)
+
+    def test_an_order_that_tells_the_end_of_a_text_is_found_and_a_random_one_is_not(self):
+        for told in (True, False):
+            rng = random.Random(6)
+            made = [(beside_own(rng, told, (2, 8)[label]), label) for _ in range(100) for label in (0, 1)]
+            result = classify(*zip(*made, strict=True), seed=1, describe=beside.features)
+            self.assertGreater(result.low, 0.8, result) if told else self.assertLess(result.auc, by_chance(100), result)
 
     def test_drift_is_not_taken_for_a_leak(self):
         clock = {"turn": 0}
@@ -171,6 +188,10 @@ class Rhythm(unittest.TestCase):
         flow = [up(0, 30_000), down(10, 0), up(1000, 14_000), down(50_000_000, 1500), up(90_000_000, 44_000), down(95_000_000, 1500)]
         requests = rhythm.bursts({7: flow, 8: [up(500, 9)]})
         self.assertEqual([(request["at"], request["bytes"], len(request["answers"])) for request in requests], [(0, 44_000, 1), (500, 9, 0), (90_000_000, 44_000, 1)])
+
+    def test_a_window_ends_at_its_time(self):
+        flows = {7: [Segment(at, True, 9) for at in (1, 5, 6)], 8: [Segment(6, False, 9)]}
+        self.assertEqual(rhythm.within(flows, 6), {7: flows[7][:2]})
 
     def test_keys_fill_the_window(self):
         rng = random.Random(3)

@@ -1,6 +1,6 @@
 """Weights for a comparison: random ones in a model's true shape, and the same ones as a GGUF file.
 
-    weights.py random CONFIG.json DIR     writes DIR/config.json and DIR/model.safetensors, bf16
+    weights.py random CONFIG.json DIR [DEVIATION]   writes DIR/config.json and DIR/model.safetensors, bf16
     weights.py gguf DIR FILE.gguf         writes the weights of DIR as bf16 GGUF, norms as f32
     weights.py tokenizer SOURCE.json DIR  writes DIR/tokenizer.json: the vocabulary of SOURCE.json, as large as DIR's model
     weights.py gguf-text DIR FILE.gguf    as gguf, with DIR/tokenizer.json in it
@@ -22,7 +22,7 @@ DRAWN = 1 << 26
 # Rows of the embedding that are zero: those of Gemma's control tokens. The embedding is tied, so random weights repeat the last
 # token of a prompt; a model that repeats a control token writes no text.
 CONTROL_TOKENS = 108
-# As small as those of a trained model.
+# As small as those of a trained model. With larger ones in the layers, what these add outweighs the embedding, and the last token is not repeated.
 DEVIATION = 0.02
 # Gemma's names, and those of the GGUF format.
 GLOBAL = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
@@ -70,10 +70,12 @@ def to_f32(bits):
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def write_random(config_file, directory):
+def write_random(config_file, directory, deviation=DEVIATION):
+    """Random weights; `deviation` is that of the layers' matrices."""
     config = json.loads(Path(config_file).read_text())
     directory.mkdir(parents=True, exist_ok=True)
-    drawn = to_bf16(np.random.default_rng(0).standard_normal(DRAWN, dtype=np.float32) * np.float32(DEVIATION))
+    numbers = np.random.default_rng(0).standard_normal(DRAWN, dtype=np.float32)
+    drawn, in_layers = (to_bf16(numbers * np.float32(part)) for part in (DEVIATION, deviation))
     header, end = {}, 0
     for name, shape in shapes(config).items():
         size = 2 * int(np.prod(shape))
@@ -92,8 +94,9 @@ def write_random(config_file, directory):
                 zeros = np.zeros(min(CONTROL_TOKENS, shape[0]) * shape[1], np.uint16)
                 file.write(zeros.tobytes())
                 left -= zeros.size
+            source = in_layers if name.endswith("_proj.weight") else drawn
             while left:
-                piece = drawn[at : at + left]
+                piece = source[at : at + left]
                 file.write(piece.tobytes())
                 left -= piece.size
                 at = 0
@@ -246,8 +249,8 @@ def write_random_gguf(config_file, path):
 
 def main():
     match sys.argv[1:]:
-        case ["random", config_file, directory]:
-            write_random(config_file, Path(directory))
+        case ["random", config_file, directory, *deviation]:
+            write_random(config_file, Path(directory), *map(float, deviation))
         case ["gguf", directory, path]:
             write_gguf(Path(directory), Path(path))
         case ["gguf-text", directory, path]:

@@ -100,7 +100,7 @@ pub struct ProxyArgs {
     #[arg(long, env = "CODESEAL_PROXY_HOLE", value_name = "WHERE", value_enum, default_value_t = HoleStart::Lines, help_heading = "Completions")]
     hole: HoleStart,
 
-    /// Maximum of new tokens up to which a whole answer is requested in place of a stream [default: 64]
+    /// Streams of at most this many new tokens reach the editor in one piece, once their text has ended [default: 64]
     #[arg(long, env = "CODESEAL_PROXY_WHOLE_BELOW", value_name = "N", help_heading = "Completions")]
     whole_below: Option<usize>,
 
@@ -193,7 +193,7 @@ pub struct ProxyConfig {
     pub token: Option<AccessToken>,
     /// Where holes begin.
     pub layout: HoleStart,
-    /// Streams of at most this many tokens are requested as whole answers.
+    /// Streams of at most this many tokens reach the editor in one piece.
     pub whole_below: usize,
     /// The repository whose files go with prompts.
     pub repository: Option<Repository>,

@@ -26,7 +26,7 @@ use crate::protocol::DEFAULT_NEW_TOKENS;
 use crate::protocol::openai::Role;
 use crate::secret::Secret;
 
-/// Streams that are open at the same time; a beat beyond them sends nothing. A stream lasts up to 128 frames of the server.
+/// Streams that are open at the same time; a beat beyond them sends nothing. A stream lasts up to 256 frames of the server.
 const MAX_OPEN: usize = 64;
 /// How long the first frame of an answer may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
