@@ -1,5 +1,6 @@
 //! What every request shares: limits, counters, and the parts that are there once the model is loaded.
 
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,7 +15,7 @@ use crate::keys::{Keys, Status};
 use crate::protocol::{ErrorCode, REPLAY_WINDOW_SECS, ServerId};
 use crate::server::admit::replay::ReplayGuard;
 use crate::server::admit::unauthenticated::Unauthenticated;
-use crate::server::answer::shaping::Shaper;
+use crate::server::answer::shaping::{Shaper, Shaping};
 use crate::server::life::attestor::Attestor;
 use crate::server::life::lifecycle::Lifecycle;
 use crate::telemetry::{EngineReadings, Metrics};
@@ -62,17 +63,17 @@ impl Slot {
 }
 
 impl App {
-    /// A server that is starting, for `capacity` requests at the same time; `shaper` says when answers leave, `launcher` makes tokens for clients.
+    /// A server that is starting, for `capacity` requests at the same time; `launcher` makes tokens for clients.
     ///
     /// # Errors
-    /// The OS random number generator failed.
+    /// The OS random number generator failed, or the process has no file descriptor left.
     pub(crate) fn new(
         limits: RequestLimits,
         capacity: usize,
         on_token_expiry: OnTokenExpiry,
-        shaper: Option<Arc<Shaper>>,
+        shaping: Shaping,
         launcher: Option<LauncherSocket>,
-    ) -> Result<Arc<Self>, getrandom::Error> {
+    ) -> io::Result<Arc<Self>> {
         let attestor = Attestor::new(launcher, limits.max_attestations_per_minute, ServerId::generate()?);
         Ok(Arc::new(Self {
             attestor,
@@ -83,7 +84,7 @@ impl App {
             unanswered: TaskTracker::new(),
             loaded: OnceLock::new(),
             on_token_expiry,
-            shaper,
+            shaper: Shaper::new(shaping)?,
             unauthenticated: Unauthenticated::default(),
             limits,
         }))

@@ -48,9 +48,9 @@ pub enum ServeError {
     /// The model does not load.
     #[error(transparent)]
     Model(#[from] OpenError),
-    /// The OS random number generator failed.
-    #[error("the OS random number generator failed")]
-    NoRandomness,
+    /// The system gives no random numbers, or no timer for shaped answers.
+    #[error("the system gives no random numbers, or no timer for --stream-shaping: {0}")]
+    State(#[source] std::io::Error),
     /// A part of the server panicked.
     #[error("the server failed while it started")]
     Panicked,
@@ -60,9 +60,6 @@ pub enum ServeError {
     /// This machine does not fit the profile.
     #[error(transparent)]
     Profile(#[from] ProfileMismatch),
-    /// The timer of shaped answers cannot be made.
-    #[error("cannot make a timer for --stream-shaping: {0}")]
-    Timer(#[source] std::io::Error),
     /// The attestation token has expired, and the policy is to exit.
     #[error("the attestation token has expired, and --on-token-expiry is exit")]
     TokenExpired,

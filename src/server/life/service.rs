@@ -16,7 +16,6 @@ use super::startup;
 use super::watch::watch;
 use super::{attestor, self_check};
 use crate::engine::{self, Engine, Open};
-use crate::server::answer::shaping::Shaper;
 use crate::server::config::ServerConfig;
 use crate::server::http::accept::{self, ConnectionLimits};
 use crate::server::http::{descriptors, router};
@@ -94,9 +93,14 @@ impl Service {
         let (admin_listener, admin_address) = listen(config.admin_listen, "--admin-listen").await?;
 
         let launcher = self_check::launcher(&config.kms, attestor::TIMEOUT);
-        let shaper = Shaper::new(config.shaping).map_err(ServeError::Timer)?;
-        let app = App::new(config.limits, config.engine.capacity(), config.on_token_expiry, shaper, launcher)
-            .map_err(|_| ServeError::NoRandomness)?;
+        let app = App::new(
+            config.limits,
+            config.engine.capacity(),
+            config.on_token_expiry,
+            config.shaping,
+            launcher,
+        )
+        .map_err(ServeError::State)?;
         let stop = CancellationToken::new();
         let limits = ConnectionLimits {
             connections: descriptors::public_connections(config.limits.max_connections),

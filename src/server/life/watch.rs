@@ -77,6 +77,7 @@ mod tests {
 
     use super::*;
     use crate::attestation::Clock;
+    use crate::server::answer::shaping::Shaping;
     use crate::server::config::RequestLimits;
 
     const INTERVAL: Duration = Duration::from_secs(10);
@@ -101,7 +102,7 @@ mod tests {
                 write_timeout: INTERVAL,
                 request_timeout: INTERVAL,
             };
-            let app = App::new(limits, 1, policy, None, None).unwrap();
+            let app = App::new(limits, 1, policy, Shaping::Off, None).unwrap();
             Self { dir: tempfile::tempdir().unwrap(), clock: Clock::tokio(), app }
         }
 
