@@ -1,8 +1,8 @@
 """What is told apart: for each pair, requests of two classes that differ in one secret and in nothing that a request shows.
 
 A pair makes trials. A trial is one observed request, requests that precede it (the same number of the same sizes in both
-classes), requests that the observer has under way meanwhile, and a check of the answer: a trial whose answer is not of its class is left out and counted. No prompt occurs
-twice, so a classifier cannot recognize one.
+classes), requests that the observer has under way meanwhile, and a check of the answer: a trial whose answer is not of its
+class is left out and counted. No prompt occurs twice, so a classifier cannot recognize one.
 """
 
 import string

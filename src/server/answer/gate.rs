@@ -65,7 +65,7 @@ impl Queue {
         opened
     }
 
-    /// The earliest time that somebody waits for.
+    /// The earliest departure in the queue.
     fn earliest(&self) -> Option<Instant> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.first_key_value().map(|(&(at, _), _)| at)
@@ -170,7 +170,7 @@ mod tests {
             let mut leaving: FuturesUnordered<_> = [0, 1].map(wait).into_iter().collect();
             second_left_first += leaving.next().await.unwrap().unwrap();
         }
-        // All alike by chance: once in 2^63 runs.
+        // With a random order this fails with a probability of 2^-63.
         assert!((1..64).contains(&second_left_first), "{second_left_first}");
     }
 }

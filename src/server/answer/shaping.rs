@@ -2,8 +2,8 @@
 //!
 //! The pace of a model's tokens tells an observer of the network what a text is about ("What Was Your Prompt?", USENIX Security
 //! 2024; "Whisper Leak", 2025). With [`Shaping::PaceAndLength`] departures follow from the request and from random numbers:
-//! time is divided into slots, and one frame of a stream leaves within each, at the slot's random [departure](Clock) and in random order [with the others](Gate), from a fixed
-//! time after the request arrived. What the model does in between changes nothing. A frame is sealed ahead of its departure. The jitter
+//! time is divided into slots, and one frame of a stream leaves within each, at the slot's random [departure](Clock) and in random
+//! order [with the others](Gate), from a fixed time after the request arrived. What the model does in between changes nothing. A frame is sealed ahead of its departure. The jitter
 //! is as wide as a slot, because a thread that is woken while the model computes runs up to some milliseconds late, and an
 //! observer averages over all frames of a stream.
 //!
